@@ -1,0 +1,60 @@
+"""hf_effattn: efficient-attention models that load, train and share like any other transformers model.
+
+Importing the package registers its model types with the Auto classes. The models themselves are imported when the
+first config is built or the first model class is asked for, so that the import stays cheap.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from . import auto
+from .families import Family, list_families
+from .models.backends import backends
+from .models.configuration_encoder import HEADS, EncoderConfig
+from .models.configuration_simpletron import SimpleTronConfig
+from .models.configuration_vanilla_transformer import VanillaTransformerConfig
+
+
+if TYPE_CHECKING:
+    from .models.modeling_simpletron import *
+    from .models.modeling_vanilla_transformer import *
+
+
+__version__ = version("hf_effattn")
+
+auto.register_configs()
+
+#: Public names that live in modules which are expensive to import, or belong to optional extras.
+_LAZY = {
+    "byte_tokenizer": "hf_effattn.tokenization",
+    "linear_attention": "hf_effattn.models.ops_linear",
+    "linear_attention_step": "hf_effattn.models.ops_linear",
+    "softmax_attention": "hf_effattn.models.ops_softmax",
+    "export_checkpoint": "hf_effattn.hub.export",
+    "verify_checkpoint": "hf_effattn.hub.verify",
+}
+_LAZY |= {name: family.modeling_module for family in list_families() for name in family.class_names.values()}
+
+__all__ = [
+    "EncoderConfig",
+    "Family",
+    "HEADS",
+    "SimpleTronConfig",
+    "VanillaTransformerConfig",
+    "backends",
+    "list_families",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hf_effattn' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,93 @@
+"""The registry of families: the one source for the Auto classes, the tests, and the README's table."""
+
+import importlib
+from dataclasses import dataclass
+
+from .models.configuration_encoder import HEADS, EncoderConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: one attention, on the shared encoder, under every head.
+
+    Attributes:
+        model_type: transformers' name of the family, and the end of its module names.
+        name: what its classes start with.
+        attention: the formula of its attention, per head.
+        cost: time of one attention layer in the length `N` and the head size `d`.
+        source: the paper it comes from.
+        causal: whether it can be a decoder.
+        constant_state: whether a decoder's cache keeps its size however long the context grows.
+        pairs: whether it classifies pairs of sequences.
+        images: whether it reads images as sequences of pixels.
+    """
+
+    model_type: str
+    name: str
+    attention: str
+    cost: str
+    source: str
+    causal: bool
+    constant_state: bool
+    pairs: bool
+    images: bool
+
+    @property
+    def configuration_module(self) -> str:
+        return f"hf_effattn.models.configuration_{self.model_type}"
+
+    @property
+    def modeling_module(self) -> str:
+        return f"hf_effattn.models.modeling_{self.model_type}"
+
+    @property
+    def class_names(self) -> dict[str, str]:
+        """Auto class -> name of the family's class, for every head that the family has."""
+        absent = set() if self.causal else {"AutoModelForCausalLM"}
+        absent |= set() if self.images else {"AutoModelForImageClassification"}
+        return {auto: self.name + suffix for auto, suffix in HEADS.items() if auto not in absent}
+
+    @property
+    def config_class(self) -> type[EncoderConfig]:
+        return getattr(importlib.import_module(self.configuration_module), f"{self.name}Config")
+
+    def model_class(self, auto_class: str) -> type:
+        """The family's class for an Auto class name, such as ``"AutoModelForMaskedLM"``.
+
+        Raises:
+            ValueError: if the family has no such head.
+        """
+        if auto_class not in self.class_names:
+            raise ValueError(f"{self.name} has no {auto_class}; it has {list(self.class_names)}")
+        return getattr(importlib.import_module(self.modeling_module), self.class_names[auto_class])
+
+
+_FAMILIES = (
+    Family(
+        model_type="simpletron",
+        name="SimpleTron",
+        attention="Q (KᵀV) / √n",
+        cost="O(N d²)",
+        source="Yorsh et al. 2021, arXiv 2111.15588",
+        causal=True,
+        constant_state=True,
+        pairs=True,
+        images=True,
+    ),
+    Family(
+        model_type="vanilla_transformer",
+        name="VanillaTransformer",
+        attention="softmax(Q Kᵀ / √d) V",
+        cost="O(N² d)",
+        source="Vaswani et al. 2017, arXiv 1706.03762",
+        causal=True,
+        constant_state=False,
+        pairs=True,
+        images=True,
+    ),
+)
+
+
+def list_families() -> tuple[Family, ...]:
+    """Every family of the library, in the order of the README's table."""
+    return _FAMILIES

@@ -1,0 +1,1 @@
+"""From a trained model to a checkpoint that anyone can load: export it, and prove that it loads."""

@@ -1,0 +1,41 @@
+"""Runs in a process of its own: load a checkpoint with nothing but its own code, and write down its logits.
+
+Arguments: the checkpoint folder, the Auto class, and a scratch folder with ``inputs.safetensors``. Started by
+`verify_checkpoint` with ``python -I``, so that neither the environment nor the working directory adds a path.
+"""
+
+import os
+import socket
+import sys
+
+
+def shut_off(scratch: str) -> None:
+    """No hf_effattn, no network, and a fresh cache for the checkpoint's code."""
+    sys.modules["hf_effattn"] = None  # type: ignore[assignment]  # makes every import of it fail
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("a checkpoint must load without network")
+
+    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = os.path.join(scratch, "hf_home")
+    os.environ["HF_MODULES_CACHE"] = os.path.join(scratch, "modules")
+
+
+def main(folder: str, auto_class: str, scratch: str) -> None:
+    shut_off(scratch)
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True).eval()
+    if not type(model).__module__.startswith("transformers_modules."):
+        raise RuntimeError(f"{type(model)} does not come from the checkpoint")
+    with torch.no_grad():
+        outputs = model(**load_file(os.path.join(scratch, "inputs.safetensors")))
+    logits = outputs[0].contiguous()
+    save_file({"logits": logits}, os.path.join(scratch, "outputs.safetensors"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,41 @@
+"""Prove that a checkpoint folder is all that a user needs: load it in a clean process, without us and offline."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def verify_checkpoint(
+    folder: str | Path, auto_class: str, inputs: dict[str, torch.Tensor], expected: torch.Tensor
+) -> float:
+    """Load `folder` through `auto_class` in a process without hf_effattn and without network, and compare logits.
+
+    Args:
+        folder: a checkpoint with its code.
+        auto_class: name of the Auto class to load through, such as ``"AutoModelForSequenceClassification"``.
+        inputs: what the model is called with.
+        expected: the logits that the model gave here.
+
+    Returns:
+        The largest absolute difference between the logits there and `expected`.
+
+    Raises:
+        RuntimeError: the checkpoint does not load or run there; the message holds the other process's error.
+        ValueError: the logits there differ by more than rounding (1e-5 of the largest logit in float32).
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, f"{scratch}/inputs.safetensors")
+        command = [sys.executable, "-I", str(Path(__file__).with_name("clean_load.py")), str(Path(folder).resolve())]
+        done = subprocess.run([*command, auto_class, scratch], capture_output=True, text=True, cwd=scratch)
+        if done.returncode != 0:
+            raise RuntimeError(f"{folder} does not load through {auto_class} in a clean process:\n{done.stderr}")
+        logits = load_file(f"{scratch}/outputs.safetensors")["logits"]
+    difference = float((logits.double() - expected.detach().double()).abs().max())
+    tolerance = 1e-5 * max(1.0, float(expected.detach().abs().max()))
+    if not difference <= tolerance:
+        raise ValueError(f"the logits of {folder} differ by {difference:.3g} in a clean process, over {tolerance:.3g}")
+    return difference

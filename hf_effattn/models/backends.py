@@ -1,0 +1,100 @@
+"""One table from operator to backends: what can run, what runs, and why not something else.
+
+A backend is registered once, next to its code. ``"auto"`` takes the first registered backend that serves the
+device and dtype at hand; a backend that is asked for by name and cannot serve raises instead of being replaced.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+
+#: Answers why a backend cannot serve a device and dtype, or None when it can.
+Refusal = Callable[[torch.device, torch.dtype], str | None]
+
+
+def _serves_everything(device: torch.device, dtype: torch.dtype) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operator.
+
+    Attributes:
+        name: what users pass as ``attention_backend``.
+        function: the implementation; every backend of an operator has the same signature.
+        automatic: whether ``"auto"`` may choose it. The quadratic reference is for reading and checking only.
+        refusal: why it cannot serve a device and dtype, or None.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    automatic: bool = True
+    refusal: Refusal = _serves_everything
+
+
+_BACKENDS: dict[str, dict[str, Backend]] = {}
+
+
+def register_backend(operator: str, backend: Backend) -> None:
+    """Add `backend` to `operator`, after those that ``"auto"`` already prefers.
+
+    Raises:
+        ValueError: if the operator already has a backend of that name.
+    """
+    registered = _BACKENDS.setdefault(operator, {})
+    if backend.name in registered:
+        raise ValueError(f"operator {operator!r} already has a backend named {backend.name!r}")
+    registered[backend.name] = backend
+    resolve_backend.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def resolve_backend(operator: str, requested: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend that runs `operator` on `device` in `dtype`.
+
+    Raises:
+        ValueError: if `requested` is neither ``"auto"`` nor a backend of the operator.
+        RuntimeError: if the backend asked for by name, or every backend, cannot serve; the message says why.
+    """
+    registered = _BACKENDS[operator]
+    if requested == "auto":
+        reasons = []
+        for backend in registered.values():
+            reason = backend.refusal(device, dtype) if backend.automatic else "only runs when asked for by name"
+            if reason is None:
+                return backend
+            reasons.append(f"{backend.name}: {reason}")
+        raise RuntimeError(f"no backend of {operator!r} serves {dtype} on {device}: " + "; ".join(reasons))
+    if requested not in registered:
+        raise ValueError(f"unknown attention_backend {requested!r} for {operator!r}; choose from {backend_names(operator)}")
+    backend = registered[requested]
+    reason = backend.refusal(device, dtype)
+    if reason is not None:
+        raise RuntimeError(
+            f"attention_backend {requested!r} cannot run {operator!r} in {dtype} on {device}: {reason}. "
+            f'Use attention_backend="auto" to let the library choose.'
+        )
+    return backend
+
+
+def backend_names(operator: str) -> list[str]:
+    """``"auto"`` and the registered backends of `operator`, in the order of preference."""
+    return ["auto", *_BACKENDS[operator]]
+
+
+def backends(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, dict[str, str]]:
+    """For every operator and backend: ``"chosen"``, ``"available"``, or the reason why it cannot serve."""
+    device = torch.device(device)
+    table: dict[str, dict[str, str]] = {}
+    for operator, registered in _BACKENDS.items():
+        chosen = resolve_backend(operator, "auto", device, dtype).name
+        table[operator] = {
+            name: "chosen" if name == chosen else backend.refusal(device, dtype) or "available"
+            for name, backend in registered.items()
+        }
+    return table

@@ -1,0 +1,175 @@
+"""The config fields that every family shares, their validation, and the entries of `auto_map`."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+from .versions import SUPPORTED
+
+
+#: Auto class -> the suffix of the class that it loads, for every head that a family has.
+HEADS = {
+    "AutoModel": "Model",
+    "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForCausalLM": "ForCausalLM",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    "AutoModelForImageClassification": "ForImageClassification",
+}
+
+#: Keyword arguments that transformers itself passes to a config, beside the declared fields.
+_TRANSFORMERS_KEYS = frozenset(
+    "attn_implementation auto_map custom_pipelines experts_implementation model_type name_or_path num_labels "
+    "output_attentions per_layer_config quantization_config tie_last_hidden_states torch_dtype".split()
+)
+
+
+@strict
+class EncoderConfig(PreTrainedConfig):
+    """What every family shares: sizes, embeddings, norms, pooling, heads. The defaults are those of BERT-base.
+
+    Args:
+        vocab_size: number of token ids; the default is that of the byte tokenizer.
+        hidden_size: width of the residual stream; a multiple of `num_attention_heads`.
+        num_hidden_layers: number of blocks.
+        num_attention_heads: heads per attention layer.
+        intermediate_size: width of the MLP.
+        hidden_act: activation of the MLP and of the heads, a name of `transformers.activations.ACT2FN`.
+        hidden_dropout_prob: dropout on the embeddings, on the attention output and after both MLP layers.
+        attention_probs_dropout_prob: dropout inside the attention; each family says where.
+        classifier_dropout: dropout in front of the task heads, `hidden_dropout_prob` if None.
+        max_position_embeddings: number of learned positions, and so the longest input.
+        layer_norm_eps: epsilon of every norm.
+        initializer_range: standard deviation of linear and token embedding weights (positions start at zero).
+        norm_position: ``"pre"`` (norm before each sublayer, one more at the end) or ``"post"`` (after each
+            residual sum, and after the embeddings).
+        norm_type: ``"layer_norm"``, ``"rms_norm"``, or ``"scale_norm"`` (an RMS norm with one learned gain for
+            all channels, as in Luna and Mega).
+        pooling: what a classifier reads: ``"cls"`` (first real token), ``"last"`` (last real token) or ``"mean"``
+            (mean over real tokens). None means ``"last"`` for a decoder and ``"cls"`` otherwise.
+        num_channels: channels of a pixel. If set, the model reads `pixel_values` as a sequence of pixels in
+            raster order instead of token ids.
+        classifier_hidden_size: width of the hidden layer of the classification heads, `intermediate_size` if None.
+        pair_features: if set, `ForSequenceClassification` classifies pairs, and reads of their two pooled vectors
+            u and v: ``"concat"`` ([u, v], the authors' form) or ``"interaction"`` ([u, v, u * v, u - v]).
+        is_decoder: whether attention is causal. `ForCausalLM` sets it, `ForMaskedLM` clears it.
+        use_cache: whether a decoder returns its state outside of training.
+        attention_backend: ``"auto"``, or a backend by name, see `hf_effattn.backends()`.
+        pad_token_id: id of padding, whose embedding is zero and is not trained.
+        bos_token_id: id that starts a text.
+        eos_token_id: id that ends a generated text.
+        tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.
+
+    Raises:
+        TypeError: an unknown field; the message names the nearest one.
+        ValueError: values that clash; the message names both.
+    """
+
+    vocab_size: int = 260
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.0
+    classifier_dropout: float | int | None = None
+    max_position_embeddings: int = 4096
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_type: Literal["layer_norm", "rms_norm", "scale_norm"] = "layer_norm"
+    pooling: Literal["cls", "last", "mean"] | None = None
+    num_channels: int | None = None
+    classifier_hidden_size: int | None = None
+    pair_features: Literal["concat", "interaction"] | None = None
+    is_decoder: bool = False
+    use_cache: bool = True
+    attention_backend: str = "auto"
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    tie_word_embeddings: bool = True
+
+    #: The name in front of the family's classes, ``"SimpleTron"`` for ``SimpleTronModel``.
+    family_name: ClassVar[str] = ""
+    #: What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``.
+    cache_type: ClassVar[str] = "linear_attention"
+    #: Called before the first config is built. The installed package registers its model classes with the Auto
+    #: classes here, so that importing the package does not have to import the models.
+    before_first_config: ClassVar[Callable[[], None] | None] = None
+
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if EncoderConfig.before_first_config is not None:
+            EncoderConfig.before_first_config()
+        self._refuse_unknown(kwargs)
+        if self.family_name and kwargs.get("auto_map") is None:
+            kwargs["auto_map"] = auto_map(self.model_type, self.family_name)
+        super().__post_init__(**kwargs)
+
+    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
+        generation = GenerationConfig._get_default_generation_params()
+        for name in kwargs:
+            if name.startswith("_") or name in _TRANSFORMERS_KEYS or name in generation:
+                continue
+            near = difflib.get_close_matches(name, self.__dataclass_fields__, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(self.__dataclass_fields__)}."
+            raise TypeError(f"{type(self).__name__} has no field {name!r}; {hint}")
+
+    def validate_architecture(self) -> None:
+        """Refuse values that clash; `@strict` calls this at construction and before saving."""
+        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        _require(self.num_hidden_layers >= 0, f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",
+        )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
+        _require(
+            self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size,
+            f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})",
+        )
+        for name in ("num_channels", "classifier_hidden_size"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be positive, got {value}")
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What transformers' caches and masks read: the kind of every layer."""
+        return [self.cache_type] * self.num_hidden_layers
+
+    @property
+    def resolved_pooling(self) -> str:
+        """`pooling`, or its default for an encoder or a decoder.
+
+        Raises:
+            ValueError: if a decoder is to be read at its first token, which has seen nothing but itself.
+        """
+        if self.is_decoder and self.pooling == "cls":
+            raise ValueError('pooling="cls" reads the first token, which sees only itself with is_decoder=True: '
+                             'use pooling="last" or "mean"')
+        return self.pooling or ("last" if self.is_decoder else "cls")
+
+
+def auto_map(model_type: str, family_name: str) -> dict[str, str]:
+    """Every Auto class that can load a checkpoint of the family, with the module and class that it finds there."""
+    entries = {auto: f"modeling_{model_type}.{family_name}{suffix}" for auto, suffix in HEADS.items()}
+    return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+__all__ = ["HEADS", "SUPPORTED", "EncoderConfig", "auto_map"]

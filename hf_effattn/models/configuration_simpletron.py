@@ -1,0 +1,35 @@
+"""Config of the SimpleTRON family."""
+
+from typing import ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_encoder import EncoderConfig
+
+
+@strict
+class SimpleTronConfig(EncoderConfig):
+    """SimpleTRON: attention without softmax, ``Q (K^T V) / sqrt(n)`` (Yorsh et al. 2021, arXiv 2111.15588).
+
+    Args:
+        attention_scale: ``"sqrt_len"`` divides by the root of the number of real tokens, ``"sqrt_len_dim"`` by the
+            root of that number times the head size (the authors' form for weights taken from a softmax model). A
+            causal token counts the real tokens up to itself.
+        use_output_projection: whether a linear map mixes the heads after attention. The paper's models have none;
+            weights taken from a softmax model need it.
+        attention_probs_dropout_prob: dropout on the entries of ``K^T V``, as the authors do. It is not defined for
+            the causal form, which raises when it is trained with a value above zero.
+
+    The other fields are those of `EncoderConfig`.
+    """
+
+    model_type: ClassVar[str] = "simpletron"
+    family_name: ClassVar[str] = "SimpleTron"
+
+    attention_scale: Literal["sqrt_len", "sqrt_len_dim"] = "sqrt_len"
+    use_output_projection: bool = False
+
+
+SimpleTronConfig.register_for_auto_class()
+
+__all__ = ["SimpleTronConfig"]

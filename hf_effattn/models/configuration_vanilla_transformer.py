@@ -1,0 +1,27 @@
+"""Config of the softmax baseline."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_encoder import EncoderConfig
+
+
+@strict
+class VanillaTransformerConfig(EncoderConfig):
+    """The softmax Transformer (Vaswani et al. 2017, arXiv 1706.03762) on the skeleton of the other families.
+
+    Args:
+        attention_probs_dropout_prob: dropout on the attention weights.
+
+    The other fields are those of `EncoderConfig`.
+    """
+
+    model_type: ClassVar[str] = "vanilla_transformer"
+    family_name: ClassVar[str] = "VanillaTransformer"
+    cache_type: ClassVar[str] = "full_attention"
+
+
+VanillaTransformerConfig.register_for_auto_class()
+
+__all__ = ["VanillaTransformerConfig"]

@@ -1,0 +1,259 @@
+"""The skeleton of every family: what a sequence is, the block, and the model without a head."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .backends import resolve_backend
+from .configuration_encoder import EncoderConfig
+from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
+from .recurrent_cache import cached_token_count, check_recurrent_cache
+
+
+#: Arguments that transformers adds to a forward call, beside those in its signature.
+_FORWARD_KEYS = {"output_attentions", "output_hidden_states", "is_causal", "num_items_in_batch"}
+
+
+@dataclass(frozen=True)
+class SequenceInfo:
+    """What a layer has to know of the sequence beside its hidden states.
+
+    Attributes:
+        length: number of positions in this forward call, `N`.
+        attention_mask: ``[batch, P + N]`` bool, True for a real token, where `P` are the positions already in a
+            cache that keeps them; None if every token is real.
+        token_counts: ``[batch or 1, N]`` int64: how many real tokens lie at or before each position, those of
+            earlier calls included.
+        total_counts: ``[batch or 1, 1]`` int64: how many real tokens the whole sequence holds.
+    """
+
+    length: int
+    attention_mask: torch.Tensor | None
+    token_counts: torch.Tensor
+    total_counts: torch.Tensor
+
+    @property
+    def key_mask(self) -> torch.Tensor | None:
+        """The mask of this call's own positions, ``[batch, N]``, or None."""
+        return None if self.attention_mask is None else self.attention_mask[:, -self.length :]
+
+
+class EncoderBlock(GradientCheckpointingLayer):
+    """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post)."""
+
+    def __init__(self, config: EncoderConfig, attention: nn.Module):
+        super().__init__()
+        self.pre_norm = config.norm_position == "pre"
+        self.attention_norm = make_norm(config)
+        self.attention = attention
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.mlp_norm = make_norm(config)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> torch.Tensor:
+        attended = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
+        attended, _ = self.attention(attended, sequence, cache=cache, output_attentions=output_attentions)
+        hidden_states = hidden_states + self.dropout(attended)
+        if self.pre_norm:
+            return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+        hidden_states = self.attention_norm(hidden_states)
+        return self.mlp_norm(hidden_states + self.mlp(hidden_states))
+
+
+class EncoderPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation. A family derives from it and names its config and its attention."""
+
+    config: EncoderConfig
+    config_class = EncoderConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["EncoderBlock"]
+    #: The attention module of the family, called with the config and the index of the layer. Its forward takes
+    #: (hidden_states, sequence, cache, output_attentions) and returns the output and the attention map or None.
+    attention_class: ClassVar[type[nn.Module]]
+    #: The operator of `backends` that the attention runs.
+    attention_operator: ClassVar[str]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LearnedPositions):
+            init.zeros_(module.weight)
+        elif isinstance(module, ScaleNorm):
+            init.ones_(module.weight)
+        else:
+            super()._init_weights(module)
+        if isinstance(module, Embeddings) and module.config.num_channels is not None:
+            init.normal_(module.cls, std=self.config.initializer_range)
+
+    def effattn_report(self) -> dict[str, Any]:
+        """Which backend every attention layer runs, for the model's present device and dtype."""
+        requested = attention_backend(self.config)
+        chosen = resolve_backend(self.attention_operator, requested, self.device, self.dtype)
+        return {
+            "operator": self.attention_operator,
+            "requested": requested,
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+            "layers": {i: chosen.name for i in range(self.config.num_hidden_layers)},
+        }
+
+
+def attention_backend(config: EncoderConfig) -> str:
+    """The backend that the config asks for: `attention_backend`, or what `attn_implementation` stands for.
+
+    transformers' ``attn_implementation="eager"`` asks a softmax model for the plain form, our ``"reference"``. A
+    family without softmax has no implementation to choose there; transformers calls it eager.
+    """
+    eager = config.cache_type == "full_attention" and config._attn_implementation == "eager"
+    return "reference" if config.attention_backend == "auto" and eager else config.attention_backend
+
+
+class EncoderModel(EncoderPreTrainedModel):
+    """Embeddings, blocks and, with pre-norm, a last norm. Encoder, or decoder with ``is_decoder=True``."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(EncoderBlock(config, attention) for attention in attentions)
+        self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.gradient_checkpointing = False
+        if config.num_channels is not None:
+            self.main_input_name = "pixel_values"
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.content
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.content = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of a batch of sequences.
+
+        Args:
+            input_ids: ``[batch, length]`` int64. Exactly one of `input_ids`, `inputs_embeds`, `pixel_values`.
+            attention_mask: ``[batch, length]``, nonzero for a real token, on either side; with a cache, preceded
+                by the mask of the cached positions. None means that every token is real.
+            position_ids: ``[batch or 1, length]``; by default the real tokens of a row are numbered from zero, so
+                that left padding, right padding and none give the same result.
+            cache: a decoder's state from earlier calls (``transformers.DynamicCache(config=model.config)``).
+            inputs_embeds: ``[batch, length, hidden]``, in place of the token embeddings.
+            pixel_values: ``[batch, channels, height, width]``, read in raster order behind a CLS vector.
+            use_cache: whether a decoder makes and returns a cache; False while training.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+
+        Raises:
+            ValueError: inputs that are missing, doubled, empty, too long or out of range; a mask whose shape does
+                not fit; a cache that does not fit, or any cache for an encoder.
+            TypeError: an unknown argument.
+        """
+        if unknown := kwargs.keys() - _FORWARD_KEYS:
+            raise TypeError(f"{type(self).__name__}.forward got unknown arguments {sorted(unknown)}")
+        content = self._content(input_ids, inputs_embeds, pixel_values)
+        if cache is None and use_cache and self.config.is_decoder and not self.training:
+            cache = DynamicCache(config=self.config)
+        sequence = self._sequence(content, attention_mask, cache)
+        if position_ids is None:
+            position_ids = (sequence.token_counts - 1).clamp(min=0)
+        output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False
+        hidden_states = self.embeddings(content, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, sequence, cache=cache, output_attentions=output_attentions)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
+
+    def _content(self, input_ids, inputs_embeds, pixel_values) -> torch.Tensor:
+        """Embedded tokens or pixels, without positions."""
+        given = [value for value in (input_ids, inputs_embeds, pixel_values) if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of input_ids, inputs_embeds and pixel_values, got {len(given)}")
+        if given[0].dim() < 2 or 0 in given[0].shape[:2]:
+            raise ValueError(f"the input must be [batch, length, ...] and not empty, got {list(given[0].shape)}")
+        length, limit = given[0].shape[1], self.config.max_position_embeddings
+        if pixel_values is not None:
+            length = 1 + pixel_values.shape[2:].numel()
+        if length > limit:
+            raise ValueError(
+                f"the input has {length} positions, more than max_position_embeddings={limit}; truncate it "
+                "(tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
+            )
+        if pixel_values is not None:
+            return self.embeddings.embed_pixels(pixel_values)
+        return self.embeddings.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def _sequence(self, content, attention_mask, cache: Cache | None) -> SequenceInfo:
+        batch, length = content.shape[:2]
+        past_length, past_counts = self._past(cache, attention_mask, length)
+        if attention_mask is not None:
+            attention_mask = check_attention_mask(attention_mask, batch, past_length, length, cache is not None)
+        own_mask = None if attention_mask is None else attention_mask[:, -length:]
+        if own_mask is None:
+            token_counts = torch.arange(1, length + 1, device=content.device)[None]
+        else:
+            token_counts = own_mask.long().cumsum(-1)
+        if past_counts is not None:
+            token_counts = token_counts + past_counts
+        return SequenceInfo(length, attention_mask, token_counts, token_counts[:, -1:])
+
+    def _past(self, cache, attention_mask, length: int) -> tuple[int, torch.Tensor | None]:
+        """Positions that the cache keeps one by one, and how many real tokens every row has seen before."""
+        if cache is None:
+            return 0, None
+        if not self.config.is_decoder:
+            raise ValueError("a cache only works with is_decoder=True: a bidirectional encoder needs all tokens at once")
+        if self.config.cache_type == "linear_attention":
+            check_recurrent_cache(cache, self.config.num_hidden_layers)
+            return 0, cached_token_count(cache)
+        past_length = cache.get_seq_length()
+        if attention_mask is None:
+            return past_length, torch.tensor([[past_length]], device=self.device)
+        return past_length, attention_mask[:, :-length].ne(0).sum(-1, keepdim=True)
+
+
+def check_attention_mask(
+    attention_mask: torch.Tensor, batch: int, past_length: int, length: int, with_cache: bool
+) -> torch.Tensor | None:
+    """The mask as bool ``[batch, past + length]``, or None if it hides nothing.
+
+    Raises:
+        ValueError: unless the mask is 2-D and covers this call, and with a cache of keys the past as well.
+    """
+    expected = past_length + length
+    too_short = attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < expected
+    # A cache of states does not know how many positions it has seen, so a longer mask cannot be judged there.
+    if too_short or (attention_mask.shape[1] > expected and (past_length > 0 or not with_cache)):
+        raise ValueError(
+            f"attention_mask must be [batch, length] = {[batch, expected]} with 1 for real tokens, "
+            f"got {list(attention_mask.shape)}; masks per query are not supported"
+        )
+    attention_mask = attention_mask.ne(0)
+    # Looking at the values waits for the device, so a decoding step, whose mask is cheap, does not look.
+    if length > 1 and not torch.compiler.is_compiling() and bool(attention_mask.all()):
+        return None
+    return attention_mask

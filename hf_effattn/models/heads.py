@@ -1,0 +1,324 @@
+"""The task heads, written once. A family subclasses each with its own base model."""
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    CausalLMOutputWithPast,
+    ImageClassifierOutput,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+
+from .configuration_encoder import EncoderConfig
+from .encoder import EncoderModel, EncoderPreTrainedModel
+from .layers import make_norm
+
+
+class EncoderHead(EncoderPreTrainedModel):
+    """A model with a head on top of its family's base model."""
+
+    base_class: ClassVar[type[EncoderModel]]
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = self.base_class(config)
+        self.main_input_name = self.model.main_input_name
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+
+class EncoderForMaskedLM(EncoderHead):
+    """Predicts masked tokens. Always bidirectional: it clears `is_decoder` in its config."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embeddings.tokens.weight"}
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(_for_tokens(config, is_decoder=False))
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = make_norm(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits ``[batch, length, vocab]``; `labels` ``[batch, length]`` with -100 where nothing is predicted."""
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        logits = self.lm_head(self.norm(self.activation(self.dense(outputs.last_hidden_state))))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class EncoderForCausalLM(EncoderHead, GenerationMixin):
+    """Predicts the next token, and generates. Always causal: it sets `is_decoder` in its config."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embeddings.tokens.weight"}
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(_for_tokens(config, is_decoder=True))
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out."""
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class EncoderForSequenceClassification(EncoderHead):
+    """Classifies a sequence, or with `config.pair_features` a pair of sequences that are encoded one by one."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.pooling = config.resolved_pooling
+        self.classifier = ClassificationHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pair_input_ids: torch.Tensor | None = None,
+        pair_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits ``[batch, num_labels]``; `pair_input_ids` ``[batch, other length]`` is the second of a pair.
+
+        Raises:
+            ValueError: a second sequence without `config.pair_features`, or none with it.
+        """
+        if (pair_input_ids is None) != (self.config.pair_features is None):
+            given = "was given" if pair_input_ids is not None else "is missing"
+            raise ValueError(f"pair_features={self.config.pair_features!r}, but pair_input_ids {given}")
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling)
+        if pair_input_ids is not None:
+            pair = self.model(pair_input_ids, pair_attention_mask).last_hidden_state
+            pooled = combine_pair(pooled, pool(pair, pair_attention_mask, self.pooling), self.config.pair_features)
+        logits = self.classifier(pooled)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class EncoderForTokenClassification(EncoderHead):
+    """Classifies every token."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(_classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Logits ``[batch, length, num_labels]``; `labels` ``[batch, length]`` with -100 to leave one out."""
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits, labels, self.config)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class EncoderForQuestionAnswering(EncoderHead):
+    """Finds the span that answers a question: one logit for its first token and one for its last."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(_classifier_dropout(config))
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Start and end logits ``[batch, length]``; the positions ``[batch]`` are their targets."""
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        logits = self.qa_outputs(self.dropout(outputs.last_hidden_state))
+        start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class EncoderForImageClassification(EncoderHead):
+    """Classifies an image that is read pixel by pixel, in raster order; needs `config.num_channels`."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: EncoderConfig):
+        if config.num_channels is None:
+            raise ValueError("image classification reads pixels: set num_channels (1 for grey, 3 for colour)")
+        super().__init__(config)
+        self.pooling = config.resolved_pooling
+        self.classifier = ClassificationHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Logits ``[batch, num_labels]`` of images ``[batch, num_channels, height, width]``."""
+        outputs = self.model(pixel_values=pixel_values, **kwargs)
+        logits = self.classifier(pool(outputs.last_hidden_state, None, self.pooling))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, a hidden layer, and the logits; for pairs a second hidden layer of half the width (authors' form)."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        width = config.classifier_hidden_size or config.intermediate_size
+        vectors = {None: 1, "concat": 2, "interaction": 4}[config.pair_features]
+        widths = [vectors * config.hidden_size, width] + ([] if config.pair_features is None else [width // 2])
+        self.dropout = nn.Dropout(_classifier_dropout(config))
+        self.activation = ACT2FN[config.hidden_act]
+        self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in zip(widths, widths[1:], strict=False))
+        self.logits = nn.Linear(widths[-1], config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        pooled = self.dropout(pooled)
+        for layer in self.hidden:
+            pooled = self.activation(layer(pooled))
+        return self.logits(pooled)
+
+
+def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """One vector per sequence: its first real token, its last one, or the mean of them; ``[batch, hidden]``.
+
+    A row without real tokens is read at its first position, or for the mean gives zeros.
+    """
+    batch, length = hidden_states.shape[:2]
+    if attention_mask is None:
+        attention_mask = torch.ones(batch, length, device=hidden_states.device)
+    real = attention_mask.ne(0)
+    if pooling == "mean":
+        total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1)
+        return total / real.sum(1, keepdim=True).clamp(min=1)
+    if pooling == "cls":
+        index = real.int().argmax(1)
+    else:
+        index = (real * torch.arange(length, device=real.device)).argmax(1)
+    return hidden_states[torch.arange(batch, device=real.device), index]
+
+
+def combine_pair(first: torch.Tensor, second: torch.Tensor, pair_features: str) -> torch.Tensor:
+    """What a pair classifier reads of two pooled vectors, see `EncoderConfig.pair_features`."""
+    features = [first, second]
+    if pair_features == "interaction":
+        features += [first * second, first - second]
+    return torch.cat(features, dim=-1)
+
+
+def _for_tokens(config: EncoderConfig, is_decoder: bool) -> EncoderConfig:
+    """The config with the direction that a language modelling head needs; the caller's config stays as it is."""
+    if config.num_channels is not None:
+        raise ValueError(f"a language model reads tokens, but num_channels={config.num_channels} asks for pixels")
+    if config.is_decoder == is_decoder:
+        return config
+    config = copy.deepcopy(config)
+    config.is_decoder = is_decoder
+    return config
+
+
+def _classifier_dropout(config: EncoderConfig) -> float:
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout

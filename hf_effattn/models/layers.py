@@ -1,0 +1,117 @@
+"""What every family builds its blocks from: embeddings of tokens and pixels, norms, and the MLP."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .configuration_encoder import EncoderConfig
+
+
+class ScaleNorm(nn.Module):
+    """``g * x / rms(x)`` with a single learned gain (the form of Luna and Mega); statistics in float32."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.rms_norm(hidden_states, hidden_states.shape[-1:], eps=self.eps) * self.weight
+
+
+def make_norm(config: EncoderConfig) -> nn.Module:
+    """The norm that `config.norm_type` names."""
+    if config.norm_type == "layer_norm":
+        return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    if config.norm_type == "rms_norm":
+        return nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+    return ScaleNorm(config.layer_norm_eps)
+
+
+class MLP(nn.Module):
+    """``W_2 act(W_1 x)``, with dropout after both maps."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.down(self.dropout(self.activation(self.up(hidden_states)))))
+
+
+class LearnedPositions(nn.Embedding):
+    """A table of learned positions. It starts at zero, as the authors of SimpleTRON do."""
+
+
+class Embeddings(nn.Module):
+    """Token or pixel embeddings plus learned positions ``[max_position_embeddings, hidden]``.
+
+    A pixel with `num_channels` channels is mapped by one linear layer, in raster order; in front of the pixels
+    stands a learned CLS vector, since no token can take that part.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        if config.num_channels is None:
+            self.tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        else:
+            self.pixels = nn.Linear(config.num_channels, config.hidden_size)
+            self.cls = nn.Parameter(torch.zeros(config.hidden_size))
+        self.positions = LearnedPositions(config.max_position_embeddings, config.hidden_size)
+        self.norm = make_norm(config) if config.norm_position == "post" else None
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    @property
+    def content(self) -> nn.Module:
+        """The module that embeds the content: token embedding, or pixel projection."""
+        return self.tokens if self.config.num_channels is None else self.pixels
+
+    @content.setter
+    def content(self, module: nn.Module) -> None:
+        setattr(self, "tokens" if self.config.num_channels is None else "pixels", module)
+
+    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """``[batch, length]`` ids to ``[batch, length, hidden]``.
+
+        Raises:
+            ValueError: an id outside the vocabulary (checked on CPU tensors only; a GPU would have to wait for
+                its queue, and asserts by itself).
+        """
+        if self.config.num_channels is not None:
+            raise ValueError(f"num_channels={self.config.num_channels}: this model reads pixel_values, not input_ids")
+        _check_range("input_ids", input_ids, self.tokens.num_embeddings, "vocab_size")
+        return self.tokens(input_ids)
+
+    def embed_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """``[batch, channels, height, width]`` to ``[batch, 1 + height * width, hidden]``, CLS first."""
+        if self.config.num_channels is None:
+            raise ValueError("num_channels is None: this model reads input_ids, not pixel_values")
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must be [batch, num_channels={self.config.num_channels}, height, width], "
+                f"got {list(pixel_values.shape)}"
+            )
+        pixels = self.pixels(pixel_values.flatten(2).transpose(1, 2).to(self.pixels.weight.dtype))
+        return torch.cat([self.cls.expand(pixels.shape[0], 1, -1), pixels], dim=1)
+
+    def forward(self, content: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Add positions ``[batch or 1, length]`` to embedded content ``[batch, length, hidden]``.
+
+        Raises:
+            ValueError: a position that the table does not hold (checked on CPU tensors only).
+        """
+        _check_range("position_ids", position_ids, self.positions.num_embeddings, "max_position_embeddings")
+        hidden_states = content + self.positions(position_ids)
+        return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
+
+
+def _check_range(name: str, ids: torch.Tensor, size: int, size_name: str) -> None:
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or ids.numel() == 0:
+        return
+    lowest, highest = (int(bound) for bound in torch.aminmax(ids))
+    if lowest < 0 or highest >= size:
+        raise ValueError(f"{name} must lie in [0, {size_name}={size}), got values from {lowest} to {highest}")

@@ -1,0 +1,123 @@
+"""SimpleTRON: attention without softmax, ``Q (K^T V)`` over the root of the length (arXiv 2111.15588)."""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from .attention import join_heads, refuse_long_map, split_heads
+from .configuration_simpletron import SimpleTronConfig
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
+from .heads import (
+    EncoderForCausalLM,
+    EncoderForImageClassification,
+    EncoderForMaskedLM,
+    EncoderForQuestionAnswering,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+)
+from .ops_linear import OPERATOR, linear_attention, linear_attention_step
+from .ops_reference import linear_attention_map
+from .recurrent_cache import load_state, store_state
+
+
+class SimpleTronAttention(nn.Module):
+    """Per head ``out = Q (K^T V) / sqrt(n)``, in O(N d^2); no softmax, no feature map, no denominator.
+
+    `n` counts the real tokens: all of them for an encoder, those up to the query for a decoder.
+    """
+
+    def __init__(self, config: SimpleTronConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size) if config.use_output_projection else None
+
+    def scale(self, sequence: SequenceInfo) -> torch.Tensor:
+        """``1 / sqrt(n)``, with ``sqrt_len_dim`` ``1 / sqrt(n d)``; ``[batch or 1, 1, N or 1, 1]`` float32."""
+        counts = sequence.token_counts if self.config.is_decoder else sequence.total_counts
+        width = self.head_dim if self.config.attention_scale == "sqrt_len_dim" else 1
+        return (counts.clamp(min=1).float() * width).rsqrt()[:, None, :, None]
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = split_heads(self.query(hidden_states), self.num_heads)
+        key = split_heads(self.key(hidden_states), self.num_heads)
+        value = split_heads(self.value(hidden_states), self.num_heads)
+        options = {"key_mask": sequence.key_mask, "normalize": False, "scale": self.scale(sequence)}
+        initial_state = load_state(cache, self.layer_idx)
+        if initial_state is not None and sequence.length == 1:
+            attended, state = linear_attention_step(query, key, value, initial_state, **options)
+        else:
+            attended, state = linear_attention(
+                query,
+                key,
+                value,
+                causal=self.config.is_decoder,
+                initial_state=initial_state,
+                dropout_p=self.config.attention_probs_dropout_prob if self.training else 0.0,
+                backend=attention_backend(self.config),
+                **options,
+            )
+        if cache is not None:
+            store_state(cache, self.layer_idx, state, sequence.token_counts)
+        weights = None
+        if output_attentions:
+            refuse_long_map(sequence.length, has_past=initial_state is not None)
+            weights = linear_attention_map(query, key, causal=self.config.is_decoder, **options).to(query.dtype)
+        attended = join_heads(attended)
+        return (attended if self.output is None else self.output(attended)), weights
+
+
+class SimpleTronPreTrainedModel(EncoderPreTrainedModel):
+    config_class = SimpleTronConfig
+    attention_class = SimpleTronAttention
+    attention_operator = OPERATOR
+    _is_stateful = True
+    _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": SimpleTronAttention}
+
+
+class SimpleTronModel(SimpleTronPreTrainedModel, EncoderModel):
+    """SimpleTRON without a head."""
+
+
+class SimpleTronForMaskedLM(SimpleTronPreTrainedModel, EncoderForMaskedLM):
+    base_class = SimpleTronModel
+
+
+class SimpleTronForCausalLM(SimpleTronPreTrainedModel, EncoderForCausalLM):
+    base_class = SimpleTronModel
+
+
+class SimpleTronForSequenceClassification(SimpleTronPreTrainedModel, EncoderForSequenceClassification):
+    base_class = SimpleTronModel
+
+
+class SimpleTronForTokenClassification(SimpleTronPreTrainedModel, EncoderForTokenClassification):
+    base_class = SimpleTronModel
+
+
+class SimpleTronForQuestionAnswering(SimpleTronPreTrainedModel, EncoderForQuestionAnswering):
+    base_class = SimpleTronModel
+
+
+class SimpleTronForImageClassification(SimpleTronPreTrainedModel, EncoderForImageClassification):
+    base_class = SimpleTronModel
+
+
+SimpleTronModel.register_for_auto_class("AutoModel")
+SimpleTronForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+SimpleTronForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+SimpleTronForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+SimpleTronForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+SimpleTronForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+SimpleTronForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,0 +1,105 @@
+"""The softmax Transformer on the skeleton of the other families: the baseline they are measured against."""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from .attention import join_heads, refuse_long_map, split_heads
+from .configuration_vanilla_transformer import VanillaTransformerConfig
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
+from .heads import (
+    EncoderForCausalLM,
+    EncoderForImageClassification,
+    EncoderForMaskedLM,
+    EncoderForQuestionAnswering,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+)
+from .ops_reference import softmax_attention_map
+from .ops_softmax import OPERATOR, softmax_attention
+
+
+class VanillaTransformerAttention(nn.Module):
+    """Multi-head ``softmax(Q K^T / sqrt(d)) V`` with an output projection, in O(N^2 d)."""
+
+    def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = split_heads(self.query(hidden_states), self.num_heads)
+        key = split_heads(self.key(hidden_states), self.num_heads)
+        value = split_heads(self.value(hidden_states), self.num_heads)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        options = {"key_mask": sequence.attention_mask, "causal": self.config.is_decoder}
+        attended = softmax_attention(
+            query,
+            key,
+            value,
+            dropout_p=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            backend=attention_backend(self.config),
+            **options,
+        )
+        weights = None
+        if output_attentions:
+            refuse_long_map(key.shape[2])
+            weights = softmax_attention_map(query, key, **options).to(query.dtype)
+        return self.output(join_heads(attended)), weights
+
+
+class VanillaTransformerPreTrainedModel(EncoderPreTrainedModel):
+    config_class = VanillaTransformerConfig
+    attention_class = VanillaTransformerAttention
+    attention_operator = OPERATOR
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": VanillaTransformerAttention}
+
+
+class VanillaTransformerModel(VanillaTransformerPreTrainedModel, EncoderModel):
+    """The softmax Transformer without a head."""
+
+
+class VanillaTransformerForMaskedLM(VanillaTransformerPreTrainedModel, EncoderForMaskedLM):
+    base_class = VanillaTransformerModel
+
+
+class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, EncoderForCausalLM):
+    base_class = VanillaTransformerModel
+
+
+class VanillaTransformerForSequenceClassification(VanillaTransformerPreTrainedModel, EncoderForSequenceClassification):
+    base_class = VanillaTransformerModel
+
+
+class VanillaTransformerForTokenClassification(VanillaTransformerPreTrainedModel, EncoderForTokenClassification):
+    base_class = VanillaTransformerModel
+
+
+class VanillaTransformerForQuestionAnswering(VanillaTransformerPreTrainedModel, EncoderForQuestionAnswering):
+    base_class = VanillaTransformerModel
+
+
+class VanillaTransformerForImageClassification(VanillaTransformerPreTrainedModel, EncoderForImageClassification):
+    base_class = VanillaTransformerModel
+
+
+VanillaTransformerModel.register_for_auto_class("AutoModel")
+VanillaTransformerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+VanillaTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+VanillaTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+VanillaTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+VanillaTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+VanillaTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,0 +1,48 @@
+"""Linear attention on transformers' own cache: one state and one token count per layer, whatever the context.
+
+The state of `ops_linear` is the layer's recurrent state. The number of real tokens seen so far, which the next
+token needs for its position and its ``1 / sqrt(t)``, is kept as a convolution state of width one: it is the last
+tap of the sequence of counts. That choice is not cosmetic. transformers 5.24 records `has_previous_state` and the
+device of a layer only when a convolution state is written, and reads both in `get_recurrent_state` and while it
+reorders beams.
+"""
+
+import torch
+from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
+
+
+def check_recurrent_cache(cache: Cache, num_layers: int) -> None:
+    """Raise ValueError unless `cache` has a linear attention layer for each of the model's layers."""
+    layers = cache.layers
+    if len(layers) != num_layers or not all(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+        raise ValueError(
+            f"the cache must hold {num_layers} linear attention layers, got {cache}. "
+            "Build it with transformers.DynamicCache(config=model.config)."
+        )
+
+
+def cached_token_count(cache: Cache | None) -> torch.Tensor | None:
+    """How many real tokens every row has seen, ``[B, 1]`` int64, or None before the first one."""
+    count = None if cache is None else cache.get_conv_state(0)
+    return None if count is None else count[:, :, 0]
+
+
+def load_state(cache: Cache | None, layer_idx: int) -> torch.Tensor | None:
+    """The state that the layer left, or None before its first token."""
+    state = None if cache is None else cache.get_recurrent_state(layer_idx)
+    # The cache overwrites its tensor in place, which would break the backward of what has read it.
+    return state.clone() if state is not None and torch.is_grad_enabled() else state
+
+
+def store_state(cache: Cache, layer_idx: int, state: torch.Tensor, token_counts: torch.Tensor) -> None:
+    """Keep the layer's state and the count of its last token.
+
+    Args:
+        cache: the cache to write to.
+        layer_idx: which layer the state belongs to.
+        state: ``[B, H, F, D]`` or ``[B, H, F, D + 1]``.
+        token_counts: ``[B or 1, N]`` int64, how many real tokens lie at or before each position.
+    """
+    last_count = token_counts[:, None, -1:].expand(state.shape[0], 1, 1)
+    cache.update_conv_state(last_count, layer_idx)
+    cache.update_recurrent_state(state, layer_idx)

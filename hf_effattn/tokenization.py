@@ -1,0 +1,45 @@
+"""The byte tokenizer: 256 bytes and four special tokens, made of parts that need no custom code to load."""
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import TokenizersBackend
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+
+#: Special tokens in the order of their ids; the bytes 0 to 255 follow.
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
+
+
+def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
+    """A tokenizer whose tokens are the UTF-8 bytes of the text, with ``[CLS]`` in front.
+
+    A pair becomes ``[CLS] first [SEP] second``. ``[CLS]`` is also the token that generation starts from, and
+    ``[SEP]`` the one that ends it. Every text, NUL included, survives encoding and decoding.
+
+    Args:
+        model_max_length: where ``truncation=True`` cuts, special tokens included: `max_position_embeddings`.
+    """
+    # ByteLevel writes every byte as one printable character; the ids follow the order of the bytes themselves.
+    characters = bytes_to_unicode()
+    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *(characters[byte] for byte in range(256))])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A",
+        pair="[CLS] $A [SEP] $B",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return TokenizersBackend(
+        tokenizer_object=backend,
+        model_max_length=model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        bos_token="[CLS]",
+        sep_token="[SEP]",
+        eos_token="[SEP]",
+        mask_token="[MASK]",
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,1 @@
+"""What the training scripts share: recipes, checkpoints to resume from, measurements and results."""
