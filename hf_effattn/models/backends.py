@@ -6,7 +6,6 @@ device and dtype at hand; a backend that is asked for by name and cannot serve r
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -50,10 +49,8 @@ def register_backend(operator: str, backend: Backend) -> None:
     if backend.name in registered:
         raise ValueError(f"operator {operator!r} already has a backend named {backend.name!r}")
     registered[backend.name] = backend
-    resolve_backend.cache_clear()
 
 
-@lru_cache(maxsize=256)
 def resolve_backend(operator: str, requested: str, device: torch.device, dtype: torch.dtype) -> Backend:
     """The backend that runs `operator` on `device` in `dtype`.
 

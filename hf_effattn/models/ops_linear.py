@@ -146,7 +146,7 @@ def torch_linear_attention(
         kv = kv if kv_0 is None else kv + kv_0
         k_sum = k.sum(-2).unsqueeze(-1) if normalize else None
         k_sum = k_sum if k_sum_0 is None else k_sum + k_sum_0
-        numerator = q @ torch.dropout(kv, dropout_p, dropout_p > 0)
+        numerator = q @ (torch.dropout(kv, dropout_p, True) if dropout_p > 0 else kv)
         denominator = None if k_sum is None else q @ k_sum
     return _finish(numerator, denominator, scale, eps).to(query.dtype), _join_state(kv, k_sum)
 
@@ -155,11 +155,12 @@ def _causal_sums(q, k, v, kv_0, k_sum_0, normalize):
     """Numerators, denominators and final sums of the causal form; the denominator is None without `normalize`."""
     batch, heads, length, features = q.shape
     chunk = min(CHUNK_LENGTH, length)
-    padding = -length % chunk
+    chunks = -(-length // chunk)
+    padding = chunks * chunk - length
 
     def into_chunks(tensor):
         tensor = torch.nn.functional.pad(tensor, (0, 0, 0, padding)) if padding else tensor
-        return tensor.reshape(batch, heads, -1, chunk, tensor.shape[-1])
+        return tensor.reshape(batch, heads, chunks, chunk, tensor.shape[-1])
 
     q, k, v = into_chunks(q), into_chunks(k), into_chunks(v)
     weights = (q @ k.transpose(-1, -2)).tril()
@@ -169,8 +170,8 @@ def _causal_sums(q, k, v, kv_0, k_sum_0, normalize):
     if normalize:
         before, k_sum = _sums_before_and_after(k.sum(-2).unsqueeze(-1), k_sum_0)
         denominator = weights.sum(-1, keepdim=True) + q @ before
-        denominator = denominator.reshape(batch, heads, -1, 1)[:, :, :length]
-    numerator = numerator.reshape(batch, heads, -1, v.shape[-1])[:, :, :length]
+        denominator = denominator.flatten(2, 3)[:, :, :length]
+    numerator = numerator.flatten(2, 3)[:, :, :length]
     return numerator, denominator, kv, k_sum
 
 

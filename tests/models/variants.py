@@ -1,0 +1,60 @@
+"""Tiny models of every family and option, for all tests that run over the registry."""
+
+import torch
+
+import hf_effattn
+from hf_effattn.families import Family
+
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "max_position_embeddings": 80,
+    "hidden_dropout_prob": 0.0,
+}
+
+#: Options under which a family has to keep every promise, beside its defaults.
+OPTIONS: dict[str, list[dict]] = {
+    "simpletron": [
+        {"use_output_projection": True, "attention_scale": "sqrt_len_dim", "norm_position": "post"},
+        {"norm_type": "scale_norm"},
+    ],
+    "vanilla_transformer": [{"norm_position": "post", "norm_type": "rms_norm"}],
+}
+
+FAMILIES = hf_effattn.list_families()
+VARIANTS = [(family, options) for family in FAMILIES for options in [{}, *OPTIONS.get(family.model_type, [])]]
+VARIANT_NAMES = ["-".join([f.model_type, *map(str, o.values())]) for f, o in VARIANTS]
+
+
+def tiny_config(family: Family, **options):
+    return family.config_class(**SIZES | options)
+
+
+def tiny_model(family: Family, auto_class: str = "AutoModel", dtype=torch.float64, **options):
+    """A model in eval mode whose weights are large enough for every part of it to matter."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(2)
+        model = family.model_class(auto_class)(tiny_config(family, **options)).to(dtype).eval()
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, dtype=torch.float64).to(dtype)
+    return model
+
+
+def random_ids(batch: int, length: int, seed: int = 3) -> torch.Tensor:
+    return torch.randint(4, SIZES["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def padded(rows: list[torch.Tensor], side: str, pad_id: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of different lengths as one batch, and its attention mask."""
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        where = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        ids[i, where] = row
+        mask[i, where] = 1
+    return ids, mask

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+import hf_effattn
+from hf_effattn.models import backends as table
+from hf_effattn.models.backends import Backend, register_backend, resolve_backend
+
+
+@pytest.fixture
+def toy_operator(monkeypatch):
+    monkeypatch.setattr(table, "_BACKENDS", {})
+    register_backend("toy", Backend("fast", max, refusal=lambda device, dtype: None if dtype == torch.half else "fp16"))
+    register_backend("toy", Backend("slow", min))
+    register_backend("toy", Backend("oracle", sum, automatic=False))
+
+
+def resolve(name, dtype=torch.float32):
+    return resolve_backend("toy", name, torch.device("cpu"), dtype).name
+
+
+@pytest.mark.usefixtures("toy_operator")
+def test_auto_takes_the_first_that_serves():
+    assert resolve("auto", torch.half) == "fast"
+    assert resolve("auto") == "slow"
+
+
+@pytest.mark.usefixtures("toy_operator")
+def test_a_backend_by_name_is_never_replaced():
+    assert resolve("oracle") == "oracle"
+    with pytest.raises(RuntimeError, match="'fast' cannot run 'toy' in torch.float32 on cpu: fp16"):
+        resolve("fast")
+    with pytest.raises(ValueError, match=r"unknown attention_backend 'faster'.*\['auto', 'fast', 'slow', 'oracle'\]"):
+        resolve("faster")
+
+
+@pytest.mark.usefixtures("toy_operator")
+def test_the_table_says_what_runs_and_why_not():
+    assert hf_effattn.backends()["toy"] == {"fast": "fp16", "slow": "chosen", "oracle": "available"}
+
+
+@pytest.mark.usefixtures("toy_operator")
+def test_a_name_is_taken_once():
+    with pytest.raises(ValueError, match="already has a backend named 'slow'"):
+        register_backend("toy", Backend("slow", min))
+
+
+def test_no_automatic_backend_says_why(monkeypatch):
+    monkeypatch.setattr(table, "_BACKENDS", {})
+    register_backend("toy", Backend("oracle", sum, automatic=False))
+    with pytest.raises(RuntimeError, match="no backend of 'toy' serves.*oracle: only runs when asked for by name"):
+        resolve("auto")
