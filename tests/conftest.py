@@ -11,7 +11,6 @@ import torch
 import transformers
 
 
-transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 #: One test process per core runs at a time; more threads than that only get in each other's way.
@@ -33,3 +32,9 @@ def poisoned_scratch():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def pytest_configure(config):
+    # transformers' own tests (tests/upstream) bring these marks.
+    for name in "accelerate_tests flash_attn_test flash_attn_3_test flash_attn_4_test order torch_compile_test".split():
+        config.addinivalue_line("markers", f"{name}: a mark of transformers' own tests")

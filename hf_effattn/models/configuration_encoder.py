@@ -1,7 +1,7 @@
 """The config fields that every family shares, their validation, and the entries of `auto_map`."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -114,14 +114,18 @@ class EncoderConfig(PreTrainedConfig):
             kwargs["auto_map"] = auto_map(self.model_type, self.family_name)
         super().__post_init__(**kwargs)
 
-    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
         generation = GenerationConfig._get_default_generation_params()
-        for name in kwargs:
+        for name in names:
             if name.startswith("_") or name in _TRANSFORMERS_KEYS or name in generation:
                 continue
             near = difflib.get_close_matches(name, self.__dataclass_fields__, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(self.__dataclass_fields__)}."
             raise TypeError(f"{type(self).__name__} has no field {name!r}; {hint}")
+
+    def validate_attributes(self) -> None:
+        """Refuse to save an attribute that was set on the config and that could not be loaded again."""
+        self._refuse_unknown(vars(self).keys() - self.__dataclass_fields__.keys())
 
     def validate_architecture(self) -> None:
         """Refuse values that clash; `@strict` calls this at construction and before saving."""

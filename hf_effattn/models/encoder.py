@@ -140,7 +140,7 @@ class EncoderModel(EncoderPreTrainedModel):
         return self.embeddings.content
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embeddings.content = value
+        self.embeddings.set_content(value)
 
     @merge_with_config_defaults
     @capture_outputs

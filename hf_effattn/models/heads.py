@@ -99,9 +99,13 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out."""
+        """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out.
+
+        Trainers that split sequences pass the labels shifted already, as `shift_labels`.
+        """
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -113,8 +117,10 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits, labels, self.config.vocab_size, num_items_in_batch, shift_labels=shift_labels
+            )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

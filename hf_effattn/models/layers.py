@@ -70,8 +70,8 @@ class Embeddings(nn.Module):
         """The module that embeds the content: token embedding, or pixel projection."""
         return self.tokens if self.config.num_channels is None else self.pixels
 
-    @content.setter
-    def content(self, module: nn.Module) -> None:
+    def set_content(self, module: nn.Module) -> None:
+        """Replace `content`. (`nn.Module` would take the setter of a property for a new submodule.)"""
         setattr(self, "tokens" if self.config.num_channels is None else "pixels", module)
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
