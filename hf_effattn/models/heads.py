@@ -25,7 +25,11 @@ from .layers import make_norm
 
 
 class EncoderHead(EncoderPreTrainedModel):
-    """A model with a head on top of its family's base model."""
+    """A model with a head on top of its family's base model.
+
+    A module of the head must not be called like a child of the base model (``embeddings``, ``layers``, ``norm``):
+    transformers 5.24 takes a checkpoint's ``norm.weight`` for the base model's and silently swaps the two.
+    """
 
     base_class: ClassVar[type[EncoderModel]]
 
@@ -49,9 +53,7 @@ class EncoderForMaskedLM(EncoderHead):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(_for_tokens(config, is_decoder=False))
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.norm = make_norm(config)
+        self.head = MaskedLMHead(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
@@ -68,7 +70,7 @@ class EncoderForMaskedLM(EncoderHead):
     ) -> MaskedLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` ``[batch, length]`` with -100 where nothing is predicted."""
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
-        logits = self.lm_head(self.norm(self.activation(self.dense(outputs.last_hidden_state))))
+        logits = self.lm_head(self.head(outputs.last_hidden_state))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
@@ -266,6 +268,19 @@ class EncoderForImageClassification(EncoderHead):
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+class MaskedLMHead(nn.Module):
+    """The layer between the encoder and the vocabulary, as in BERT: linear, activation, norm."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = make_norm(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.activation(self.dense(hidden_states)))
 
 
 class ClassificationHead(nn.Module):

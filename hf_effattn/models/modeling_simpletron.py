@@ -16,7 +16,7 @@ from .heads import (
     EncoderForTokenClassification,
 )
 from .ops_linear import OPERATOR, linear_attention, linear_attention_step
-from .ops_reference import linear_attention_map
+from .ops_reference import accumulation_dtype, linear_attention_map
 from .recurrent_cache import load_state, store_state
 
 
@@ -37,11 +37,11 @@ class SimpleTronAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size) if config.use_output_projection else None
 
-    def scale(self, sequence: SequenceInfo) -> torch.Tensor:
-        """``1 / sqrt(n)``, with ``sqrt_len_dim`` ``1 / sqrt(n d)``; ``[batch or 1, 1, N or 1, 1]`` float32."""
+    def scale(self, sequence: SequenceInfo, dtype: torch.dtype) -> torch.Tensor:
+        """``1 / sqrt(n)``, with ``sqrt_len_dim`` ``1 / sqrt(n d)``; ``[batch or 1, 1, N or 1, 1]``."""
         counts = sequence.token_counts if self.config.is_decoder else sequence.total_counts
         width = self.head_dim if self.config.attention_scale == "sqrt_len_dim" else 1
-        return (counts.clamp(min=1).float() * width).rsqrt()[:, None, :, None]
+        return (counts.clamp(min=1).to(dtype) * width).rsqrt()[:, None, :, None]
 
     def forward(
         self,
@@ -53,7 +53,8 @@ class SimpleTronAttention(nn.Module):
         query = split_heads(self.query(hidden_states), self.num_heads)
         key = split_heads(self.key(hidden_states), self.num_heads)
         value = split_heads(self.value(hidden_states), self.num_heads)
-        options = {"key_mask": sequence.key_mask, "normalize": False, "scale": self.scale(sequence)}
+        scale = self.scale(sequence, accumulation_dtype(query.dtype))
+        options = {"key_mask": sequence.key_mask, "normalize": False, "scale": scale}
         initial_state = load_state(cache, self.layer_idx)
         if initial_state is not None and sequence.length == 1:
             attended, state = linear_attention_step(query, key, value, initial_state, **options)

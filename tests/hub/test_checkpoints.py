@@ -1,0 +1,177 @@
+"""Checkpoints: equal after loading, through every Auto class, here and in a clean process without us."""
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import hf_effattn
+from hf_effattn.hub import export
+from tests.models.variants import FAMILIES, padded, random_ids, tiny_model
+
+
+over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
+INPUTS = {"input_ids": IDS, "attention_mask": MASK}
+
+
+def export_tiny(family, auto_class, folder, **options):
+    model = tiny_model(family, auto_class, dtype=torch.float32, **options)
+    hf_effattn.export_checkpoint(model, hf_effattn.byte_tokenizer(80), folder)
+    return model
+
+
+@over_families
+@pytest.mark.parametrize("auto_class", ["AutoModelForMaskedLM", "AutoModelForCausalLM"])
+def test_save_and_load_are_exact_and_every_auto_class_loads(family, auto_class, tmp_path):
+    model = export_tiny(family, auto_class, tmp_path / "model")
+    loaded = getattr(transformers, auto_class).from_pretrained(tmp_path / "model")
+    assert type(loaded) is type(model), "the installed class is preferred to the checkpoint's code"
+    assert torch.equal(loaded(**INPUTS).logits, model(**INPUTS).logits)
+    base = transformers.AutoModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(base(**INPUTS).last_hidden_state, model.model(**INPUTS).last_hidden_state)
+    for other, name in family.class_names.items():
+        if other != "AutoModelForImageClassification":
+            assert type(getattr(transformers, other).from_pretrained(tmp_path / "model")).__name__ == name
+
+
+@over_families
+@pytest.mark.parametrize(
+    ("auto_class", "options"),
+    [
+        ("AutoModelForSequenceClassification", {"num_labels": 3}),
+        ("AutoModelForCausalLM", {}),
+        ("AutoModelForImageClassification", {"num_channels": 1}),
+    ],
+)
+def test_checkpoint_loads_in_a_clean_offline_process(family, auto_class, options, tmp_path):
+    model = export_tiny(family, auto_class, tmp_path / "model", **options)
+    inputs = {"pixel_values": torch.rand(2, 1, 4, 4)} if "num_channels" in options else INPUTS
+    difference = hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, inputs, model(**inputs).logits)
+    assert difference < 1e-5, "not zero only because the other process may use more threads"
+
+
+@over_families
+def test_verify_notices_what_is_wrong(family, tmp_path):
+    auto_class = "AutoModelForSequenceClassification"
+    model = export_tiny(family, auto_class, tmp_path / "model")
+    with pytest.raises(ValueError, match="the logits of .* differ by"):
+        hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits + 1e-3)
+    (tmp_path / "model" / "ops_linear.py").unlink()
+    with pytest.raises(RuntimeError, match="does not load through AutoModelForSequenceClassification"):
+        hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits)
+
+
+SECOND_GENERATION = """
+import sys
+sys.modules["hf_effattn"] = None
+import torch, transformers
+model = transformers.AutoModelForMaskedLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+with torch.no_grad():
+    model.lm_head.bias += 1
+model.save_pretrained(sys.argv[2])
+"""
+
+
+@over_families
+def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path):
+    model = export_tiny(family, "AutoModelForMaskedLM", tmp_path / "first")
+    command = [sys.executable, "-c", SECOND_GENERATION, str(tmp_path / "first"), str(tmp_path / "second")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    shutil.rmtree(tmp_path / "first")
+    expected = model(**INPUTS).logits + 1
+    hf_effattn.verify_checkpoint(tmp_path / "second", "AutoModelForMaskedLM", INPUTS, expected)
+    assert all("--" not in entry for entry in json.loads((tmp_path / "second/config.json").read_text())["auto_map"].values())
+
+
+def test_the_travelling_room_imports_nothing_from_outside():
+    """What a checkpoint carries may import its siblings, torch and what transformers itself depends on."""
+    room = Path(hf_effattn.__file__).parent / "models"
+    siblings = {path.stem for path in room.glob("*.py")}
+    allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub", "packaging"}
+    for path in room.glob("*.py"):
+        for line in path.read_text().splitlines():
+            if match := re.match(r"\s*from \.(\S*) import", line):
+                assert match[1] in siblings, f"{path.name}: {line}"
+            elif match := re.match(r"\s*(?:from|import) ([\w]+)", line):
+                # Prose may start with these words too; then the next one is no package that is installed.
+                assert match[1] in allowed or " import " not in f"{line} ", f"{path.name}: {line}"
+    assert [path for path in room.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+@over_families
+def test_a_failed_export_leaves_the_earlier_checkpoint(family, tmp_path, monkeypatch):
+    model = export_tiny(family, "AutoModel", tmp_path / "model")
+    tokenizer = hf_effattn.byte_tokenizer(80)
+
+    def full_disk(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with torch.no_grad():
+        model.norm.bias += 1
+    for step in ("fsync_tree", "_move_into_place"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(export, step, lambda *folders: full_disk(folders))
+            hf_effattn.export_checkpoint(model, tokenizer, tmp_path / "model")
+        earlier = transformers.AutoModel.from_pretrained(tmp_path / "model")
+        assert not torch.equal(earlier.norm.bias, model.norm.bias)
+        assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing half-written stays"
+    hf_effattn.export_checkpoint(model, tokenizer, tmp_path / "model")
+    assert torch.equal(transformers.AutoModel.from_pretrained(tmp_path / "model").norm.bias, model.norm.bias)
+
+
+def test_export_touches_no_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds something that is not a checkpoint"):
+        export_tiny(FAMILIES[0], "AutoModel", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "garbled config"])
+def test_a_damaged_checkpoint_meets_an_error(damage, tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    weights, config = tmp_path / "model/model.safetensors", tmp_path / "model/config.json"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        config.write_text(config.read_text()[:-20])
+    with pytest.raises(Exception, match=r"(?i)incomplete|no file named|not a valid json"):
+        transformers.AutoModel.from_pretrained(tmp_path / "model")
+
+
+PIPELINES = """
+import sys
+sys.modules["hf_effattn"] = None
+from transformers import pipeline
+for task, text in (("text-classification", "fine"), ("fill-mask", "f[MASK]ne"), ("text-generation", "Once")):
+    options = {"max_new_tokens": 5} if task == "text-generation" else {}
+    loaded = pipeline(task, model=f"{sys.argv[1]}/{task}", trust_remote_code=True)
+    print("RESULT", loaded([text, text], batch_size=2, **options)[0])
+"""
+
+
+@over_families
+def test_pipelines_run_on_saved_checkpoints(family, tmp_path):
+    for task, auto_class in (
+        ("text-classification", "AutoModelForSequenceClassification"),
+        ("fill-mask", "AutoModelForMaskedLM"),
+        ("text-generation", "AutoModelForCausalLM"),
+    ):
+        export_tiny(family, auto_class, tmp_path / task, vocab_size=260)
+    done = subprocess.run(
+        [sys.executable, "-c", PIPELINES, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    results = done.stdout.split("RESULT")[1:]
+    for result, answer in zip(results, ("LABEL_", "token_str", "generated_text"), strict=True):
+        assert answer in result

@@ -1,0 +1,260 @@
+"""The training script: end to end, resumed to the bit, and refusing what would lose or confuse results."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, HfArgumentParser, TrainerCallback, TrainingArguments
+from transformers.optimization import get_inverse_sqrt_schedule
+
+import hf_effattn
+from hf_effattn.files import read_json
+from hf_effattn.lra import LraTask
+from hf_effattn.training.checkpoints import damage, last_complete_checkpoint
+from hf_effattn.training.measure import ThroughputCallback
+from hf_effattn.training.recipes import parse_recipe
+from tests.models.variants import FAMILIES, SIZES, random_ids
+
+
+SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra.py"
+over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+
+
+@pytest.fixture(scope="module")
+def run_lra():
+    spec = importlib.util.spec_from_file_location("run_lra", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def toy_splits(source):
+    """Texts of ``a`` against texts of ``b``: learnt in a few steps."""
+    rows = {"text": [("ab"[i % 2] * (3 + i % 5)) for i in range(64)], "label": [i % 2 for i in range(64)]}
+    split = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["a", "b"]))
+    return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
+
+
+@pytest.fixture
+def toy_run(run_lra, monkeypatch, tmp_path):
+    """A function that runs the script on the toy task, with further arguments."""
+    task = LraTask(name="toy", labels=("a", "b"), sources=("made",), load=toy_splits)
+    monkeypatch.setattr(run_lra, "get_task", lambda name: task)
+
+    def run(folder, family=FAMILIES[0], steps=8, **options):
+        config = family.config_class(**SIZES | {"vocab_size": 260, "hidden_dropout_prob": 0.1})
+        config.save_pretrained(tmp_path / "config")
+        arguments = {
+            "task": "toy",
+            "model_config": tmp_path / "config" / "config.json",
+            "max_length": 10,
+            "output_dir": tmp_path / folder,
+            "max_steps": steps,
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "save_steps": 2,
+            "learning_rate": 1e-2,
+            "metric_for_best_model": "accuracy",
+            "load_best_model_at_end": True,
+            "disable_tqdm": True,
+        } | options
+        return run_lra.main([f"--{name}={value}" for name, value in arguments.items()])
+
+    return run
+
+
+@over_families
+def test_end_to_end(toy_run, tmp_path, family):
+    results = toy_run("run", family, steps=30, eval_steps=10, save_steps=10)
+    assert results["test"]["test_accuracy"] == 1.0, "the toy task is learnt"
+    assert results["test"]["test_accuracy_low"] < 1.0
+    stored = read_json(tmp_path / "run" / "results.json")
+    assert stored["test"] == results["test"]
+    assert stored["arguments"]["source"] == "made"
+    assert stored["training_arguments"]["seed"] == 42
+    assert stored["data"]["test"]["rows"] == 32
+    assert len(stored["data"]["train"]["sha256"]) == 64
+    assert stored["environment"]["versions"]["torch"] == torch.__version__
+    assert stored["tokens_per_second"] > 0
+    assert stored["peak_memory_bytes"] > 10**7
+    assert stored["validation_accuracy"] == 1.0
+    folder = tmp_path / "run" / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.config.id2label == {0: "a", 1: "b"}
+    assert stored["parameters"] == model.num_parameters()
+    ids = random_ids(2, 6)
+    hf_effattn.verify_checkpoint(folder, "AutoModelForSequenceClassification", {"input_ids": ids}, model(ids).logits)
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would: no handler of the trainer catches it."""
+
+
+class KillAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def killed_run(toy_run, run_lra, monkeypatch, folder, step):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        build = run_lra.build_trainer
+
+        def build_and_arm(*arguments):
+            trainer, throughput = build(*arguments)
+            trainer.add_callback(KillAfter(step))
+            return trainer, throughput
+
+        patch.setattr(run_lra, "build_trainer", build_and_arm)
+        toy_run(folder)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_resumed_run_is_bit_identical(toy_run, run_lra, monkeypatch, tmp_path):
+    whole = toy_run("whole")
+    killed_run(toy_run, run_lra, monkeypatch, "killed", step=5)
+    resumed = toy_run("killed", resume=True)
+    assert_same_weights(tmp_path / "whole/checkpoint-8", tmp_path / "killed/checkpoint-8")
+    assert_same_weights(tmp_path / "whole/model", tmp_path / "killed/model")
+    assert resumed["test"]["test_loss"] == whole["test"]["test_loss"]
+    assert resumed["steps"] == 8
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"])
+@pytest.mark.parametrize("how", ["cut short", "missing"])
+def test_a_half_written_checkpoint_is_passed_over(toy_run, run_lra, monkeypatch, tmp_path, file, how):
+    killed_run(toy_run, run_lra, monkeypatch, "run", step=5)
+    latest = tmp_path / "run/checkpoint-4"
+    assert last_complete_checkpoint(tmp_path / "run") == latest
+    path = latest / file
+    content = path.read_bytes()
+    path.unlink()
+    if how == "cut short":
+        if file == "rng_state.pth":
+            pytest.skip("rng_state.pth is the last but one to be written, and trainer_state.json then missing")
+        path.write_bytes(content[: len(content) // 2])
+    assert damage(latest)
+    assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoint-2"
+    if file == "model.safetensors":
+        toy_run("run", resume=True)
+        toy_run("whole")
+        assert_same_weights(tmp_path / "whole/checkpoint-8", tmp_path / "run/checkpoint-8")
+
+
+def test_resume_without_a_checkpoint_starts_from_the_start(toy_run, tmp_path):
+    assert toy_run("run", resume=True)["steps"] == 8
+    assert last_complete_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_an_earlier_run_is_never_overwritten(toy_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="holds an earlier run: pass --resume true"):
+        toy_run("run")
+    assert (tmp_path / "run" / "results.json").read_text() == "{}"
+
+
+def test_seeds_count(toy_run, tmp_path):
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        toy_run(folder, seed=seed, steps=2)
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
+    first, other = weights(tmp_path / "a/model"), weights(tmp_path / "c/model")
+    assert not torch.equal(first["classifier.logits.weight"], other["classifier.logits.weight"])
+
+
+def test_fine_tuning_starts_from_a_checkpoint(toy_run, run_lra, tmp_path):
+    toy_run("first", steps=2)
+    shutil.copytree(tmp_path / "first/model", tmp_path / "start")
+    arguments = ["--task=toy", f"--model_name_or_path={tmp_path}/start", "--max_length=10", "--max_steps=1"]
+    run_lra.main([*arguments, f"--output_dir={tmp_path}/second", "--learning_rate=0", "--disable_tqdm=true"])
+    assert_same_weights(tmp_path / "first/model", tmp_path / "second/model")
+
+
+def test_tensorboard_is_an_option(toy_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    toy_run("run", steps=2, report_to="tensorboard", logging_steps=1)
+    assert list((tmp_path / "logs").rglob("events.out.*"))
+
+
+def test_too_long_inputs_are_refused_before_any_data_is_read(toy_run):
+    with pytest.raises(ValueError, match=r"max_length \(100\) exceeds the model's max_position_embeddings \(80\)"):
+        toy_run("run", max_length=100)
+
+
+def recipe_parser(run_lra):
+    return HfArgumentParser((run_lra.LraArguments, TrainingArguments))
+
+
+def test_recipes_fill_in_and_the_command_line_wins(run_lra, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model_config: c.json\noutput_dir: out\nlearning_rate: 1e-4\nmax_steps: 7\nseed: 3\n")
+    lra, training = parse_recipe(recipe_parser(run_lra), [f"--recipe={recipe}", "--seed", "5"])
+    assert (lra.model_config, training.output_dir) == ("c.json", "out")
+    assert (training.learning_rate, training.max_steps, training.seed) == (1e-4, 7, 5)
+    as_json = tmp_path / "recipe.json"
+    as_json.write_text('{"model_config": "c.json", "max_steps": 8}')
+    _, training = parse_recipe(recipe_parser(run_lra), ["--recipe", str(as_json)])
+    assert training.max_steps == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.yaml", "model_config: c\nlerning_rate: 1", r"unknown keys \['lerning_rate'\]; the script knows"),
+        ("r.yaml", "- a\n- b", "must hold a mapping from argument to value, got list"),
+        ("r.toml", "a = 1", "a recipe is a .yaml, .yml or .json file"),
+        ("r.yaml", "model_config: c\nmodel_name_or_path: d", "give exactly one of --model_config"),
+    ],
+)
+def test_bad_recipes_are_refused(run_lra, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(recipe_parser(run_lra), ["--recipe", str(tmp_path / name)])
+
+
+def test_every_recipe_parses(run_lra):
+    recipes = sorted((SCRIPT.parent / "recipes").rglob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        lra, _ = parse_recipe(recipe_parser(run_lra), [f"--recipe={recipe}", "--model_config=c.json"])
+        assert lra.task == "text"
+
+
+def test_the_schedule_of_the_papers_is_inverse_sqrt():
+    """lr min(1, t / w) / sqrt(max(t, w)) is transformers' inverse_sqrt with the peak lr / sqrt(w)."""
+    multiplier, warmup = 0.05, 8000
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=multiplier / warmup**0.5)
+    schedule = get_inverse_sqrt_schedule(optimizer, num_warmup_steps=warmup)
+    for t in (0, 1, 4000, 8000, 8001, 20_000):
+        expected = multiplier * min(1, t / warmup) / max(t, warmup) ** 0.5
+        assert optimizer.defaults["lr"] * schedule.lr_lambdas[0](t) == pytest.approx(expected, rel=1e-12)
+
+
+def test_throughput_counts_this_session_alone():
+    from types import SimpleNamespace
+
+    throughput, state = ThroughputCallback(), SimpleNamespace(num_input_tokens_seen=1000)
+    assert throughput.tokens_per_second == 0.0
+    throughput.on_train_begin(None, state, None)
+    for _ in range(3):
+        throughput.on_step_begin(None, state, None)
+        state.num_input_tokens_seen += 50
+        throughput.on_step_end(None, state, None)
+    assert throughput.tokens == 150
+    assert throughput.tokens_per_second == pytest.approx(150 / throughput.seconds)

@@ -1,0 +1,178 @@
+"""Configs with teeth: what clashes is refused, and every field changes something."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from tests.models.variants import FAMILIES, SIZES, random_ids, tiny_config, tiny_model
+
+
+over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+
+
+@over_families
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": 25}, r"hidden_size \(25\) must be a multiple of num_attention_heads \(3\)"),
+        ({"pad_token_id": 64}, r"pad_token_id \(64\) must be below vocab_size \(64\)"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be positive, got 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must not be negative"),
+        ({"hidden_dropout_prob": 1.0}, r"hidden_dropout_prob must lie in \[0, 1\), got 1.0"),
+        ({"num_channels": 0}, "num_channels must be positive"),
+        ({"norm_type": "batch_norm"}, "norm_type"),
+        ({"pooling": "max"}, "pooling"),
+        ({"hidden_size": "24"}, "hidden_size"),
+        ({"hiden_size": 24}, "has no field 'hiden_size'; did you mean 'hidden_size'"),
+        ({"xyz": 1}, "has no field 'xyz'; its fields are"),
+    ],
+)
+def test_bad_values_are_refused(family, options, message):
+    # Depending on the field it is our TypeError, or the error of `@strict` around our ValueError.
+    with pytest.raises(Exception, match=message):
+        tiny_config(family, **options)
+
+
+@over_families
+def test_an_unknown_attribute_is_refused_before_it_is_saved(family, tmp_path):
+    config = tiny_config(family)
+    config.hiden_size = 3
+    with pytest.raises(Exception, match="has no field 'hiden_size'"):
+        config.save_pretrained(tmp_path)
+
+
+@over_families
+def test_defaults_and_sizes_alone_build(family):
+    config = family.config_class(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    family.model_class("AutoModel")(config)
+
+
+@over_families
+def test_every_auto_class_stands_in_the_auto_map(family):
+    entries = tiny_config(family).auto_map
+    assert entries.keys() == {"AutoConfig", *family.class_names}
+    for auto_class, name in family.class_names.items():
+        assert entries[auto_class] == f"modeling_{family.model_type}.{name}"
+
+
+#: A value of every field of the shared config that changes a model's output, parameters or behaviour.
+CHANGES = {
+    "vocab_size": 70,
+    "hidden_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "hidden_act": "relu",
+    "max_position_embeddings": 90,
+    "layer_norm_eps": 0.5,
+    "initializer_range": 0.5,
+    "norm_position": "post",
+    "norm_type": "rms_norm",
+    "pad_token_id": 5,
+    "is_decoder": True,
+    "classifier_hidden_size": 7,
+    "pair_features": "interaction",
+    "pooling": "mean",
+}
+FAMILY_CHANGES = {"simpletron": {"attention_scale": "sqrt_len_dim", "use_output_projection": True}}
+
+
+def fingerprint(family, **options):
+    torch.manual_seed(0)
+    model = family.model_class("AutoModelForSequenceClassification")(tiny_config(family, **options)).eval()
+    pair = {"pair_input_ids": random_ids(2, 5)} if "pair_features" in options else {}
+    ids = torch.cat([random_ids(2, 6), torch.full((2, 1), 5)], dim=1)
+    return model.num_parameters(), model(ids, **pair).logits
+
+
+@over_families
+def test_every_field_changes_something(family):
+    baseline = fingerprint(family)
+    assert torch.equal(fingerprint(family)[1], baseline[1])
+    for field, value in (CHANGES | FAMILY_CHANGES.get(family.model_type, {})).items():
+        changed = fingerprint(family, **{field: value})
+        assert changed[0] != baseline[0] or not torch.equal(changed[1], baseline[1]), field
+
+
+@over_families
+@pytest.mark.parametrize("field", ["hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"])
+def test_dropouts_act_in_training_only(family, field):
+    model = family.model_class("AutoModelForSequenceClassification")(tiny_config(family, **{field: 0.5}))
+    ids = random_ids(2, 9)
+    assert torch.equal(model.eval()(ids).logits, model(ids).logits)
+    assert not torch.equal(model.train()(ids).logits, model(ids).logits)
+
+
+@over_families
+def test_causal_training_refuses_a_dropout_that_is_not_defined(family):
+    model = tiny_model(family, "AutoModelForCausalLM", attention_probs_dropout_prob=0.1)
+    ids = random_ids(1, 5)
+    model(ids)
+    if family.model_type == "simpletron":
+        with pytest.raises(ValueError, match="dropout_p=0.1 acts on the summed state"):
+            model.train()(ids)
+    else:
+        model.train()(ids)
+
+
+@over_families
+def test_remaining_fields_are_read(family):
+    causal = tiny_model(family, "AutoModelForCausalLM")
+    ids = random_ids(1, 4)
+    assert causal(ids).cache is not None
+    assert tiny_model(family, "AutoModelForCausalLM", use_cache=False)(ids).cache is None
+    assert causal.train()(ids).cache is None, "training makes no cache"
+    assert causal.generation_config.bos_token_id == causal.config.bos_token_id
+    assert causal.generation_config.eos_token_id == causal.config.eos_token_id
+    untied = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False)
+    assert untied.num_parameters() == causal.num_parameters() + 64 * 24
+
+
+@over_families
+@pytest.mark.parametrize("auto_class", ["AutoModelForCausalLM", "AutoModelForMaskedLM"])
+def test_language_models_share_the_embedding(family, auto_class):
+    model = tiny_model(family, auto_class)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+@over_families
+def test_the_head_decides_the_direction_and_leaves_the_config_alone(family):
+    config = tiny_config(family)
+    assert family.model_class("AutoModelForCausalLM")(config).config.is_decoder
+    assert not config.is_decoder
+    config.is_decoder = True
+    assert not family.model_class("AutoModelForMaskedLM")(config).config.is_decoder
+    assert config.is_decoder
+
+
+@over_families
+def test_initialisation(family):
+    model = family.model_class("AutoModelForMaskedLM")(tiny_config(family, hidden_size=192, vocab_size=500))
+    assert torch.equal(model.model.embeddings.positions.weight, torch.zeros(80, 192))
+    assert torch.equal(model.get_input_embeddings().weight[0], torch.zeros(192)), "padding"
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "positions" not in name:
+            assert abs(parameter.std().item() - 0.02) < 0.002, name
+        elif "norm" in name and name.endswith("weight"):
+            assert torch.equal(parameter, torch.ones_like(parameter)), name
+        elif name.endswith("bias"):
+            assert torch.equal(parameter, torch.zeros_like(parameter)), name
+
+
+@over_families
+def test_scale_norm_is_an_rms_norm_with_one_gain(family):
+    norm = tiny_model(family, norm_type="scale_norm").norm
+    x = torch.randn(5, 24, dtype=torch.float64)
+    expected = norm.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    assert norm.weight.shape == (1,)
+    torch.testing.assert_close(norm(x), expected)
+
+
+@over_families
+def test_auto_classes_build_from_a_config_file(family, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": family.model_type, **SIZES}))
+    model = AutoModel.from_config(AutoConfig.from_pretrained(path))
+    assert type(model) is family.model_class("AutoModel")

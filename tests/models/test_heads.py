@@ -1,0 +1,160 @@
+"""Every head of every family: shapes, losses, gradients, and bad inputs."""
+
+import pytest
+import torch
+
+from tests.models.variants import FAMILIES, VARIANT_NAMES, VARIANTS, padded, random_ids, tiny_config, tiny_model
+from tests.numerics import assert_close
+
+
+over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+over_variants = pytest.mark.parametrize(("family", "options"), VARIANTS, ids=VARIANT_NAMES)
+
+IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
+TOKENS = {"input_ids": IDS, "attention_mask": MASK}
+CLASSES = torch.tensor([0, 2])
+
+#: Head -> options, inputs with labels, and the shape of its logits.
+CASES = {
+    "AutoModelForMaskedLM": ({}, TOKENS | {"labels": IDS}, (2, 11, 64)),
+    "AutoModelForCausalLM": ({}, TOKENS | {"labels": IDS}, (2, 11, 64)),
+    "AutoModelForSequenceClassification": ({"num_labels": 3}, TOKENS | {"labels": CLASSES}, (2, 3)),
+    "AutoModelForTokenClassification": ({"num_labels": 3}, TOKENS | {"labels": IDS % 3}, (2, 11, 3)),
+    "AutoModelForQuestionAnswering": (
+        {},
+        TOKENS | {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])},
+        (2, 11),
+    ),
+    "AutoModelForImageClassification": (
+        {"num_channels": 3, "num_labels": 3},
+        {"pixel_values": torch.rand(2, 3, 5, 4), "labels": CLASSES},
+        (2, 3),
+    ),
+}
+
+
+@over_variants
+@pytest.mark.parametrize("auto_class", CASES)
+def test_head(family, options, auto_class):
+    case, inputs, shape = CASES[auto_class]
+    model = tiny_model(family, auto_class, **options | case).train()
+    output = model(**inputs)
+    logits = output.start_logits if "Question" in auto_class else output.logits
+    assert logits.shape == shape
+    output.loss.backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # The key bias of a softmax adds the same to all scores of a query, so its gradient is zero by construction.
+    assert [name for name in unused if not (family.model_type == "vanilla_transformer" and "key.bias" in name)] == []
+
+
+@over_families
+@pytest.mark.parametrize("pair_features", ["concat", "interaction"])
+def test_pairs(family, pair_features):
+    model = tiny_model(family, "AutoModelForSequenceClassification", pair_features=pair_features)
+    first, second = random_ids(2, 9, seed=1), random_ids(2, 5, seed=2)
+    logits = model(first, pair_input_ids=second).logits
+    assert logits.shape == (2, 2)
+    assert (logits - model(second, pair_input_ids=first).logits).abs().max() > 1e-3, "the order counts"
+    ids, mask = padded([second[0], second[1, :3]], "right")
+    padded_logits = model(first, pair_input_ids=ids, pair_attention_mask=mask).logits
+    alone = model(first[1:], pair_input_ids=second[1:, :3]).logits
+    assert_close("second row", padded_logits[1:], alone)
+    with pytest.raises(ValueError, match="pair_input_ids is missing"):
+        model(first)
+    with pytest.raises(ValueError, match="pair_features=None, but pair_input_ids was given"):
+        tiny_model(family, "AutoModelForSequenceClassification")(first, pair_input_ids=second)
+
+
+@over_families
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
+def test_pooling_reads_real_tokens_only(family, side, pooling):
+    model = tiny_model(family, "AutoModelForSequenceClassification", pooling=pooling)
+    rows = [random_ids(1, 9)[0], random_ids(1, 4)[0]]
+    ids, mask = padded(rows, side)
+    together = model(ids, attention_mask=mask).logits
+    for i, row in enumerate(rows):
+        assert_close(f"row {i}", together[i : i + 1], model(row[None]).logits)
+
+
+@over_families
+def test_a_decoder_is_read_at_its_last_token(family):
+    model = tiny_model(family, "AutoModelForSequenceClassification", is_decoder=True)
+    assert model.pooling == "last"
+    with pytest.raises(ValueError, match='pooling="cls" reads the first token'):
+        tiny_model(family, "AutoModelForSequenceClassification", is_decoder=True, pooling="cls")
+
+
+@over_families
+def test_image_pixels_are_read_in_raster_order(family):
+    model = tiny_model(family, num_channels=1)
+    image = torch.rand(1, 1, 3, 4, dtype=torch.float64)
+    embedded = model.embeddings.embed_pixels(image)
+    assert embedded.shape == (1, 13, 24)
+    assert_close("pixel (1, 2)", embedded[0, 1 + 4 + 2], model.embeddings.pixels(image[0, :, 1, 2]))
+    assert_close("cls", embedded[0, 0], model.embeddings.cls)
+
+
+@over_families
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "exactly one of input_ids, inputs_embeds and pixel_values, got 0"),
+        ({"input_ids": IDS, "inputs_embeds": torch.rand(2, 11, 24)}, "got 2"),
+        ({"input_ids": IDS[:0]}, "not be empty|and not empty"),
+        ({"input_ids": IDS[:, :0]}, "and not empty"),
+        ({"input_ids": IDS[0]}, r"must be \[batch, length"),
+        ({"input_ids": torch.full((1, 5), 64)}, r"input_ids must lie in \[0, vocab_size=64\), got values from 64 to 64"),
+        ({"input_ids": torch.full((1, 5), -1)}, "got values from -1 to -1"),
+        ({"input_ids": torch.ones(1, 81, dtype=torch.long)}, "81 positions, more than max_position_embeddings=80"),
+        ({"input_ids": IDS, "position_ids": torch.full((1, 11), 80)}, r"position_ids must lie in \[0, max_position"),
+        ({"input_ids": IDS, "attention_mask": MASK[:, :-1]}, r"attention_mask must be \[batch, length\] = \[2, 11\]"),
+        ({"input_ids": IDS, "attention_mask": MASK[:1]}, r"got \[1, 11\]"),
+        ({"input_ids": IDS, "attention_mask": torch.ones(2, 1, 11, 11)}, "masks per query are not supported"),
+        ({"pixel_values": torch.rand(1, 1, 2, 2)}, "this model reads input_ids, not pixel_values"),
+    ],
+)
+def test_bad_inputs_meet_a_clear_error(family, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(family)(**inputs)
+
+
+@over_families
+def test_unknown_arguments_and_wrong_uses_meet_a_clear_error(family):
+    model = tiny_model(family)
+    with pytest.raises(TypeError, match=r"unknown arguments \['head_mask'\]"):
+        model(IDS, head_mask=None)
+    causal = tiny_model(family, is_decoder=True)
+    cache = causal(IDS, use_cache=True).cache
+    with pytest.raises(ValueError, match="a cache only works with is_decoder=True"):
+        model(IDS, cache=cache)
+    images = tiny_model(family, num_channels=1)
+    with pytest.raises(ValueError, match="num_channels=1: this model reads pixel_values"):
+        images(IDS)
+    with pytest.raises(ValueError, match=r"must be \[batch, num_channels=1, height, width\]"):
+        images(pixel_values=torch.rand(1, 3, 2, 2))
+    with pytest.raises(ValueError, match="set num_channels"):
+        family.model_class("AutoModelForImageClassification")(tiny_config(family))
+    with pytest.raises(ValueError, match="a language model reads tokens"):
+        tiny_model(family, "AutoModelForCausalLM", num_channels=1)
+    with pytest.raises(ValueError, match="unknown attention_backend 'cuda'"):
+        tiny_model(family, attention_backend="cuda")(IDS)
+
+
+def test_simpletron_scales_count_real_tokens():
+    """SimpleTRON's layer is Q (K^T V) / sqrt(n), or / sqrt(n d), written out here with loops over rows."""
+    family = FAMILIES[0]
+    for scale, width in (("sqrt_len", 1), ("sqrt_len_dim", 8)):
+        model = tiny_model(family, attention_scale=scale)
+        attention = model.layers[0].attention
+        seen = {}
+        attention.register_forward_hook(lambda module, inputs, output, seen=seen: seen.update(x=inputs[0], y=output[0]))
+        model(IDS, attention_mask=MASK)
+        for row, n in enumerate((11, 6)):
+            x = seen["x"][row, :n]
+            heads = []
+            for h in range(3):
+                part = slice(8 * h, 8 * h + 8)
+                q, k, v = attention.query(x)[:, part], attention.key(x)[:, part], attention.value(x)[:, part]
+                heads.append(q @ (k.T @ v) / (n * width) ** 0.5)
+            assert_close(f"{scale} row {row}", seen["y"][row, :n], torch.cat(heads, dim=-1))

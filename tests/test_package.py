@@ -1,0 +1,112 @@
+"""The package itself: imports, versions, names, tokenizer, metrics, files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import hf_effattn
+from hf_effattn.files import read_json, write_json
+from hf_effattn.metrics import load_metric
+from hf_effattn.models.versions import check_version
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "supported"),
+    [
+        ("torch", "2.13.0+cpu", True),
+        ("torch", "2.13.1.dev20261001", True),
+        ("torch", "2.12.1", False),
+        ("torch", "2.14.0", False),
+        ("transformers", "5.24.0", True),
+        ("transformers", "5.23.0", False),
+        ("transformers", "5.25.0.dev0", False),
+    ],
+)
+def test_versions_outside_the_window_are_refused(package, version, supported):
+    if supported:
+        check_version(package, version)
+    else:
+        with pytest.raises(ImportError, match=f'{package} {version}.* is installed.*pip install "{package}>='.replace("+", r"\+")):
+            check_version(package, version)
+
+
+LIGHT = """
+import sys, torch, transformers
+import hf_effattn
+heavy = [name for name in ("transformers.modeling_utils", "datasets", "evaluate", "triton", "sklearn") if name in sys.modules]
+assert not heavy, heavy
+assert transformers.AutoConfig.for_model("simpletron") is not None
+config = hf_effattn.SimpleTronConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+assert type(transformers.AutoModel.from_config(config)) is hf_effattn.SimpleTronModel
+"""
+
+
+def test_importing_the_package_imports_no_models_and_still_registers_them():
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", LIGHT], check=True)
+
+
+def test_every_public_name_exists():
+    for name in hf_effattn.__all__:
+        assert getattr(hf_effattn, name) is not None
+    assert set(hf_effattn.__all__) <= set(dir(hf_effattn))
+    with pytest.raises(AttributeError, match="no attribute 'LunarModel'"):
+        hf_effattn.LunarModel  # noqa: B018
+
+
+def test_a_family_names_the_heads_it_has():
+    family = hf_effattn.list_families()[0]
+    with pytest.raises(ValueError, match="SimpleTron has no AutoModelForCTC"):
+        family.model_class("AutoModelForCTC")
+
+
+@pytest.mark.parametrize("text", ["plain", "Ünïcode 漢字 🙂", "\0 tab\t nl\n", "  two  spaces ", ""])
+def test_bytes_survive_the_tokenizer(text):
+    tokenizer = hf_effattn.byte_tokenizer(100)
+    ids = tokenizer(text)["input_ids"]
+    assert ids == [1, *(4 + byte for byte in text.encode())]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_tokenizer_pairs_padding_and_truncation(tmp_path):
+    tokenizer = hf_effattn.byte_tokenizer(8)
+    assert tokenizer("ab", "c")["input_ids"] == [1, 101, 102, 2, 103]
+    assert len(tokenizer("a" * 50, truncation=True)["input_ids"]) == 8
+    batch = tokenizer(["abc", "a"], padding=True)
+    assert batch.keys() == {"input_ids", "attention_mask"}
+    assert batch["attention_mask"][1] == [1, 1, 0, 0]
+    assert len(tokenizer) == 260
+    tokenizer.save_pretrained(tmp_path)
+    again = type(tokenizer).from_pretrained(tmp_path)
+    assert again("[MASK] é")["input_ids"] == tokenizer("[MASK] é")["input_ids"]
+    assert (again.model_max_length, again.mask_token, again.eos_token) == (8, "[MASK]", "[SEP]")
+
+
+def test_accuracy_comes_with_its_interval():
+    score = load_metric("accuracy").compute(predictions=[1] * 60 + [0] * 40, references=[1] * 100)
+    assert score["accuracy"] == 0.6
+    # Wilson's interval for 60 of 100, from its closed form.
+    z, n, p = 1.959963984540054, 100, 0.6
+    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * ((p * (1 - p) + z * z / 4 / n) / n) ** 0.5 / (1 + z * z / n)
+    assert score["accuracy_low"] == pytest.approx(centre - half)
+    assert score["accuracy_high"] == pytest.approx(centre + half)
+
+
+def test_f1_and_unknown_metrics():
+    assert load_metric("f1").compute(predictions=[1, 1, 0, 0], references=[1, 0, 1, 0])["f1"] == 0.5
+    with pytest.raises(ValueError, match="ships the metrics"):
+        load_metric("bleu")
+
+
+def test_json_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "sub" / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"b": torch.device("cpu")})
+    assert read_json(path) == {"a": 1}
+    assert [item.name for item in path.parent.iterdir()] == ["results.json"]
+    path.write_text(json.dumps({"a": 1})[:-2])
+    with pytest.raises(ValueError, match=r"results.json is damaged .*; delete it and run again"):
+        read_json(path)
