@@ -34,10 +34,12 @@ class Family:
 
     @property
     def configuration_module(self) -> str:
+        """Module of the family's config."""
         return f"hf_effattn.models.configuration_{self.model_type}"
 
     @property
     def modeling_module(self) -> str:
+        """Module of the family's models."""
         return f"hf_effattn.models.modeling_{self.model_type}"
 
     @property
@@ -49,6 +51,7 @@ class Family:
 
     @property
     def config_class(self) -> type[EncoderConfig]:
+        """The family's config."""
         return getattr(importlib.import_module(self.configuration_module), f"{self.name}Config")
 
     def model_class(self, auto_class: str) -> type:

@@ -36,5 +36,12 @@ def poisoned_scratch():
 
 def pytest_configure(config):
     # transformers' own tests (tests/upstream) bring these marks.
-    for name in "accelerate_tests flash_attn_test flash_attn_3_test flash_attn_4_test order torch_compile_test".split():
+    for name in [
+        "accelerate_tests",
+        "flash_attn_test",
+        "flash_attn_3_test",
+        "flash_attn_4_test",
+        "order",
+        "torch_compile_test",
+    ]:
         config.addinivalue_line("markers", f"{name}: a mark of transformers' own tests")

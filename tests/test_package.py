@@ -29,14 +29,16 @@ def test_versions_outside_the_window_are_refused(package, version, supported):
     if supported:
         check_version(package, version)
     else:
-        with pytest.raises(ImportError, match=f'{package} {version}.* is installed.*pip install "{package}>='.replace("+", r"\+")):
+        with pytest.raises(
+            ImportError, match=f'{package} {version}.* is installed.*pip install "{package}>='.replace("+", r"\+")
+        ):
             check_version(package, version)
 
 
 LIGHT = """
 import sys, torch, transformers
 import hf_effattn
-heavy = [name for name in ("transformers.modeling_utils", "datasets", "evaluate", "triton", "sklearn") if name in sys.modules]
+heavy = {"transformers.modeling_utils", "datasets", "evaluate", "triton", "sklearn"} & sys.modules.keys()
 assert not heavy, heavy
 assert transformers.AutoConfig.for_model("simpletron") is not None
 config = hf_effattn.SimpleTronConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
@@ -89,7 +91,10 @@ def test_accuracy_comes_with_its_interval():
     assert score["accuracy"] == 0.6
     # Wilson's interval for 60 of 100, from its closed form.
     z, n, p = 1.959963984540054, 100, 0.6
-    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * ((p * (1 - p) + z * z / 4 / n) / n) ** 0.5 / (1 + z * z / n)
+    centre, half = (
+        (p + z * z / 2 / n) / (1 + z * z / n),
+        z * ((p * (1 - p) + z * z / 4 / n) / n) ** 0.5 / (1 + z * z / n),
+    )
     assert score["accuracy_low"] == pytest.approx(centre - half)
     assert score["accuracy_high"] == pytest.approx(centre + half)
 

@@ -63,28 +63,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     task = get_task(lra.task)
     checkpoint = checkpoint_to_resume(Path(training.output_dir), lra.resume)
+    lra.source = lra.source or task.sources[0]
     set_seed(training.seed)
     model = build_model(lra, task)
-    splits = task.load(lra.source or task.sources[0])
+    splits = task.load(lra.source)
     trainer, throughput = build_trainer(lra, training, model, splits)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     scores = trainer.evaluate(trainer.test_dataset, metric_key_prefix="test")
-    results = {
-        "arguments": dataclasses.asdict(lra) | {"source": lra.source or task.sources[0]},
-        "training_arguments": training.to_sanitized_dict(),
-        "model_config": model.config.to_dict(),
-        "backends": model.effattn_report() if hasattr(model, "effattn_report") else None,
-        "parameters": model.num_parameters(),
-        "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
-        "environment": environment(),
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
-        "validation_accuracy": trainer.state.best_metric,
-        "test": scores,
-        "tokens_per_second": throughput.tokens_per_second,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "log": trainer.state.log_history,
-    }
+    results = collect_results(lra, trainer, throughput, splits, scores)
     if trainer.is_world_process_zero():
         hf_effattn.export_checkpoint(trainer.model, trainer.processing_class, Path(training.output_dir) / "model")
         write_json(Path(training.output_dir) / "results.json", results)
@@ -103,7 +89,9 @@ def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
         logger.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint")
         return checkpoint
     if output_dir.exists() and any(output_dir.iterdir()):
-        raise FileExistsError(f"{output_dir} holds an earlier run: pass --resume true to continue it, or another folder")
+        raise FileExistsError(
+            f"{output_dir} holds an earlier run: pass --resume true to continue it, or another folder"
+        )
     return None
 
 
@@ -114,7 +102,7 @@ def build_model(lra: LraArguments, task: LraTask) -> PreTrainedModel:
     if lra.model_name_or_path is not None:
         model = AutoModelForSequenceClassification.from_pretrained(lra.model_name_or_path, **label_fields)
     else:
-        config = AutoConfig.from_pretrained(lra.model_config, **label_fields)
+        config = AutoConfig.from_pretrained(str(lra.model_config), **label_fields)
         model = AutoModelForSequenceClassification.from_config(config)
     if lra.max_length > model.config.max_position_embeddings:
         raise ValueError(
@@ -141,7 +129,9 @@ def build_trainer(
     training.include_num_input_tokens_seen = "non_padding"
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
-        return accuracy.compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
+        return accuracy.compute(
+            predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids
+        )
 
     trainer = LraTrainer(
         model=model,
@@ -155,6 +145,33 @@ def build_trainer(
     )
     trainer.test_dataset = encoded["test"]
     return trainer, throughput
+
+
+def collect_results(
+    lra: LraArguments,
+    trainer: Trainer,
+    throughput: ThroughputCallback,
+    splits: DatasetDict,
+    scores: dict[str, float],
+) -> dict[str, Any]:
+    """What the run gave, and everything that is needed to repeat it."""
+    model: Any = trainer.model
+    return {
+        "arguments": dataclasses.asdict(lra),
+        "training_arguments": trainer.args.to_sanitized_dict(),
+        "model_config": model.config.to_dict(),
+        "backends": model.effattn_report(),
+        "parameters": model.num_parameters(),
+        "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
+        "environment": environment(),
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "validation_accuracy": trainer.state.best_metric,
+        "test": scores,
+        "tokens_per_second": throughput.tokens_per_second,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "log": trainer.state.log_history,
+    }
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ def shut_off(scratch: str) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("a checkpoint must load without network")
 
-    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+    socket.socket.connect = refuse  # type: ignore[method-assign]
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HOME"] = os.path.join(scratch, "hf_home")
     os.environ["HF_MODULES_CACHE"] = os.path.join(scratch, "modules")
 
 
 def main(folder: str, auto_class: str, scratch: str) -> None:
+    """Load, call, and write ``outputs.safetensors``."""
     shut_off(scratch)
     import torch
     import transformers

@@ -1,11 +1,47 @@
-"""What the attention layers of all families share: heads, and the limit on attention maps."""
+"""What the attention layers of all families share: projections, heads, and the limit on attention maps."""
 
 import torch
+from torch import nn
+
+from .configuration_encoder import EncoderConfig
 
 
 #: The longest input for which `output_attentions=True` builds a map: at 4,096 positions one head of one sequence
 #: takes 64 MiB in float32, and every layer keeps its own.
 MAX_MAP_LENGTH = 4096
+
+
+class MultiHeadAttention(nn.Module):
+    """Projections into heads and out of them; a family adds `forward`, which says what happens between.
+
+    Args:
+        config: sizes, and what else the family reads.
+        layer_idx: the layer's place, under which it keeps its state in a cache.
+        output_projection: whether a linear map mixes the heads at the end.
+    """
+
+    def __init__(self, config: EncoderConfig, layer_idx: int, output_projection: bool = True):
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.is_causal = config.is_decoder
+        self.dropout_p = float(config.attention_probs_dropout_prob)
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size) if output_projection else None
+
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value, each ``[batch, heads, length, head_dim]``, of ``[batch, length, hidden]``."""
+        layers = (self.query, self.key, self.value)
+        query, key, value = (split_heads(layer(hidden_states), self.num_heads) for layer in layers)
+        return query, key, value
+
+    def merge(self, attended: torch.Tensor) -> torch.Tensor:
+        """The layer's output ``[batch, length, hidden]`` from ``[batch, heads, length, head_dim]``."""
+        joined = join_heads(attended)
+        return joined if self.output is None else self.output(joined)
 
 
 def split_heads(hidden_states: torch.Tensor, num_heads: int) -> torch.Tensor:

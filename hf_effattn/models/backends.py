@@ -68,7 +68,9 @@ def resolve_backend(operator: str, requested: str, device: torch.device, dtype: 
             reasons.append(f"{backend.name}: {reason}")
         raise RuntimeError(f"no backend of {operator!r} serves {dtype} on {device}: " + "; ".join(reasons))
     if requested not in registered:
-        raise ValueError(f"unknown attention_backend {requested!r} for {operator!r}; choose from {backend_names(operator)}")
+        raise ValueError(
+            f"unknown attention_backend {requested!r} for {operator!r}; choose from {backend_names(operator)}"
+        )
     backend = registered[requested]
     reason = backend.refusal(device, dtype)
     if reason is not None:

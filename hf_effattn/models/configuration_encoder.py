@@ -24,8 +24,20 @@ HEADS = {
 
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
-    "attn_implementation auto_map custom_pipelines experts_implementation model_type name_or_path num_labels "
-    "output_attentions per_layer_config quantization_config tie_last_hidden_states torch_dtype".split()
+    [
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "tie_last_hidden_states",
+        "torch_dtype",
+    ]
 )
 
 
@@ -129,7 +141,13 @@ class EncoderConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse values that clash; `@strict` calls this at construction and before saving."""
-        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         _require(self.num_hidden_layers >= 0, f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
         _require(
@@ -160,8 +178,10 @@ class EncoderConfig(PreTrainedConfig):
             ValueError: if a decoder is to be read at its first token, which has seen nothing but itself.
         """
         if self.is_decoder and self.pooling == "cls":
-            raise ValueError('pooling="cls" reads the first token, which sees only itself with is_decoder=True: '
-                             'use pooling="last" or "mean"')
+            raise ValueError(
+                'pooling="cls" reads the first token, which sees only itself with is_decoder=True: '
+                'use pooling="last" or "mean"'
+            )
         return self.pooling or ("last" if self.is_decoder else "cls")
 
 

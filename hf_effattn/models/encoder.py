@@ -82,7 +82,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
     config_class = EncoderConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["EncoderBlock"]
+    _no_split_modules = ["EncoderBlock"]
     #: The attention module of the family, called with the config and the index of the layer. Its forward takes
     #: (hidden_states, sequence, cache, output_attentions) and returns the output and the attention map or None.
     attention_class: ClassVar[type[nn.Module]]
@@ -108,7 +108,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
             "requested": requested,
             "device": str(self.device),
             "dtype": str(self.dtype),
-            "layers": {i: chosen.name for i in range(self.config.num_hidden_layers)},
+            "layers": dict.fromkeys(range(self.config.num_hidden_layers), chosen.name),
         }
 
 
@@ -226,7 +226,9 @@ class EncoderModel(EncoderPreTrainedModel):
         if cache is None:
             return 0, None
         if not self.config.is_decoder:
-            raise ValueError("a cache only works with is_decoder=True: a bidirectional encoder needs all tokens at once")
+            raise ValueError(
+                "a cache only works with is_decoder=True: a bidirectional encoder needs all tokens at once"
+            )
         if self.config.cache_type == "linear_attention":
             check_recurrent_cache(cache, self.config.num_hidden_layers)
             return 0, cached_token_count(cache)

@@ -1,6 +1,7 @@
 """The task heads, written once. A family subclasses each with its own base model."""
 
 import copy
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -35,7 +36,7 @@ class EncoderHead(EncoderPreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 0)
         self.model = self.base_class(config)
         self.main_input_name = self.model.main_input_name
 
@@ -49,7 +50,7 @@ class EncoderHead(EncoderPreTrainedModel):
 class EncoderForMaskedLM(EncoderHead):
     """Predicts masked tokens. Always bidirectional: it clears `is_decoder` in its config."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embeddings.tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embeddings.tokens.weight"}
 
     def __init__(self, config: EncoderConfig):
         super().__init__(_for_tokens(config, is_decoder=False))
@@ -82,7 +83,7 @@ class EncoderForMaskedLM(EncoderHead):
 class EncoderForCausalLM(EncoderHead, GenerationMixin):
     """Predicts the next token, and generates. Always causal: it sets `is_decoder` in its config."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embeddings.tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embeddings.tokens.weight"}
 
     def __init__(self, config: EncoderConfig):
         super().__init__(_for_tokens(config, is_decoder=True))
@@ -138,7 +139,7 @@ class EncoderForSequenceClassification(EncoderHead):
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
         self.pooling = config.resolved_pooling
-        self.classifier = ClassificationHead(config)
+        self.classifier = ClassificationHead(config, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -181,7 +182,7 @@ class EncoderForTokenClassification(EncoderHead):
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -249,7 +250,7 @@ class EncoderForImageClassification(EncoderHead):
             raise ValueError("image classification reads pixels: set num_channels (1 for grey, 3 for colour)")
         super().__init__(config)
         self.pooling = config.resolved_pooling
-        self.classifier = ClassificationHead(config)
+        self.classifier = ClassificationHead(config, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -286,15 +287,15 @@ class MaskedLMHead(nn.Module):
 class ClassificationHead(nn.Module):
     """Dropout, a hidden layer, and the logits; for pairs a second hidden layer of half the width (authors' form)."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, num_labels: int):
         super().__init__()
         width = config.classifier_hidden_size or config.intermediate_size
         vectors = {None: 1, "concat": 2, "interaction": 4}[config.pair_features]
         widths = [vectors * config.hidden_size, width] + ([] if config.pair_features is None else [width // 2])
         self.dropout = nn.Dropout(_classifier_dropout(config))
         self.activation = ACT2FN[config.hidden_act]
-        self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in zip(widths, widths[1:], strict=False))
-        self.logits = nn.Linear(widths[-1], config.num_labels)
+        self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(widths))
+        self.logits = nn.Linear(widths[-1], num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         pooled = self.dropout(pooled)
@@ -315,14 +316,13 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
     if pooling == "mean":
         total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1)
         return total / real.sum(1, keepdim=True).clamp(min=1)
-    if pooling == "cls":
-        index = real.int().argmax(1)
-    else:
-        index = (real * torch.arange(length, device=real.device)).argmax(1)
+    # The largest score marks the token to read; argmax takes the first of equals.
+    score = real.int() if pooling == "cls" else real * torch.arange(length, device=real.device)
+    index = score.argmax(1)
     return hidden_states[torch.arange(batch, device=real.device), index]
 
 
-def combine_pair(first: torch.Tensor, second: torch.Tensor, pair_features: str) -> torch.Tensor:
+def combine_pair(first: torch.Tensor, second: torch.Tensor, pair_features: str | None) -> torch.Tensor:
     """What a pair classifier reads of two pooled vectors, see `EncoderConfig.pair_features`."""
     features = [first, second]
     if pair_features == "interaction":

@@ -1,10 +1,11 @@
 """SimpleTRON: attention without softmax, ``Q (K^T V)`` over the root of the length (arXiv 2111.15588)."""
 
+from typing import Any
+
 import torch
-from torch import nn
 from transformers.cache_utils import Cache
 
-from .attention import join_heads, refuse_long_map, split_heads
+from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_simpletron import SimpleTronConfig
 from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
 from .heads import (
@@ -20,28 +21,21 @@ from .ops_reference import accumulation_dtype, linear_attention_map
 from .recurrent_cache import load_state, store_state
 
 
-class SimpleTronAttention(nn.Module):
+class SimpleTronAttention(MultiHeadAttention):
     """Per head ``out = Q (K^T V) / sqrt(n)``, in O(N d^2); no softmax, no feature map, no denominator.
 
     `n` counts the real tokens: all of them for an encoder, those up to the query for a decoder.
     """
 
     def __init__(self, config: SimpleTronConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.num_heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size) if config.use_output_projection else None
+        super().__init__(config, layer_idx, output_projection=config.use_output_projection)
+        self.backend = attention_backend(config)
+        self.width = self.head_dim if config.attention_scale == "sqrt_len_dim" else 1
 
     def scale(self, sequence: SequenceInfo, dtype: torch.dtype) -> torch.Tensor:
         """``1 / sqrt(n)``, with ``sqrt_len_dim`` ``1 / sqrt(n d)``; ``[batch or 1, 1, N or 1, 1]``."""
-        counts = sequence.token_counts if self.config.is_decoder else sequence.total_counts
-        width = self.head_dim if self.config.attention_scale == "sqrt_len_dim" else 1
-        return (counts.clamp(min=1).to(dtype) * width).rsqrt()[:, None, :, None]
+        counts = sequence.token_counts if self.is_causal else sequence.total_counts
+        return (counts.clamp(min=1).to(dtype) * self.width).rsqrt()[:, None, :, None]
 
     def forward(
         self,
@@ -50,11 +44,9 @@ class SimpleTronAttention(nn.Module):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = split_heads(self.query(hidden_states), self.num_heads)
-        key = split_heads(self.key(hidden_states), self.num_heads)
-        value = split_heads(self.value(hidden_states), self.num_heads)
+        query, key, value = self.project(hidden_states)
         scale = self.scale(sequence, accumulation_dtype(query.dtype))
-        options = {"key_mask": sequence.key_mask, "normalize": False, "scale": scale}
+        options: dict[str, Any] = {"key_mask": sequence.key_mask, "normalize": False, "scale": scale}
         initial_state = load_state(cache, self.layer_idx)
         if initial_state is not None and sequence.length == 1:
             attended, state = linear_attention_step(query, key, value, initial_state, **options)
@@ -63,10 +55,10 @@ class SimpleTronAttention(nn.Module):
                 query,
                 key,
                 value,
-                causal=self.config.is_decoder,
+                causal=self.is_causal,
                 initial_state=initial_state,
-                dropout_p=self.config.attention_probs_dropout_prob if self.training else 0.0,
-                backend=attention_backend(self.config),
+                dropout_p=self.dropout_p if self.training else 0.0,
+                backend=self.backend,
                 **options,
             )
         if cache is not None:
@@ -74,9 +66,8 @@ class SimpleTronAttention(nn.Module):
         weights = None
         if output_attentions:
             refuse_long_map(sequence.length, has_past=initial_state is not None)
-            weights = linear_attention_map(query, key, causal=self.config.is_decoder, **options).to(query.dtype)
-        attended = join_heads(attended)
-        return (attended if self.output is None else self.output(attended)), weights
+            weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(query.dtype)
+        return self.merge(attended), weights
 
 
 class SimpleTronPreTrainedModel(EncoderPreTrainedModel):

@@ -1,10 +1,11 @@
 """The softmax Transformer on the skeleton of the other families: the baseline they are measured against."""
 
+from typing import Any
+
 import torch
-from torch import nn
 from transformers.cache_utils import Cache
 
-from .attention import join_heads, refuse_long_map, split_heads
+from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
 from .heads import (
@@ -19,18 +20,12 @@ from .ops_reference import softmax_attention_map
 from .ops_softmax import OPERATOR, softmax_attention
 
 
-class VanillaTransformerAttention(nn.Module):
+class VanillaTransformerAttention(MultiHeadAttention):
     """Multi-head ``softmax(Q K^T / sqrt(d)) V`` with an output projection, in O(N^2 d)."""
 
     def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
-        super().__init__()
+        super().__init__(config, layer_idx)
         self.config = config
-        self.layer_idx = layer_idx
-        self.num_heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -39,17 +34,16 @@ class VanillaTransformerAttention(nn.Module):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = split_heads(self.query(hidden_states), self.num_heads)
-        key = split_heads(self.key(hidden_states), self.num_heads)
-        value = split_heads(self.value(hidden_states), self.num_heads)
+        query, key, value = self.project(hidden_states)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        options = {"key_mask": sequence.attention_mask, "causal": self.config.is_decoder}
+        options: dict[str, Any] = {"key_mask": sequence.attention_mask, "causal": self.is_causal}
         attended = softmax_attention(
             query,
             key,
             value,
-            dropout_p=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            dropout_p=self.dropout_p if self.training else 0.0,
+            # Read here and not once, because `model.set_attn_implementation` may change it.
             backend=attention_backend(self.config),
             **options,
         )
@@ -57,7 +51,7 @@ class VanillaTransformerAttention(nn.Module):
         if output_attentions:
             refuse_long_map(key.shape[2])
             weights = softmax_attention_map(query, key, **options).to(query.dtype)
-        return self.output(join_heads(attended)), weights
+        return self.merge(attended), weights
 
 
 class VanillaTransformerPreTrainedModel(EncoderPreTrainedModel):

@@ -145,7 +145,8 @@ def torch_linear_attention(
         kv = k.transpose(-1, -2) @ v
         kv = kv if kv_0 is None else kv + kv_0
         k_sum = k.sum(-2).unsqueeze(-1) if normalize else None
-        k_sum = k_sum if k_sum_0 is None else k_sum + k_sum_0
+        if k_sum is not None and k_sum_0 is not None:
+            k_sum = k_sum + k_sum_0
         numerator = q @ (torch.dropout(kv, dropout_p, True) if dropout_p > 0 else kv)
         denominator = None if k_sum is None else q @ k_sum
     return _finish(numerator, denominator, scale, eps).to(query.dtype), _join_state(kv, k_sum)
@@ -153,7 +154,7 @@ def torch_linear_attention(
 
 def _causal_sums(q, k, v, kv_0, k_sum_0, normalize):
     """Numerators, denominators and final sums of the causal form; the denominator is None without `normalize`."""
-    batch, heads, length, features = q.shape
+    batch, heads, length = q.shape[:3]
     chunk = min(CHUNK_LENGTH, length)
     chunks = -(-length // chunk)
     padding = chunks * chunk - length

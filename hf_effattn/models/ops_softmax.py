@@ -55,9 +55,7 @@ def softmax_attention(
     if key_mask is not None:
         check_key_mask(key_mask, key)
     chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
-    return chosen.function(
-        query, key, value, key_mask=key_mask, causal=causal, scale=scale, dropout_p=dropout_p
-    )
+    return chosen.function(query, key, value, key_mask=key_mask, causal=causal, scale=scale, dropout_p=dropout_p)
 
 
 def torch_softmax_attention(

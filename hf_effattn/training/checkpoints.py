@@ -17,7 +17,9 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     A kill or a full disk while saving leaves a folder with files missing or cut short; such a folder is passed
     over, and the run goes on from the one before it.
     """
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    folders = [
+        path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
+    ]
     folders.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
     return next((folder for folder in folders if damage(folder) is None), None)
 

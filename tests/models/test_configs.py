@@ -111,7 +111,7 @@ def test_causal_training_refuses_a_dropout_that_is_not_defined(family):
     ids = random_ids(1, 5)
     model(ids)
     if family.model_type == "simpletron":
-        with pytest.raises(ValueError, match="dropout_p=0.1 acts on the summed state"):
+        with pytest.raises(ValueError, match=r"dropout_p=0\.1 acts on the summed state"):
             model.train()(ids)
     else:
         model.train()(ids)

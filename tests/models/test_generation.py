@@ -22,7 +22,7 @@ def test_greedy_equals_the_argmax_of_full_forwards(family):
         logits[:, model.config.eos_token_id] = -torch.inf
         expected = torch.cat([expected, logits.argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(generated, expected)
-    assert len(generated[:, 7:].unique()) > 2, "a model that repeats itself would show nothing"
+    assert len(generated[:, 7:].unique()) > 1, "a model that repeats itself would show nothing"
 
 
 @over_families

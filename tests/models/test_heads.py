@@ -104,7 +104,10 @@ def test_image_pixels_are_read_in_raster_order(family):
         ({"input_ids": IDS[:0]}, "not be empty|and not empty"),
         ({"input_ids": IDS[:, :0]}, "and not empty"),
         ({"input_ids": IDS[0]}, r"must be \[batch, length"),
-        ({"input_ids": torch.full((1, 5), 64)}, r"input_ids must lie in \[0, vocab_size=64\), got values from 64 to 64"),
+        (
+            {"input_ids": torch.full((1, 5), 64)},
+            r"input_ids must lie in \[0, vocab_size=64\), got values from 64 to 64",
+        ),
         ({"input_ids": torch.full((1, 5), -1)}, "got values from -1 to -1"),
         ({"input_ids": torch.ones(1, 81, dtype=torch.long)}, "81 positions, more than max_position_embeddings=80"),
         ({"input_ids": IDS, "position_ids": torch.full((1, 11), 80)}, r"position_ids must lie in \[0, max_position"),
@@ -148,7 +151,9 @@ def test_simpletron_scales_count_real_tokens():
         model = tiny_model(family, attention_scale=scale)
         attention = model.layers[0].attention
         seen = {}
-        attention.register_forward_hook(lambda module, inputs, output, seen=seen: seen.update(x=inputs[0], y=output[0]))
+        attention.register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.update(x=inputs[0], y=output[0])
+        )
         model(IDS, attention_mask=MASK)
         for row, n in enumerate((11, 6)):
             x = seen["x"][row, :n]

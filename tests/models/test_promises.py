@@ -104,7 +104,9 @@ def test_the_state_does_not_grow_with_the_context(family):
 
     def state_size(length):
         cache = model(random_ids(2, length), use_cache=True).cache
-        tensors = [t for layer in cache.layers for t in (*layer.recurrent_states.values(), *layer.conv_states.values())]
+        tensors = [
+            t for layer in cache.layers for t in (*layer.recurrent_states.values(), *layer.conv_states.values())
+        ]
         return sum(tensor.numel() for tensor in tensors)
 
     assert state_size(5) == state_size(70)

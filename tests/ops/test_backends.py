@@ -9,7 +9,9 @@ from hf_effattn.models.backends import Backend, register_backend, resolve_backen
 @pytest.fixture
 def toy_operator(monkeypatch):
     monkeypatch.setattr(table, "_BACKENDS", {})
-    register_backend("toy", Backend("fast", max, refusal=lambda device, dtype: None if dtype == torch.half else "fp16"))
+    register_backend(
+        "toy", Backend("fast", max, refusal=lambda device, dtype: None if dtype == torch.half else "fp16")
+    )
     register_backend("toy", Backend("slow", min))
     register_backend("toy", Backend("oracle", sum, automatic=False))
 
@@ -27,7 +29,7 @@ def test_auto_takes_the_first_that_serves():
 @pytest.mark.usefixtures("toy_operator")
 def test_a_backend_by_name_is_never_replaced():
     assert resolve("oracle") == "oracle"
-    with pytest.raises(RuntimeError, match="'fast' cannot run 'toy' in torch.float32 on cpu: fp16"):
+    with pytest.raises(RuntimeError, match=r"'fast' cannot run 'toy' in torch\.float32 on cpu: fp16"):
         resolve("fast")
     with pytest.raises(ValueError, match=r"unknown attention_backend 'faster'.*\['auto', 'fast', 'slow', 'oracle'\]"):
         resolve("faster")
@@ -47,5 +49,5 @@ def test_a_name_is_taken_once():
 def test_no_automatic_backend_says_why(monkeypatch):
     monkeypatch.setattr(table, "_BACKENDS", {})
     register_backend("toy", Backend("oracle", sum, automatic=False))
-    with pytest.raises(RuntimeError, match="no backend of 'toy' serves.*oracle: only runs when asked for by name"):
+    with pytest.raises(RuntimeError, match=r"no backend of 'toy' serves.*oracle: only runs when asked for by name"):
         resolve("auto")

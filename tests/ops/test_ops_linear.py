@@ -97,7 +97,9 @@ def test_fully_masked_row_gives_zeros_and_finite_gradients(backend, causal, norm
     mask = make_mask(70)
     mask[1] = False
     options = {"causal": causal, "normalize": normalize, "key_mask": mask}
-    result = outputs_and_gradients(linear_attention, make_inputs(70, torch.float32, normalize), backend=backend, **options)
+    result = outputs_and_gradients(
+        linear_attention, make_inputs(70, torch.float32, normalize), backend=backend, **options
+    )
     assert torch.equal(result["output"][1], torch.zeros_like(result["output"][1]))
     assert torch.equal(result["state"][1], torch.zeros_like(result["state"][1]))
     assert all(torch.isfinite(tensor).all() for tensor in result.values())
@@ -110,7 +112,9 @@ def test_masked_content_changes_nothing(backend, causal, normalize):
     other = {name: torch.where(mask[:, None, :, None], tensor, tensor + 9) for name, tensor in inputs.items()}
     other["query"] = inputs["query"]
     options = {"causal": causal, "normalize": normalize, "key_mask": mask, "backend": backend}
-    for actual, expected in zip(linear_attention(**other, **options), linear_attention(**inputs, **options), strict=True):
+    for actual, expected in zip(
+        linear_attention(**other, **options), linear_attention(**inputs, **options), strict=True
+    ):
         assert torch.equal(actual, expected)
 
 
@@ -151,7 +155,9 @@ def test_steps_equal_whole(normalize, dtype):
     inputs, mask = make_inputs(40, dtype, normalize), make_mask(40)
 
     def step_by_step(query, key, value, key_mask):
-        state = query.new_zeros(2, 3, 5, 7 + normalize, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        state = query.new_zeros(
+            2, 3, 5, 7 + normalize, dtype=torch.float64 if dtype == torch.float64 else torch.float32
+        )
         outputs = []
         for n in range(query.shape[2]):
             one = [tensor[:, :, n : n + 1] for tensor in (query, key, value)]
@@ -222,9 +228,7 @@ def test_autocast_does_not_lower_the_accumulation():
 
 def test_dropout_acts_on_the_state():
     inputs = make_inputs(30, normalize=False, batch=1, heads=1)
-    outputs = torch.stack(
-        [linear_attention(**inputs, normalize=False, dropout_p=0.5)[0] for _ in range(4000)]
-    )
+    outputs = torch.stack([linear_attention(**inputs, normalize=False, dropout_p=0.5)[0] for _ in range(4000)])
     expected, _ = linear_attention(**inputs, normalize=False)
     error = (outputs.mean(0) - expected).abs() / (outputs.std(0) / len(outputs) ** 0.5)
     assert error.max() < 5, "dropout keeps the expectation"
@@ -250,7 +254,10 @@ def test_empty_batch_gives_an_empty_output():
         ({"query": torch.ones(2, 3, 4)}, "takes query and key"),
         ({"key": torch.ones(2, 3, 4, 6)}, "takes query and key"),
         ({"value": torch.ones(2, 3, 5, 7)}, "takes query and key"),
-        ({"query": torch.ones(2, 3, 0, 5), "key": torch.ones(2, 3, 0, 5), "value": torch.ones(2, 3, 0, 7)}, "length 0"),
+        (
+            {"query": torch.ones(2, 3, 0, 5), "key": torch.ones(2, 3, 0, 5), "value": torch.ones(2, 3, 0, 7)},
+            "length 0",
+        ),
         ({"key_mask": torch.ones(2, 4)}, "must be bool"),
         ({"key_mask": torch.ones(2, 5, dtype=torch.bool)}, r"must be \[batch, keys\]"),
         ({"key_mask": torch.ones(2, 4, 4, dtype=torch.bool)}, "no linear form"),

@@ -87,7 +87,9 @@ class FamilyTests:
             self.skipTest(reason)
 
     def test_config(self):
-        tester = configuration.ConfigTester(self, config_class=self.family.config_class, hidden_size=24, num_attention_heads=3)
+        tester = configuration.ConfigTester(
+            self, config_class=self.family.config_class, hidden_size=24, num_attention_heads=3
+        )
         tester.run_common_tests()
 
 

@@ -1,0 +1,51 @@
+# Every target makes its own environment in .venv, works from nothing, and does nothing twice.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help quickstart test lint format coverage clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+.venv/environment:
+	@echo "==> making .venv with $$($(PYTHON) --version)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	@touch $@
+
+.venv/train: .venv/environment pyproject.toml constraints.txt
+	@echo "==> installing hf_effattn and what training needs (some minutes)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[train]'
+	@touch $@
+
+.venv/dev: .venv/environment pyproject.toml constraints.txt
+	@echo "==> installing hf_effattn and what its tests need (some minutes)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/train
+
+quickstart: .venv/train ## train two models on film reviews, compare them, prove that they load anywhere
+	@echo "==> training into runs/quickstart (under ten minutes on two cores)"
+	$(BIN)/python training_scripts/quickstart.py
+
+lint: .venv/dev ## check format, style and types
+	@echo "==> ruff and mypy"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev ## bring the code into format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint ## lint, then run every test, transformers' own common model tests included
+	@echo "==> fetching transformers' common model tests"
+	$(BIN)/python -m tests.upstream.fetch
+	@echo "==> pytest"
+	$(BIN)/python -m pytest --numprocesses 2
+
+coverage: .venv/dev ## run the tests and say which lines they reach
+	$(BIN)/python -m tests.upstream.fetch
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term-missing
+
+clean: ## remove the environment and the caches, but no results
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
