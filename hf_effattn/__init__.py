@@ -12,11 +12,13 @@ from . import auto
 from .families import Family, list_families
 from .models.backends import backends
 from .models.configuration_encoder import HEADS, EncoderConfig
+from .models.configuration_kernel_transformer import KernelTransformerConfig
 from .models.configuration_simpletron import SimpleTronConfig
 from .models.configuration_vanilla_transformer import VanillaTransformerConfig
 
 
 if TYPE_CHECKING:
+    from .models.modeling_kernel_transformer import *
     from .models.modeling_simpletron import *
     from .models.modeling_vanilla_transformer import *
 
@@ -40,6 +42,7 @@ __all__ = [
     "EncoderConfig",
     "Family",
     "HEADS",
+    "KernelTransformerConfig",
     "SimpleTronConfig",
     "VanillaTransformerConfig",
     "backends",

@@ -78,6 +78,17 @@ _FAMILIES = (
         images=True,
     ),
     Family(
+        model_type="kernel_transformer",
+        name="KernelTransformer",
+        attention="φ(Q) (φ(K)ᵀV) / φ(Q) Σφ(K), φ fixed or trained",
+        cost="O(N F d)",
+        source="Yorsh & Kovalenko 2022, arXiv 2211.04076",
+        causal=True,
+        constant_state=True,
+        pairs=True,
+        images=True,
+    ),
+    Family(
         model_type="vanilla_transformer",
         name="VanillaTransformer",
         attention="softmax(Q Kᵀ / √d) V",

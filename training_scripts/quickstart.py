@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import DatasetDict
-from tabulate import tabulate
+from readme_tables import quickstart_table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
 
 import hf_effattn
@@ -38,17 +38,14 @@ class QuickstartArguments:
 def main(arguments: list[str]) -> None:
     """Train what is missing, then verify, then print the table."""
     (options,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses(arguments)  # type: ignore[arg-type]
-    rows = []
     for model in MODELS:
-        folder = Path(options.output_dir) / model
-        train(model, folder, options.recipe)
-        rows.append(table_row(model, read_json(folder / "results.json")))
+        train(model, Path(options.output_dir) / model, options.recipe)
+    results = {model: read_json(Path(options.output_dir) / model / "results.json") for model in MODELS}
     reviews = get_task("text").load("package")
     for model in MODELS:
         difference = verify(Path(options.output_dir) / model / "model", reviews)
         print(f"{model}: loads without hf_effattn and without network, largest difference of a logit {difference:.1e}")
-    headers = ["model", "test accuracy", "95 % interval", "tokens/s", "peak memory", "parameters"]
-    print("\n" + tabulate(rows, headers=headers, tablefmt="github") + "\n")
+    print(f"\n{quickstart_table(results)}\n")
     folder = Path(options.output_dir).resolve() / MODELS[0] / "model"
     print("To use the saved model from Python:")
     print(f'    classify = transformers.pipeline("text-classification", "{folder}", trust_remote_code=True)')
@@ -72,19 +69,6 @@ def verify(folder: Path, reviews: DatasetDict) -> float:
     inputs = dict(tokenizer(reviews["test"]["text"][:16], truncation=True, padding=True, return_tensors="pt"))
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     return hf_effattn.verify_checkpoint(folder, AUTO_CLASS, inputs, model(**inputs).logits)
-
-
-def table_row(model: str, results: dict) -> list[str]:
-    """One line of the table, from the results of one run."""
-    test = results["test"]
-    return [
-        model,
-        f"{test['test_accuracy']:.1%}",
-        f"{test['test_accuracy_low']:.1%} to {test['test_accuracy_high']:.1%}",
-        f"{results['tokens_per_second']:,.0f}",
-        f"{results['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        f"{results['parameters']:,}",
-    ]
 
 
 if __name__ == "__main__":

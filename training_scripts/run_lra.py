@@ -86,7 +86,9 @@ def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
     """
     if resume:
         checkpoint = last_complete_checkpoint(output_dir)
-        logger.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint")
+        logger.info(
+            "%s", f"resuming from {checkpoint}" if checkpoint else f"{output_dir} has no whole checkpoint: starting"
+        )
         return checkpoint
     if output_dir.exists() and any(output_dir.iterdir()):
         raise FileExistsError(

@@ -32,6 +32,10 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size) if output_projection else None
 
+    def penalty(self) -> torch.Tensor | None:
+        """What the layer adds to the loss, or None."""
+        return None
+
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value, each ``[batch, heads, length, head_dim]``, of ``[batch, length, hidden]``."""
         layers = (self.query, self.key, self.value)

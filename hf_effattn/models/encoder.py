@@ -8,14 +8,15 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention import MultiHeadAttention
 from .backends import resolve_backend
 from .configuration_encoder import EncoderConfig
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
+from .outputs import EncoderOutput
 from .recurrent_cache import cached_token_count, check_recurrent_cache
 
 
@@ -50,7 +51,7 @@ class SequenceInfo:
 class EncoderBlock(GradientCheckpointingLayer):
     """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post)."""
 
-    def __init__(self, config: EncoderConfig, attention: nn.Module):
+    def __init__(self, config: EncoderConfig, attention: MultiHeadAttention):
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.attention_norm = make_norm(config)
@@ -85,7 +86,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["EncoderBlock"]
     #: The attention module of the family, called with the config and the index of the layer. Its forward takes
     #: (hidden_states, sequence, cache, output_attentions) and returns the output and the attention map or None.
-    attention_class: ClassVar[type[nn.Module]]
+    attention_class: ClassVar[type[MultiHeadAttention]]
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
 
@@ -154,7 +155,7 @@ class EncoderModel(EncoderPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> EncoderOutput:
         """Hidden states of a batch of sequences.
 
         Args:
@@ -176,6 +177,8 @@ class EncoderModel(EncoderPreTrainedModel):
         """
         if unknown := kwargs.keys() - _FORWARD_KEYS:
             raise TypeError(f"{type(self).__name__}.forward got unknown arguments {sorted(unknown)}")
+        if self.training:
+            self.before_training_pass()
         content = self._content(input_ids, inputs_embeds, pixel_values)
         if cache is None and use_cache and self.config.is_decoder and not self.training:
             cache = DynamicCache(config=self.config)
@@ -186,7 +189,16 @@ class EncoderModel(EncoderPreTrainedModel):
         hidden_states = self.embeddings(content, position_ids)
         for layer in self.layers:
             hidden_states = layer(hidden_states, sequence, cache=cache, output_attentions=output_attentions)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
+        return EncoderOutput(last_hidden_state=self.norm(hidden_states), cache=cache, aux_loss=self._penalty())
+
+    def before_training_pass(self) -> None:
+        """Called once at the start of every forward pass in training mode, outside of gradient checkpointing."""
+
+    def _penalty(self) -> torch.Tensor | None:
+        """The sum of what the attention layers add to the loss."""
+        penalties = [module.penalty() for module in self.modules() if isinstance(module, MultiHeadAttention)]
+        given = [penalty for penalty in penalties if penalty is not None]
+        return torch.stack(given).sum() if given else None
 
     def _content(self, input_ids, inputs_embeds, pixel_values) -> torch.Tensor:
         """Embedded tokens or pixels, without positions."""

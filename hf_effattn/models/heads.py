@@ -9,20 +9,21 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import (
-    CausalLMOutputWithPast,
-    ImageClassifierOutput,
-    MaskedLMOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from .configuration_encoder import EncoderConfig
 from .encoder import EncoderModel, EncoderPreTrainedModel
 from .layers import make_norm
+from .outputs import (
+    CausalLMOutput,
+    EncoderOutput,
+    ImageClassifierOutput,
+    MaskedLMOutput,
+    QuestionAnsweringOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 
 
 class EncoderHead(EncoderPreTrainedModel):
@@ -75,9 +76,7 @@ class EncoderForMaskedLM(EncoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return MaskedLMOutput(**shared_fields(loss, outputs), logits=logits)
 
 
 class EncoderForCausalLM(EncoderHead, GenerationMixin):
@@ -104,7 +103,7 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         num_items_in_batch: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out.
 
         Trainers that split sequences pass the labels shifted already, as `shift_labels`.
@@ -124,13 +123,7 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
             loss = self.loss_function(
                 logits, labels, self.config.vocab_size, num_items_in_batch, shift_labels=shift_labels
             )
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            cache=outputs.cache,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return CausalLMOutput(**shared_fields(loss, outputs), logits=logits, cache=outputs.cache)
 
 
 class EncoderForSequenceClassification(EncoderHead):
@@ -171,9 +164,7 @@ class EncoderForSequenceClassification(EncoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return SequenceClassifierOutput(**shared_fields(loss, outputs), logits=logits)
 
 
 class EncoderForTokenClassification(EncoderHead):
@@ -199,9 +190,7 @@ class EncoderForTokenClassification(EncoderHead):
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits, labels, self.config)
-        return TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return TokenClassifierOutput(**shared_fields(loss, outputs), logits=logits)
 
 
 class EncoderForQuestionAnswering(EncoderHead):
@@ -223,7 +212,7 @@ class EncoderForQuestionAnswering(EncoderHead):
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> QuestionAnsweringModelOutput:
+    ) -> QuestionAnsweringOutput:
         """Start and end logits ``[batch, length]``; the positions ``[batch]`` are their targets."""
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
         logits = self.qa_outputs(self.dropout(outputs.last_hidden_state))
@@ -231,12 +220,8 @@ class EncoderForQuestionAnswering(EncoderHead):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
-        return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        return QuestionAnsweringOutput(
+            **shared_fields(loss, outputs), start_logits=start_logits, end_logits=end_logits
         )
 
 
@@ -266,9 +251,7 @@ class EncoderForImageClassification(EncoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return ImageClassifierOutput(**shared_fields(loss, outputs), logits=logits)
 
 
 class MaskedLMHead(nn.Module):
@@ -302,6 +285,14 @@ class ClassificationHead(nn.Module):
         for layer in self.hidden:
             pooled = self.activation(layer(pooled))
         return self.logits(pooled)
+
+
+def shared_fields(loss: torch.Tensor | None, outputs: EncoderOutput) -> dict[str, Any]:
+    """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded."""
+    if loss is not None and outputs.aux_loss is not None:
+        loss = loss + outputs.aux_loss
+    recorded = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
+    return {"loss": loss, "aux_loss": outputs.aux_loss, **recorded}
 
 
 def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:

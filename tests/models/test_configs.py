@@ -76,7 +76,15 @@ CHANGES = {
     "pair_features": "interaction",
     "pooling": "mean",
 }
-FAMILY_CHANGES = {"simpletron": {"attention_scale": "sqrt_len_dim", "use_output_projection": True}}
+FAMILY_CHANGES = {
+    "simpletron": {"attention_scale": "sqrt_len_dim", "use_output_projection": True},
+    "kernel_transformer": {
+        "feature_map": "elu",
+        "num_features": 5,
+        "num_kernel_layers": 2,
+        "normalizer_eps": 1.0,
+    },
+}
 
 
 def fingerprint(family, **options):
@@ -96,25 +104,49 @@ def test_every_field_changes_something(family):
         assert changed[0] != baseline[0] or not torch.equal(changed[1], baseline[1]), field
 
 
-@over_families
-@pytest.mark.parametrize("field", ["hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"])
-def test_dropouts_act_in_training_only(family, field):
-    model = family.model_class("AutoModelForSequenceClassification")(tiny_config(family, **{field: 0.5}))
-    ids = random_ids(2, 9)
-    assert torch.equal(model.eval()(ids).logits, model(ids).logits)
-    assert not torch.equal(model.train()(ids).logits, model(ids).logits)
+#: Fields whose dropout a family has, beside those that every family has.
+DROPOUTS = {"simpletron": "attention_probs_dropout_prob", "vanilla_transformer": "attention_probs_dropout_prob"}
+DROPOUTS["kernel_transformer"] = "kernel_dropout_prob"
 
 
 @over_families
-def test_causal_training_refuses_a_dropout_that_is_not_defined(family):
-    model = tiny_model(family, "AutoModelForCausalLM", attention_probs_dropout_prob=0.1)
+def test_dropouts_act_in_training_only(family):
+    for field in ("hidden_dropout_prob", "classifier_dropout", DROPOUTS[family.model_type]):
+        model = family.model_class("AutoModelForSequenceClassification")(tiny_config(family, **{field: 0.5}))
+        ids = random_ids(2, 9)
+        assert torch.equal(model.eval()(ids).logits, model(ids).logits), field
+        assert not torch.equal(model.train()(ids).logits, model(ids).logits), field
+
+
+def test_causal_simpletron_refuses_to_train_with_a_dropout_that_is_not_defined():
+    model = tiny_model(FAMILIES[0], "AutoModelForCausalLM", attention_probs_dropout_prob=0.1)
     ids = random_ids(1, 5)
     model(ids)
-    if family.model_type == "simpletron":
-        with pytest.raises(ValueError, match=r"dropout_p=0\.1 acts on the summed state"):
-            model.train()(ids)
-    else:
+    with pytest.raises(ValueError, match=r"dropout_p=0\.1 acts on the summed state"):
         model.train()(ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"feature_map": "elu", "num_features": 5}, r"'elu' keeps the head size \(8\), but num_features is 5"),
+        (
+            {"feature_map": "favor", "num_kernel_layers": 2},
+            r"num_kernel_layers=2 is for the feature maps .* not for 'favor'",
+        ),
+        ({"feature_map": "relu", "orthogonality_penalty": 0.1}, "orthogonality_penalty=0.1 is for the feature maps"),
+        ({"feature_map": "spectral", "kernel_dropout_prob": 0.1}, "kernel_dropout_prob=0.1 is for the feature maps"),
+        ({"kernel_rank": 2}, "kernel_rank=2 is for feature_map='low_rank_glu', not for 'glu'"),
+        ({"num_kernel_layers": 0}, "num_kernel_layers must be at least 1, got 0"),
+        ({"num_features": 0}, "num_features must be positive, got 0"),
+        ({"attention_probs_dropout_prob": 0.1}, "acts on weights that kernel attention .* never builds"),
+        ({"feature_map": "exp"}, "feature_map"),
+    ],
+)
+def test_kernel_options_that_clash_are_refused(options, message):
+    family = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+    with pytest.raises(Exception, match=message):
+        tiny_config(family, **options)
 
 
 @over_families
@@ -153,6 +185,8 @@ def test_initialisation(family):
     assert torch.equal(model.model.embeddings.positions.weight, torch.zeros(80, 192))
     assert torch.equal(model.get_input_embeddings().weight[0], torch.zeros(192)), "padding"
     for name, parameter in model.named_parameters():
+        if "feature_map" in name:
+            continue
         if parameter.dim() == 2 and "positions" not in name:
             assert abs(parameter.std().item() - 0.02) < 0.002, name
         elif "norm" in name and name.endswith("weight"):

@@ -13,7 +13,8 @@ NEW = {"max_new_tokens": 12, "min_new_tokens": 12}
 
 @over_families
 def test_greedy_equals_the_argmax_of_full_forwards(family):
-    model = tiny_model(family, "AutoModelForCausalLM")
+    # With tied embeddings a random model likes to repeat the token that it has just read.
+    model = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False)
     ids = random_ids(2, 7)
     generated = model.generate(ids, do_sample=False, **NEW)
     expected = ids

@@ -22,6 +22,17 @@ OPTIONS: dict[str, list[dict]] = {
         {"use_output_projection": True, "attention_scale": "sqrt_len_dim", "norm_position": "post"},
         {"norm_type": "scale_norm"},
     ],
+    "kernel_transformer": [
+        {"feature_map": "elu"},
+        {"feature_map": "relu"},
+        {"feature_map": "softplus"},
+        {"feature_map": "favor", "num_features": 11},
+        {"feature_map": "linear", "num_features": 5},
+        {"feature_map": "ffn", "num_kernel_layers": 2},
+        {"feature_map": "glu", "num_kernel_layers": 3, "num_features": 10, "orthogonality_penalty": 0.1},
+        {"feature_map": "low_rank_glu", "num_kernel_layers": 2, "kernel_rank": 3},
+        {"feature_map": "spectral", "num_features": 9, "num_mixtures": 2},
+    ],
     "vanilla_transformer": [{"norm_position": "post", "norm_type": "rms_norm"}],
 }
 

@@ -1,0 +1,293 @@
+"""Feature maps phi of kernel attention, fixed and trained, one module per layer, shared by queries and keys.
+
+Every map takes ``[B, H, N, d]`` to non-negative features ``[B, H, N, F]``, so that the denominator
+``phi(q) . sum phi(k)`` cannot vanish or change its sign. The trained maps have weights of their own for every head.
+They are those of Yorsh & Kovalenko 2022 (arXiv 2211.04076), with the equations of the authors' code; FAVOR+ is
+Choromanski et al. 2020 (arXiv 2009.14794), the spectral map is Chowdhury et al. 2021 (arXiv 2110.08323).
+
+No map divides by ``sqrt(d)``, as the authors do after phi: the factor cancels between numerator and denominator.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import initialization as init
+
+from .configuration_kernel_transformer import KernelTransformerConfig
+from .ops_reference import accumulation_dtype
+
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class FeatureMap(nn.Module):
+    """A map from heads to non-negative features.
+
+    Attributes:
+        num_features: the number of features, `F`.
+    """
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_features = config.num_features or self.head_dim
+
+    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+        """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query."""
+        raise NotImplementedError
+
+    def penalty(self) -> torch.Tensor | None:
+        """How far the map is from orthogonal, for maps that are to be kept near it."""
+        return None
+
+    def reset(self, initializer_range: float) -> None:
+        """Initialise the map's own parameters and buffers through `transformers.initialization`."""
+
+
+class ElementwiseMap(FeatureMap):
+    """``elu(x) + 1`` (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 7), ``relu(x)`` or ``softplus(x)``; F = d."""
+
+    FUNCTIONS: dict[str, Activation] = {
+        "elu": lambda x: functional.elu(x) + 1,
+        "relu": functional.relu,
+        "softplus": functional.softplus,
+    }
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__(config)
+        self.function = self.FUNCTIONS[config.feature_map]
+
+    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+        return self.function(heads)
+
+
+class TrainedMap(FeatureMap):
+    """A stack of `num_kernel_layers` small layers per head: ``act(x W)``, the authors' "linear" kernel.
+
+    The last layer's activation is softplus, that of the inner ones the identity; dropout acts on the input of each.
+
+    The parameters of a stack are registered one by one (``weight_0``, ``weight_1`` …) and not in an
+    `nn.ParameterList`: transformers 5.24 takes a custom module without parameters of its own for initialised, and
+    passes it over without a word.
+    """
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.kernel_dropout_prob)
+        self.num_layers = config.num_kernel_layers
+        self.widths = [self.head_dim] * self.num_layers + [self.num_features]
+        self.add_stack("weight", list(pairwise(self.widths)))
+
+    def add_stack(self, name: str, shapes: list[tuple[int, int]]) -> None:
+        """Register one parameter ``[H, *shape]`` per layer."""
+        for index, shape in enumerate(shapes):
+            self.register_parameter(f"{name}_{index}", nn.Parameter(torch.empty(self.num_heads, *shape)))
+
+    def stack(self, name: str) -> list[torch.Tensor]:
+        """The parameters that `add_stack` registered, in the order of the layers."""
+        return [self.get_parameter(f"{name}_{index}") for index in range(self.num_layers)]
+
+    def layer(self, index: int, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+        """One layer of the stack, ``[B, H, N, in]`` to ``[B, H, N, out]``."""
+        return activation(x @ self.stack("weight")[index])
+
+    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+        for index in range(self.num_layers):
+            activation = functional.softplus if index == self.num_layers - 1 else identity
+            heads = self.layer(index, self.dropout(heads), activation)
+        return heads
+
+    def penalty(self) -> torch.Tensor:
+        """Mean over heads and entries of ``(W W^T - I)^2``, summed over the layers.
+
+        A weight with fewer outputs than inputs cannot have orthonormal rows; its columns are taken instead.
+        """
+        return torch.stack([orthogonality_error(weight) for weight in self.stack("weight")]).sum()
+
+    def reset(self, initializer_range: float) -> None:
+        for weight in self.stack("weight"):
+            draws = [nn.init.orthogonal_(torch.empty_like(head, dtype=torch.float32)) for head in weight]
+            init.copy_(weight, torch.stack(draws).to(weight.dtype))
+
+
+class FeedForwardMap(TrainedMap):
+    """``act(x W + b)``, with a residual around the inner layers: the authors' "FFN" kernel."""
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__(config)
+        self.add_stack("bias", [(1, width) for width in self.widths[1:]])
+
+    def layer(self, index: int, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+        mapped = activation(x @ self.stack("weight")[index] + self.stack("bias")[index])
+        return mapped if index == self.num_layers - 1 else x + mapped
+
+    def reset(self, initializer_range: float) -> None:
+        super().reset(initializer_range)
+        bound = self.head_dim**-0.5
+        for bias in self.stack("bias"):
+            init.uniform_(bias, -bound, bound)
+
+
+class GatedMap(TrainedMap):
+    """``act(x W) * sigmoid(x G)``: the authors' "GLU", and "OGLU" with the orthogonality penalty, on `W` alone."""
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__(config)
+        self.add_gates(config)
+
+    def add_gates(self, config: KernelTransformerConfig) -> None:
+        """Register the parameters of the gates."""
+        self.add_stack("gate", list(pairwise(self.widths)))
+
+    def gate(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """What goes into the sigmoid."""
+        return x @ self.stack("gate")[index]
+
+    def layer(self, index: int, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+        return super().layer(index, x, activation) * torch.sigmoid(self.gate(index, x))
+
+    def reset(self, initializer_range: float) -> None:
+        super().reset(initializer_range)
+        for gate in self.stack("gate"):
+            init.normal_(gate, std=(2 / gate.shape[1]) ** 0.5)
+
+
+class LowRankGatedMap(GatedMap):
+    """The gated map with ``G = A B`` of rank `kernel_rank`, d / 4 if None: the authors' "AOGLU"."""
+
+    def add_gates(self, config: KernelTransformerConfig) -> None:
+        rank = config.kernel_rank or max(1, self.head_dim // 4)
+        self.add_stack("gate", [(width, rank) for width in self.widths[:-1]])
+        self.add_stack("gate_output", [(rank, width) for width in self.widths[1:]])
+
+    def gate(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        return super().gate(index, x) @ self.stack("gate_output")[index]
+
+    def reset(self, initializer_range: float) -> None:
+        super().reset(initializer_range)
+        for output in self.stack("gate_output"):
+            init.normal_(output, std=(2 / output.shape[1]) ** 0.5)
+
+
+class ExponentialMap(FeatureMap):
+    """``exp(w_i . x - |x|^2 / 2) / sqrt(F)`` with ``x`` scaled by ``d^(-1/4)``: positive random features.
+
+    With ``w`` standard normal, ``E[phi(q) . phi(k)] = exp(q . k / sqrt(d))``, the softmax kernel. The largest
+    exponent of a query is subtracted, which cancels in the ratio; that of a key would have to be the same for all
+    keys, those of the future included, and is left as it is. The exponent is at most ``|w_i|^2 / 2``, within float32
+    for heads up to about a hundred wide.
+    """
+
+    def frequencies(self) -> torch.Tensor:
+        """``[H, d, F]``."""
+        raise NotImplementedError
+
+    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+        dtype = accumulation_dtype(heads.dtype)
+        x = heads.to(dtype) * self.head_dim**-0.25
+        with torch.autocast(heads.device.type, enabled=False):
+            exponent = x @ self.frequencies().to(dtype) - x.pow(2).sum(-1, keepdim=True) / 2
+        if is_query:
+            exponent = exponent - exponent.detach().amax(-1, keepdim=True)
+        return exponent.exp() * self.num_features**-0.5
+
+
+class FavorMap(ExponentialMap):
+    """FAVOR+: the frequencies are random, orthogonal in blocks of `d`, and drawn anew during training.
+
+    They are a persistent buffer, so a checkpoint computes what was trained. The model calls `count_pass` once per
+    training pass, and not the layer, which gradient checkpointing runs twice.
+    """
+
+    projection: torch.Tensor
+    passes: torch.Tensor
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__(config)
+        self.redraw_interval = config.redraw_interval
+        self.register_buffer("projection", torch.empty(self.num_heads, self.head_dim, self.num_features))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+
+    def frequencies(self) -> torch.Tensor:
+        return self.projection
+
+    def count_pass(self) -> None:
+        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by."""
+        self.passes += 1
+        if self.redraw_interval is not None and int(self.passes) % self.redraw_interval == 0:
+            self.projection.copy_(self.draw())
+
+    def draw(self) -> torch.Tensor:
+        """Frequencies ``[H, d, F]`` with standard normal marginals, orthogonal within blocks of `d` features."""
+        heads, dim = self.num_heads, self.head_dim
+        blocks = -(-self.num_features // dim)
+        device = self.projection.device
+        gaussian = torch.randn(heads, blocks, dim, dim, device=device)
+        directions = torch.linalg.qr(gaussian)[0].transpose(-1, -2).reshape(heads, blocks * dim, dim)
+        lengths = torch.randn(heads, blocks * dim, dim, device=device).norm(dim=-1, keepdim=True)
+        return (directions * lengths)[:, : self.num_features].transpose(1, 2)
+
+    def reset(self, initializer_range: float) -> None:
+        init.copy_(self.projection, self.draw().to(self.projection.dtype))
+        init.zeros_(self.passes)
+
+
+class SpectralMap(ExponentialMap):
+    """Learned frequencies: a mixture of `num_mixtures` Gaussians per head, reparametrised over fixed noise.
+
+    ``w_i = mu_c + sigma_c * noise_i`` with the features dealt to the components in turn (the form that its authors
+    call GMM-PRF). It starts as the softmax kernel: means at zero up to `initializer_range`, deviations at one.
+    """
+
+    noise: torch.Tensor
+
+    def __init__(self, config: KernelTransformerConfig):
+        super().__init__(config)
+        shape = (self.num_heads, config.num_mixtures, self.head_dim)
+        self.means = nn.Parameter(torch.empty(shape))
+        self.log_deviations = nn.Parameter(torch.empty(shape))
+        self.register_buffer("noise", torch.empty(self.num_heads, self.num_features, self.head_dim))
+
+    def frequencies(self) -> torch.Tensor:
+        component = torch.arange(self.num_features, device=self.noise.device) % self.means.shape[1]
+        drawn = self.means[:, component] + self.log_deviations[:, component].exp() * self.noise
+        return drawn.transpose(1, 2)
+
+    def reset(self, initializer_range: float) -> None:
+        init.normal_(self.means, std=initializer_range)
+        init.zeros_(self.log_deviations)
+        init.normal_(self.noise)
+
+
+def identity(x: torch.Tensor) -> torch.Tensor:
+    """The activation inside a stack."""
+    return x
+
+
+def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
+    """Mean over heads and entries of ``(W W^T - I)^2``, or of ``(W^T W - I)^2`` where that is the smaller product."""
+    rows = weight if weight.shape[1] <= weight.shape[2] else weight.transpose(1, 2)
+    gram = rows @ rows.transpose(1, 2)
+    return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).pow(2).mean()
+
+
+FEATURE_MAPS: dict[str, type[FeatureMap]] = {
+    "elu": ElementwiseMap,
+    "relu": ElementwiseMap,
+    "softplus": ElementwiseMap,
+    "favor": FavorMap,
+    "linear": TrainedMap,
+    "ffn": FeedForwardMap,
+    "glu": GatedMap,
+    "low_rank_glu": LowRankGatedMap,
+    "spectral": SpectralMap,
+}
+
+
+def make_feature_map(config: KernelTransformerConfig) -> FeatureMap:
+    """The map that `config.feature_map` names."""
+    return FEATURE_MAPS[config.feature_map](config)

@@ -1,0 +1,127 @@
+"""Kernel attention: linear attention whose feature map is fixed, or a small trained network (arXiv 2211.04076)."""
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+
+from .attention import MultiHeadAttention, refuse_long_map
+from .configuration_kernel_transformer import KernelTransformerConfig
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
+from .feature_maps import FavorMap, FeatureMap, make_feature_map
+from .heads import (
+    EncoderForCausalLM,
+    EncoderForImageClassification,
+    EncoderForMaskedLM,
+    EncoderForQuestionAnswering,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+)
+from .ops_linear import OPERATOR, linear_attention, linear_attention_step
+from .ops_reference import linear_attention_map
+from .recurrent_cache import load_state, store_state
+
+
+class KernelTransformerAttention(MultiHeadAttention):
+    """Per head ``out_n = phi(q_n) . sum_m phi(k_m) v_m^T / (phi(q_n) . sum_m phi(k_m) + eps)``, in O(N F d).
+
+    The sums run over the real tokens, for a decoder over those up to the query.
+    """
+
+    def __init__(self, config: KernelTransformerConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.backend = attention_backend(config)
+        self.feature_map = make_feature_map(config)
+        self.eps = float(config.normalizer_eps)
+        self.orthogonality_penalty = float(config.orthogonality_penalty)
+
+    def penalty(self) -> torch.Tensor | None:
+        """``lambda * mean (W W^T - I)^2`` over the layers of the feature map."""
+        deviation = self.feature_map.penalty() if self.orthogonality_penalty > 0 else None
+        return None if deviation is None else self.orthogonality_penalty * deviation
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query, key, value = self.project(hidden_states)
+        query, key = self.feature_map(query, is_query=True), self.feature_map(key, is_query=False)
+        options: dict[str, Any] = {"key_mask": sequence.key_mask, "eps": self.eps}
+        initial_state = load_state(cache, self.layer_idx)
+        if initial_state is not None and sequence.length == 1:
+            attended, state = linear_attention_step(query, key, value, initial_state, **options)
+        else:
+            attended, state = linear_attention(
+                query,
+                key,
+                value,
+                causal=self.is_causal,
+                initial_state=initial_state,
+                backend=self.backend,
+                **options,
+            )
+        if cache is not None:
+            store_state(cache, self.layer_idx, state, sequence.token_counts)
+        weights = None
+        if output_attentions:
+            refuse_long_map(sequence.length, has_past=initial_state is not None)
+            weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(value.dtype)
+        return self.merge(attended.to(value.dtype)), weights
+
+
+class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):
+    config_class = KernelTransformerConfig
+    attention_class = KernelTransformerAttention
+    attention_operator = OPERATOR
+    _is_stateful = True
+    _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": KernelTransformerAttention}
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, FeatureMap):
+            module.reset(self.config.initializer_range)
+
+
+class KernelTransformerModel(KernelTransformerPreTrainedModel, EncoderModel):
+    """The kernel attention model without a head."""
+
+    def before_training_pass(self) -> None:
+        for module in self.modules():
+            if isinstance(module, FavorMap):
+                module.count_pass()
+
+
+class KernelTransformerForMaskedLM(KernelTransformerPreTrainedModel, EncoderForMaskedLM):
+    base_class = KernelTransformerModel
+
+
+class KernelTransformerForCausalLM(KernelTransformerPreTrainedModel, EncoderForCausalLM):
+    base_class = KernelTransformerModel
+
+
+class KernelTransformerForSequenceClassification(KernelTransformerPreTrainedModel, EncoderForSequenceClassification):
+    base_class = KernelTransformerModel
+
+
+class KernelTransformerForTokenClassification(KernelTransformerPreTrainedModel, EncoderForTokenClassification):
+    base_class = KernelTransformerModel
+
+
+class KernelTransformerForQuestionAnswering(KernelTransformerPreTrainedModel, EncoderForQuestionAnswering):
+    base_class = KernelTransformerModel
+
+
+class KernelTransformerForImageClassification(KernelTransformerPreTrainedModel, EncoderForImageClassification):
+    base_class = KernelTransformerModel
+
+
+KernelTransformerModel.register_for_auto_class("AutoModel")
+KernelTransformerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+KernelTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+KernelTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+KernelTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+KernelTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+KernelTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,0 +1,202 @@
+"""Feature maps against their equations, written out head by head, and what only they promise."""
+
+import pytest
+import torch
+from torch.nn.functional import elu, relu, softplus
+
+from hf_effattn.models.feature_maps import FEATURE_MAPS, make_feature_map
+from hf_effattn.models.ops_linear import linear_attention
+from hf_effattn.models.ops_reference import reference_softmax_attention
+from tests.models.variants import FAMILIES, random_ids, tiny_config, tiny_model
+from tests.numerics import assert_close, relative_error
+
+
+FAMILY = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+HEADS = torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def make_map(**options):
+    """The map of a freshly initialised layer, in float64."""
+    config = tiny_config(FAMILY, **options)
+    return FAMILY.model_class("AutoModel")(config).layers[0].attention.feature_map.double()
+
+
+def by_head(function, features):
+    """Apply ``function(head index, [N, d])`` to every head of every row."""
+    output = torch.empty(2, 3, 7, features, dtype=torch.float64)
+    for row in range(2):
+        for head in range(3):
+            output[row, head] = function(head, HEADS[row, head])
+    return output
+
+
+def test_elementwise_maps():
+    for name, function in (("elu", lambda x: elu(x) + 1), ("relu", relu), ("softplus", softplus)):
+        assert_close(name, make_map(feature_map=name)(HEADS, is_query=True), function(HEADS))
+
+
+def test_linear_kernel():
+    phi = make_map(feature_map="linear", num_features=5)
+    expected = by_head(lambda h, x: softplus(x @ phi.stack("weight")[0][h]), 5)
+    assert_close("linear", phi(HEADS, is_query=False), expected)
+
+
+def test_two_layer_feed_forward_kernel():
+    phi = make_map(feature_map="ffn", num_kernel_layers=2, num_features=5)
+
+    def equation(h, x):
+        x = x + (x @ phi.stack("weight")[0][h] + phi.stack("bias")[0][h])
+        return softplus(x @ phi.stack("weight")[1][h] + phi.stack("bias")[1][h])
+
+    assert_close("ffn", phi(HEADS, is_query=False), by_head(equation, 5))
+
+
+def test_three_layer_gated_kernel():
+    phi = make_map(feature_map="glu", num_kernel_layers=3, num_features=5)
+
+    def equation(h, x):
+        for i in range(2):
+            x = (x @ phi.stack("weight")[i][h]) * torch.sigmoid(x @ phi.stack("gate")[i][h])
+        return softplus(x @ phi.stack("weight")[2][h]) * torch.sigmoid(x @ phi.stack("gate")[2][h])
+
+    assert_close("glu", phi(HEADS, is_query=False), by_head(equation, 5))
+
+
+def test_low_rank_gated_kernel():
+    phi = make_map(feature_map="low_rank_glu")
+    assert phi.stack("gate")[0].shape == (3, 8, 2), "the rank is a quarter of the head size"
+
+    def equation(h, x):
+        return softplus(x @ phi.stack("weight")[0][h]) * torch.sigmoid(
+            x @ phi.stack("gate")[0][h] @ phi.stack("gate_output")[0][h]
+        )
+
+    assert_close("low_rank_glu", phi(HEADS, is_query=False), by_head(equation, 8))
+
+
+@pytest.mark.parametrize("name", ["favor", "spectral"])
+def test_exponential_maps(name):
+    phi = make_map(feature_map=name, num_features=6)
+
+    def equation(h, x):
+        x = x / 8**0.25
+        return torch.exp(x @ phi.frequencies()[h] - (x * x).sum(-1, keepdim=True) / 2) / 6**0.5
+
+    expected = by_head(equation, 6)
+    assert_close("keys", phi(HEADS, is_query=False), expected)
+    # A query is scaled by its own largest exponent, which the ratio takes out again.
+    queries = phi(HEADS, is_query=True)
+    assert_close("queries", queries / queries.sum(-1, keepdim=True), expected / expected.sum(-1, keepdim=True))
+
+
+def test_spectral_frequencies_are_a_mixture_over_fixed_noise():
+    phi = make_map(feature_map="spectral", num_features=5, num_mixtures=2)
+    with torch.no_grad():
+        phi.log_deviations.normal_()
+    for h in range(3):
+        for i in range(5):
+            expected = phi.means[h, i % 2] + phi.log_deviations[h, i % 2].exp() * phi.noise[h, i]
+            assert_close("frequency", phi.frequencies()[h, :, i], expected)
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_features_are_not_negative_and_as_many_as_said(name):
+    phi = make_map(feature_map=name)
+    features = phi(10 * HEADS, is_query=False)
+    assert features.min() >= 0
+    assert features.shape[-1] == phi.num_features == 8
+
+
+@pytest.mark.parametrize("name", ["favor", "spectral"])
+def test_exponential_maps_converge_to_softmax(name):
+    query, key, value = 0.5 * torch.randn(3, 1, 3, 20, 8, dtype=torch.float64)
+    expected = reference_softmax_attention(query, key, value)
+    errors = []
+    for features in (16, 256, 4096):
+        phi = make_map(feature_map=name, num_features=features)
+        actual, _ = linear_attention(phi(query, is_query=True), phi(key, is_query=False), value, eps=0.0)
+        errors.append(relative_error(actual, expected))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.15
+
+
+def test_favor_frequencies_are_orthogonal_in_blocks():
+    blocks = make_map(feature_map="favor", num_features=16).projection.unflatten(-1, (2, 8))
+    for block in (blocks[:, :, 0], blocks[:, :, 1]):
+        gram = block.transpose(1, 2) @ block
+        off_diagonal = gram - torch.diag_embed(gram.diagonal(dim1=1, dim2=2))
+        assert off_diagonal.abs().max() < 1e-5
+
+
+def test_favor_is_redrawn_between_training_passes_alone():
+    model = tiny_model(FAMILY, feature_map="favor", redraw_interval=2)
+    phi, ids = model.layers[0].attention.feature_map, random_ids(1, 5)
+    first = phi.projection.clone()
+    for _ in range(4):
+        model(ids)
+    assert torch.equal(phi.projection, first), "not while evaluating"
+    model.train()(ids)
+    assert torch.equal(phi.projection, first)
+    model(ids)
+    assert not torch.equal(phi.projection, first)
+    assert model.state_dict()["layers.0.attention.feature_map.passes"] == 2, "a checkpoint goes on counting"
+    fixed = tiny_model(FAMILY, feature_map="favor", redraw_interval=None).train()
+    before = fixed.layers[0].attention.feature_map.projection.clone()
+    fixed(ids)
+    assert torch.equal(fixed.layers[0].attention.feature_map.projection, before)
+
+
+def test_gradient_checkpointing_does_not_redraw_twice():
+    model = tiny_model(FAMILY, "AutoModelForMaskedLM", feature_map="favor", redraw_interval=1).train()
+    model.gradient_checkpointing_enable()
+    ids = random_ids(1, 5)
+    model(ids, labels=ids).loss.backward()
+    assert model.model.layers[0].attention.feature_map.passes == 1
+
+
+@pytest.mark.parametrize("name", ["linear", "ffn", "glu", "low_rank_glu"])
+@pytest.mark.parametrize("num_features", [5, 8, 13])
+def test_trained_maps_start_orthogonal(name, num_features):
+    phi = make_map(feature_map=name, num_features=num_features, num_kernel_layers=2)
+    assert phi.penalty() < 1e-10
+
+
+def test_penalty_is_the_mean_square_over_layers():
+    phi = make_map(feature_map="glu", num_kernel_layers=2, num_features=5)
+    with torch.no_grad():
+        for parameter in phi.parameters():
+            parameter.normal_()
+    first = (phi.stack("weight")[0] @ phi.stack("weight")[0].mT - torch.eye(8)).pow(2).mean()
+    second = (phi.stack("weight")[1].mT @ phi.stack("weight")[1] - torch.eye(5)).pow(2).mean()
+    assert_close("penalty", phi.penalty(), first + second)
+
+
+def test_the_penalty_joins_the_loss_once():
+    ids = random_ids(2, 6)
+    plain = tiny_model(FAMILY, "AutoModelForMaskedLM")(ids, labels=ids)
+    assert plain.aux_loss is None
+    model = tiny_model(FAMILY, "AutoModelForMaskedLM", orthogonality_penalty=0.3)
+    output = model(ids, labels=ids)
+    expected = 0.3 * sum(layer.attention.feature_map.penalty() for layer in model.model.layers)
+    assert_close("aux_loss", output.aux_loss, expected)
+    assert_close("loss", output.loss, plain.loss + expected)
+    gate = model.model.layers[0].attention.feature_map.stack("gate")[0]
+    assert torch.autograd.grad(output.aux_loss, gate, allow_unused=True)[0] is None, "the gate is free"
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "layers", "kernel_layers", "name", "added"),
+    [
+        (128, 8, 4, 1, "glu", 16_384),
+        (128, 8, 4, 2, "glu", 32_768),
+        (128, 8, 4, 3, "low_rank_glu", 36_864),
+        (512, 8, 6, 1, "glu", 393_216),
+        (512, 8, 6, 2, "glu", 786_432),
+        (512, 8, 6, 3, "low_rank_glu", 884_736),
+    ],
+)
+def test_parameters_added_are_those_that_the_authors_print(hidden, heads, layers, kernel_layers, name, added):
+    config = FAMILY.config_class(
+        hidden_size=hidden, num_attention_heads=heads, feature_map=name, num_kernel_layers=kernel_layers
+    )
+    assert layers * sum(parameter.numel() for parameter in make_feature_map(config).parameters()) == added
