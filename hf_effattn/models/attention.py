@@ -24,7 +24,6 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
         self.is_causal = config.is_decoder
-        self.dropout_p = float(config.attention_probs_dropout_prob)
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query = nn.Linear(config.hidden_size, config.hidden_size)

@@ -21,7 +21,7 @@ from .recurrent_cache import cached_token_count, check_recurrent_cache
 
 
 #: Arguments that transformers adds to a forward call, beside those in its signature.
-_FORWARD_KEYS = {"output_attentions", "output_hidden_states", "is_causal", "num_items_in_batch"}
+_FORWARD_KEYS = {"output_attentions", "output_hidden_states"}
 
 
 @dataclass(frozen=True)
@@ -202,18 +202,26 @@ class EncoderModel(EncoderPreTrainedModel):
 
     def _content(self, input_ids, inputs_embeds, pixel_values) -> torch.Tensor:
         """Embedded tokens or pixels, without positions."""
-        given = [value for value in (input_ids, inputs_embeds, pixel_values) if value is not None]
+        given = [
+            (value, shape)
+            for value, shape in (
+                (input_ids, ("batch", "length")),
+                (inputs_embeds, ("batch", "length", "hidden")),
+                (pixel_values, ("batch", "channels", "height", "width")),
+            )
+            if value is not None
+        ]
         if len(given) != 1:
             raise ValueError(f"give exactly one of input_ids, inputs_embeds and pixel_values, got {len(given)}")
-        if given[0].dim() < 2 or 0 in given[0].shape[:2]:
-            raise ValueError(f"the input must be [batch, length, ...] and not empty, got {list(given[0].shape)}")
-        length, limit = given[0].shape[1], self.config.max_position_embeddings
-        if pixel_values is not None:
-            length = 1 + pixel_values.shape[2:].numel()
-        if length > limit:
+        value, shape = given[0]
+        if value.dim() != len(shape) or 0 in value.shape:
+            raise ValueError(f"the input must be [{', '.join(shape)}] and not empty, got {list(value.shape)}")
+        length = value.shape[1] if pixel_values is None else 1 + value.shape[2] * value.shape[3]
+        if length > self.config.max_position_embeddings:
             raise ValueError(
-                f"the input has {length} positions, more than max_position_embeddings={limit}; truncate it "
-                "(tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
+                f"the input has {length} positions, more than max_position_embeddings="
+                f"{self.config.max_position_embeddings}; truncate it (tokenizer(..., truncation=True)) or train with "
+                "a larger max_position_embeddings"
             )
         if pixel_values is not None:
             return self.embeddings.embed_pixels(pixel_values)

@@ -34,6 +34,9 @@ class EncoderHead(EncoderPreTrainedModel):
     """
 
     base_class: ClassVar[type[EncoderModel]]
+    #: Whether `forward` takes `num_items_in_batch` and divides its loss by it. `Trainer` reads this; left to itself it
+    #: takes any `**kwargs` for a yes, and stops dividing the loss by the steps of gradient accumulation.
+    accepts_loss_kwargs: bool = False
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
@@ -51,6 +54,7 @@ class EncoderHead(EncoderPreTrainedModel):
 class EncoderForMaskedLM(EncoderHead):
     """Predicts masked tokens. Always bidirectional: it clears `is_decoder` in its config."""
 
+    accepts_loss_kwargs = True
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.tokens.weight"}
 
     def __init__(self, config: EncoderConfig):
@@ -76,12 +80,13 @@ class EncoderForMaskedLM(EncoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
-        return MaskedLMOutput(**shared_fields(loss, outputs), logits=logits)
+        return MaskedLMOutput(**shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits)
 
 
 class EncoderForCausalLM(EncoderHead, GenerationMixin):
     """Predicts the next token, and generates. Always causal: it sets `is_decoder` in its config."""
 
+    accepts_loss_kwargs = True
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.tokens.weight"}
 
     def __init__(self, config: EncoderConfig):
@@ -119,11 +124,16 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
-        if labels is not None or shift_labels is not None:
+        targets = shift_labels if labels is None else labels[..., 1:]
+        if targets is not None:
             loss = self.loss_function(
                 logits, labels, self.config.vocab_size, num_items_in_batch, shift_labels=shift_labels
             )
-        return CausalLMOutput(**shared_fields(loss, outputs), logits=logits, cache=outputs.cache)
+        return CausalLMOutput(
+            **shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
+            logits=logits,
+            cache=outputs.cache,
+        )
 
 
 class EncoderForSequenceClassification(EncoderHead):
@@ -170,6 +180,8 @@ class EncoderForSequenceClassification(EncoderHead):
 class EncoderForTokenClassification(EncoderHead):
     """Classifies every token."""
 
+    accepts_loss_kwargs = True
+
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
         self.dropout = nn.Dropout(_classifier_dropout(config))
@@ -184,13 +196,18 @@ class EncoderForTokenClassification(EncoderHead):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Logits ``[batch, length, num_labels]``; `labels` ``[batch, length]`` with -100 to leave one out."""
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None if labels is None else self.loss_function(logits, labels, self.config)
-        return TokenClassifierOutput(**shared_fields(loss, outputs), logits=logits)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
+        return TokenClassifierOutput(
+            **shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits
+        )
 
 
 class EncoderForQuestionAnswering(EncoderHead):
@@ -287,12 +304,28 @@ class ClassificationHead(nn.Module):
         return self.logits(pooled)
 
 
-def shared_fields(loss: torch.Tensor | None, outputs: EncoderOutput) -> dict[str, Any]:
-    """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded."""
+def shared_fields(
+    loss: torch.Tensor | None, outputs: EncoderOutput, share: float | torch.Tensor = 1.0
+) -> dict[str, Any]:
+    """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded.
+
+    `share` is the part of the penalties that this batch adds to the loss, see `batch_share`.
+    """
     if loss is not None and outputs.aux_loss is not None:
-        loss = loss + outputs.aux_loss
+        loss = loss + share * outputs.aux_loss
     recorded = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
     return {"loss": loss, "aux_loss": outputs.aux_loss, **recorded}
+
+
+def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
+    """The part of an optimisation step that this batch is: its targets over those of all accumulated batches.
+
+    `Trainer` sums the losses of accumulated batches, each divided by `num_items_in_batch`. With this factor the
+    penalties come to their full value once per step, as they do without accumulation.
+    """
+    if targets is None or num_items_in_batch is None:
+        return 1.0
+    return targets.ne(-100).sum() / num_items_in_batch
 
 
 def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:

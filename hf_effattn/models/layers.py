@@ -90,7 +90,7 @@ class Embeddings(nn.Module):
         """``[batch, channels, height, width]`` to ``[batch, 1 + height * width, hidden]``, CLS first."""
         if self.config.num_channels is None:
             raise ValueError("num_channels is None: this model reads input_ids, not pixel_values")
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != self.config.num_channels:
+        if pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values must be [batch, num_channels={self.config.num_channels}, height, width], "
                 f"got {list(pixel_values.shape)}"

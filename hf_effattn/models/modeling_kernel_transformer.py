@@ -1,13 +1,10 @@
 """Kernel attention: linear attention whose feature map is fixed, or a small trained network (arXiv 2211.04076)."""
 
-from typing import Any
-
 import torch
 from transformers.cache_utils import Cache
 
-from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo
 from .feature_maps import FavorMap, FeatureMap, make_feature_map
 from .heads import (
     EncoderForCausalLM,
@@ -17,12 +14,11 @@ from .heads import (
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
 )
-from .ops_linear import OPERATOR, linear_attention, linear_attention_step
-from .ops_reference import linear_attention_map
-from .recurrent_cache import load_state, store_state
+from .linear_layer import LinearAttentionLayer
+from .ops_linear import OPERATOR
 
 
-class KernelTransformerAttention(MultiHeadAttention):
+class KernelTransformerAttention(LinearAttentionLayer):
     """Per head ``out_n = phi(q_n) . sum_m phi(k_m) v_m^T / (phi(q_n) . sum_m phi(k_m) + eps)``, in O(N F d).
 
     The sums run over the real tokens, for a decoder over those up to the query.
@@ -30,7 +26,6 @@ class KernelTransformerAttention(MultiHeadAttention):
 
     def __init__(self, config: KernelTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.backend = attention_backend(config)
         self.feature_map = make_feature_map(config)
         self.eps = float(config.normalizer_eps)
         self.orthogonality_penalty = float(config.orthogonality_penalty)
@@ -49,27 +44,7 @@ class KernelTransformerAttention(MultiHeadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.project(hidden_states)
         query, key = self.feature_map(query, is_query=True), self.feature_map(key, is_query=False)
-        options: dict[str, Any] = {"key_mask": sequence.key_mask, "eps": self.eps}
-        initial_state = load_state(cache, self.layer_idx)
-        if initial_state is not None and sequence.length == 1:
-            attended, state = linear_attention_step(query, key, value, initial_state, **options)
-        else:
-            attended, state = linear_attention(
-                query,
-                key,
-                value,
-                causal=self.is_causal,
-                initial_state=initial_state,
-                backend=self.backend,
-                **options,
-            )
-        if cache is not None:
-            store_state(cache, self.layer_idx, state, sequence.token_counts)
-        weights = None
-        if output_attentions:
-            refuse_long_map(sequence.length, has_past=initial_state is not None)
-            weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(value.dtype)
-        return self.merge(attended.to(value.dtype)), weights
+        return self.attend(query, key, value, sequence, cache, output_attentions, normalize=True, eps=self.eps)
 
 
 class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):

@@ -1,13 +1,10 @@
 """SimpleTRON: attention without softmax, ``Q (K^T V)`` over the root of the length (arXiv 2111.15588)."""
 
-from typing import Any
-
 import torch
 from transformers.cache_utils import Cache
 
-from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_simpletron import SimpleTronConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo
 from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
@@ -16,12 +13,12 @@ from .heads import (
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
 )
-from .ops_linear import OPERATOR, linear_attention, linear_attention_step
-from .ops_reference import accumulation_dtype, linear_attention_map
-from .recurrent_cache import load_state, store_state
+from .linear_layer import LinearAttentionLayer
+from .ops_linear import OPERATOR
+from .ops_reference import accumulation_dtype
 
 
-class SimpleTronAttention(MultiHeadAttention):
+class SimpleTronAttention(LinearAttentionLayer):
     """Per head ``out = Q (K^T V) / sqrt(n)``, in O(N d^2); no softmax, no feature map, no denominator.
 
     `n` counts the real tokens: all of them for an encoder, those up to the query for a decoder.
@@ -29,7 +26,7 @@ class SimpleTronAttention(MultiHeadAttention):
 
     def __init__(self, config: SimpleTronConfig, layer_idx: int):
         super().__init__(config, layer_idx, output_projection=config.use_output_projection)
-        self.backend = attention_backend(config)
+        self.dropout_p = float(config.attention_probs_dropout_prob)
         self.width = self.head_dim if config.attention_scale == "sqrt_len_dim" else 1
 
     def scale(self, sequence: SequenceInfo, dtype: torch.dtype) -> torch.Tensor:
@@ -46,28 +43,8 @@ class SimpleTronAttention(MultiHeadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.project(hidden_states)
         scale = self.scale(sequence, accumulation_dtype(query.dtype))
-        options: dict[str, Any] = {"key_mask": sequence.key_mask, "normalize": False, "scale": scale}
-        initial_state = load_state(cache, self.layer_idx)
-        if initial_state is not None and sequence.length == 1:
-            attended, state = linear_attention_step(query, key, value, initial_state, **options)
-        else:
-            attended, state = linear_attention(
-                query,
-                key,
-                value,
-                causal=self.is_causal,
-                initial_state=initial_state,
-                dropout_p=self.dropout_p if self.training else 0.0,
-                backend=self.backend,
-                **options,
-            )
-        if cache is not None:
-            store_state(cache, self.layer_idx, state, sequence.token_counts)
-        weights = None
-        if output_attentions:
-            refuse_long_map(sequence.length, has_past=initial_state is not None)
-            weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(query.dtype)
-        return self.merge(attended), weights
+        inputs = (query, key, value, sequence, cache, output_attentions)
+        return self.attend(*inputs, normalize=False, scale=scale, dropout_p=self.dropout_p)
 
 
 class SimpleTronPreTrainedModel(EncoderPreTrainedModel):

@@ -26,6 +26,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
     def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.config = config
+        self.dropout_p = float(config.attention_probs_dropout_prob)
 
     def forward(
         self,

@@ -103,9 +103,11 @@ def test_image_pixels_are_read_in_raster_order(family):
     [
         ({}, "exactly one of input_ids, inputs_embeds and pixel_values, got 0"),
         ({"input_ids": IDS, "inputs_embeds": torch.rand(2, 11, 24)}, "got 2"),
-        ({"input_ids": IDS[:0]}, "not be empty|and not empty"),
+        ({"input_ids": IDS[:0]}, "and not empty"),
         ({"input_ids": IDS[:, :0]}, "and not empty"),
-        ({"input_ids": IDS[0]}, r"must be \[batch, length"),
+        ({"input_ids": IDS[0]}, r"must be \[batch, length\] and not empty, got \[11\]"),
+        ({"inputs_embeds": IDS.float()}, r"must be \[batch, length, hidden\] and not empty, got \[2, 11\]"),
+        ({"pixel_values": torch.rand(3, 2, 2)}, r"must be \[batch, channels, height, width\]"),
         (
             {"input_ids": torch.full((1, 5), 64)},
             r"input_ids must lie in \[0, vocab_size=64\), got values from 64 to 64",

@@ -1,0 +1,87 @@
+"""What the layers of linear attention share: whole sequences or single steps, the cache, and the implied map."""
+
+import torch
+from transformers.cache_utils import Cache
+
+from .attention import MultiHeadAttention, refuse_long_map
+from .configuration_encoder import EncoderConfig
+from .encoder import SequenceInfo, attention_backend
+from .ops_linear import linear_attention, linear_attention_step
+from .ops_reference import linear_attention_map
+from .recurrent_cache import load_state, store_state
+
+
+class LinearAttentionLayer(MultiHeadAttention):
+    """Projections around `linear_attention`; a family says what the queries, keys and scale are."""
+
+    def __init__(self, config: EncoderConfig, layer_idx: int, output_projection: bool = True):
+        super().__init__(config, layer_idx, output_projection)
+        self.backend = attention_backend(config)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None,
+        output_attentions: bool,
+        *,
+        normalize: bool,
+        scale: float | torch.Tensor | None = None,
+        eps: float = 1e-6,
+        dropout_p: float = 0.0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layer's output ``[batch, length, hidden]`` and, if asked for, the map it implies.
+
+        With a cache the layer goes on from the state that it left there, and leaves the new one.
+
+        Args:
+            query: ``[batch, heads, length, features]``, mapped.
+            key: ``[batch, heads, length, features]``, mapped.
+            value: ``[batch, heads, length, head_dim]``.
+            sequence: mask and counts of real tokens.
+            cache: transformers' cache, for a decoder.
+            output_attentions: whether to build the map, in O(length^2).
+            normalize: see `linear_attention`, as for the other options.
+            scale: a factor on the output.
+            eps: added to the denominator.
+            dropout_p: dropout on the state, in training.
+
+        Raises:
+            ValueError: a map that is too large, or whose keys are gone into a state.
+        """
+        state = load_state(cache, self.layer_idx)
+        weights = None
+        if output_attentions:
+            refuse_long_map(sequence.length, has_past=state is not None)
+            weights = linear_attention_map(
+                query,
+                key,
+                key_mask=sequence.key_mask,
+                causal=self.is_causal,
+                normalize=normalize,
+                scale=scale,
+                eps=eps,
+            ).to(value.dtype)
+        if state is not None and sequence.length == 1:
+            attended, state = linear_attention_step(
+                query, key, value, state, key_mask=sequence.key_mask, normalize=normalize, scale=scale, eps=eps
+            )
+        else:
+            attended, state = linear_attention(
+                query,
+                key,
+                value,
+                key_mask=sequence.key_mask,
+                causal=self.is_causal,
+                normalize=normalize,
+                scale=scale,
+                eps=eps,
+                initial_state=state,
+                dropout_p=dropout_p if self.training else 0.0,
+                backend=self.backend,
+            )
+        if cache is not None:
+            store_state(cache, self.layer_idx, state, sequence.token_counts)
+        return self.merge(attended.to(value.dtype)), weights

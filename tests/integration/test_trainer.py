@@ -1,0 +1,47 @@
+"""`Trainer` on every kind of loss: accumulated batches make the step of one large batch."""
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from tests.models.variants import FAMILIES, random_ids, tiny_model
+from tests.numerics import assert_close
+
+
+IDS = random_ids(8, 9)
+LABELS = {
+    "AutoModelForMaskedLM": torch.where(IDS % 3 == 0, IDS, -100),
+    "AutoModelForCausalLM": IDS,
+    "AutoModelForTokenClassification": torch.where(IDS % 4 == 0, -100, IDS % 2),
+    "AutoModelForSequenceClassification": torch.arange(8) % 2,
+}
+PENALTY = {"kernel_transformer": {"orthogonality_penalty": 5.0}}
+
+
+def weights_after_one_step(family, auto_class, folder, batch_size):
+    model = tiny_model(family, auto_class, **PENALTY.get(family.model_type, {}))
+    rows = [{"input_ids": IDS[i], "labels": LABELS[auto_class][i]} for i in range(8)]
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=8 // batch_size,
+        max_steps=1,
+        learning_rate=0.1,
+        optim="sgd",
+        max_grad_norm=0,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    Trainer(model, arguments, train_dataset=rows).train()
+    return [after.detach() - start for after, start in zip(model.parameters(), before, strict=True)]
+
+
+@pytest.mark.parametrize("auto_class", LABELS)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_accumulated_batches_make_the_step_of_one_large_batch(family, auto_class, tmp_path):
+    whole = weights_after_one_step(family, auto_class, tmp_path / "whole", batch_size=8)
+    parts = weights_after_one_step(family, auto_class, tmp_path / "parts", batch_size=2)
+    step, expected = (torch.cat([part.flatten() for part in parts]) for parts in (parts, whole))
+    # transformers counts the items of a batch in float32.
+    assert_close("step", step, expected, torch.float32)
