@@ -6,7 +6,6 @@ Both models get the same recipe, the same data and the same steps, each in a pro
 memory can be told apart. A model that is already trained there is not trained again.
 """
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -24,10 +23,6 @@ from hf_effattn.lra import get_task
 ROOT = Path(__file__).parents[1]
 MODELS = ("simpletron", "vanilla_transformer")
 AUTO_CLASS = "AutoModelForSequenceClassification"
-
-#: glibc gives large blocks back to the system at once, and every new tensor then pays for fresh pages. Keeping them
-#: is worth about a fifth of the time of both models; other allocators don't read these variables.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
 @dataclass
@@ -66,7 +61,7 @@ def train(model: str, folder: Path, recipe: str) -> None:
     command = [sys.executable, str(ROOT / "training_scripts/run_lra.py"), "--recipe", recipe, "--resume", "true"]
     config = ROOT / "modeling_configs" / f"{model}-quickstart.json"
     command += ["--model_config", str(config), "--output_dir", str(folder)]
-    subprocess.run(command, check=True, env=os.environ | ALLOCATOR)
+    subprocess.run(command, check=True)
 
 
 def verify(folder: Path, reviews: DatasetDict) -> float:

@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 QUICKSTART = ROOT / "training_scripts/results/quickstart.json"
 
 #: What of a run's results.json is kept in the repository; the log and the machine's details stay with the run.
-KEPT = ("parameters", "steps", "test", "tokens_per_second", "peak_memory_bytes", "data", "environment", "arguments")
+KEPT = ("parameters", "steps", "test", "tokens_per_second", "peak_memory_bytes", "data", "environment", "model_config")
 
 
 def main() -> None:
