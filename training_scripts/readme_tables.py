@@ -34,8 +34,10 @@ def main() -> None:
 
 
 def keep(results: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's results that says what was measured, and on what."""
-    return {name: results[name] for name in KEPT}
+    """The part of a run's results that says what was measured, and on what, without the paths of the machine."""
+    kept = {name: results[name] for name in KEPT}
+    kept["model_config"] = {name: value for name, value in kept["model_config"].items() if not name.startswith("_")}
+    return kept
 
 
 def with_tables(readme: str) -> str:

@@ -1,5 +1,7 @@
 """What the layers of linear attention share: whole sequences or single steps, the cache, and the implied map."""
 
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache
 
@@ -51,36 +53,24 @@ class LinearAttentionLayer(MultiHeadAttention):
         Raises:
             ValueError: a map that is too large, or whose keys are gone into a state.
         """
+        options: dict[str, Any] = {"key_mask": sequence.key_mask, "normalize": normalize, "scale": scale, "eps": eps}
         state = load_state(cache, self.layer_idx)
         weights = None
         if output_attentions:
             refuse_long_map(sequence.length, has_past=state is not None)
-            weights = linear_attention_map(
-                query,
-                key,
-                key_mask=sequence.key_mask,
-                causal=self.is_causal,
-                normalize=normalize,
-                scale=scale,
-                eps=eps,
-            ).to(value.dtype)
+            weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(value.dtype)
         if state is not None and sequence.length == 1:
-            attended, state = linear_attention_step(
-                query, key, value, state, key_mask=sequence.key_mask, normalize=normalize, scale=scale, eps=eps
-            )
+            attended, state = linear_attention_step(query, key, value, state, **options)
         else:
             attended, state = linear_attention(
                 query,
                 key,
                 value,
-                key_mask=sequence.key_mask,
                 causal=self.is_causal,
-                normalize=normalize,
-                scale=scale,
-                eps=eps,
                 initial_state=state,
                 dropout_p=dropout_p if self.training else 0.0,
                 backend=self.backend,
+                **options,
             )
         if cache is not None:
             store_state(cache, self.layer_idx, state, sequence.token_counts)

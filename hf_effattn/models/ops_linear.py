@@ -66,11 +66,7 @@ def linear_attention(
     Complexity: O(N F D) time; O(N (F + D)) memory bidirectional, O(N (F + D + F D / 128)) causal.
     """
     _check_arguments(query, key, value, key_mask, initial_state, normalize)
-    if dropout_p > 0 and (causal or normalize):
-        raise ValueError(
-            f"dropout_p={dropout_p} acts on the summed state, which is only defined for causal=False and "
-            f"normalize=False (here causal={causal}, normalize={normalize}). Train with dropout_p=0."
-        )
+    _check_dropout(dropout_p, causal, normalize)
     chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
     # Under autocast the products below would run, and the state would be kept, in half precision.
     with torch.autocast(query.device.type, enabled=False):
@@ -223,6 +219,14 @@ def _check_arguments(query, key, value, key_mask, initial_state, normalize) -> N
                 f"the state of linear attention with normalize={normalize} has shape {list(expected)} here, "
                 f"got {list(initial_state.shape)}"
             )
+
+
+def _check_dropout(dropout_p: float, causal: bool, normalize: bool) -> None:
+    if dropout_p > 0 and (causal or normalize):
+        raise ValueError(
+            f"dropout_p={dropout_p} acts on the summed state, which is only defined for causal=False and "
+            f"normalize=False (here causal={causal}, normalize={normalize}). Train with dropout_p=0."
+        )
 
 
 def check_key_mask(key_mask: torch.Tensor, key: torch.Tensor) -> None:
