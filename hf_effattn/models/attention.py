@@ -1,9 +1,15 @@
 """What the attention layers of all families share: projections, heads, and the limit on attention maps."""
 
+from functools import partial
+
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 
-from .configuration_encoder import EncoderConfig
+from .configuration_filtered import FilteredEncoderConfig
+from .filters import KeyValueFilter
+from .recurrent_cache import recall_columns
+from .sequence import SequenceInfo
 
 
 #: The longest input for which `output_attentions=True` builds a map: at 4,096 positions one head of one sequence
@@ -11,8 +17,20 @@ from .configuration_encoder import EncoderConfig
 MAX_MAP_LENGTH = 4096
 
 
-class MultiHeadAttention(nn.Module):
-    """Projections into heads and out of them; a family adds `forward`, which says what happens between.
+class AttentionLayer(nn.Module):
+    """What the encoder knows of a family's attention: its place, and what it adds to the loss."""
+
+    def __init__(self, layer_idx: int):
+        super().__init__()
+        self.layer_idx = layer_idx
+
+    def penalty(self) -> torch.Tensor | None:
+        """What the layer adds to the loss, or None."""
+        return None
+
+
+class MultiHeadAttention(AttentionLayer):
+    """Projections into heads, a filter and the way out; a family adds `forward`, which says what happens between.
 
     Args:
         config: sizes, and what else the family reads.
@@ -20,9 +38,8 @@ class MultiHeadAttention(nn.Module):
         output_projection: whether a linear map mixes the heads at the end.
     """
 
-    def __init__(self, config: EncoderConfig, layer_idx: int, output_projection: bool = True):
-        super().__init__()
-        self.layer_idx = layer_idx
+    def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
+        super().__init__(layer_idx)
         self.is_causal = config.is_decoder
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -30,15 +47,26 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size) if output_projection else None
+        self.filter = None
+        if config.key_value_filter != "none":
+            self.filter = KeyValueFilter(
+                config.key_value_filter, self.num_heads, config.filter_kernel_size, causal=self.is_causal
+            )
 
-    def penalty(self) -> torch.Tensor | None:
-        """What the layer adds to the loss, or None."""
-        return None
+    def project(
+        self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value of ``[batch, length, hidden]``, each ``[batch, heads, length, head_dim]``.
 
-    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value, each ``[batch, heads, length, head_dim]``, of ``[batch, length, hidden]``."""
+        Keys and values are filtered; with a cache, a filter goes on from the tokens that it left there.
+        """
         layers = (self.query, self.key, self.value)
         query, key, value = (split_heads(layer(hidden_states), self.num_heads) for layer in layers)
+        if self.filter is not None:
+            recall = None
+            if cache is not None and self.filter.kernel_size > 1:
+                recall = partial(recall_columns, cache, self.layer_idx, self.filter.kernel_size - 1)
+            key, value, _ = self.filter(key, value, sequence.key_mask, recall)
         return query, key, value
 
     def merge(self, attended: torch.Tensor) -> torch.Tensor:

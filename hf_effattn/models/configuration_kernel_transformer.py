@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_encoder import EncoderConfig
+from .configuration_filtered import FilteredEncoderConfig
 
 
 #: Maps that are applied entry by entry, so their features are as many as the head is wide.
@@ -14,7 +14,7 @@ LAYERED = ("linear", "ffn", "glu", "low_rank_glu")
 
 
 @strict
-class KernelTransformerConfig(EncoderConfig):
+class KernelTransformerConfig(FilteredEncoderConfig):
     """Kernel attention ``phi(q) . sum phi(k) v^T / phi(q) . sum phi(k)`` (Yorsh & Kovalenko 2022, arXiv 2211.04076).
 
     Args:
@@ -31,8 +31,8 @@ class KernelTransformerConfig(EncoderConfig):
         redraw_interval: training passes between two draws of the frequencies of ``"favor"``; None never redraws.
         normalizer_eps: added to the denominator; 0 gives the authors' form.
 
-    The other fields are those of `EncoderConfig`, but for `attention_probs_dropout_prob`, which has to be zero: the
-    weights that it would act on are never built.
+    The other fields are those of `FilteredEncoderConfig`, but for `attention_probs_dropout_prob`, which has to be
+    zero: the weights that it would act on are never built.
     """
 
     model_type: ClassVar[str] = "kernel_transformer"

@@ -4,11 +4,11 @@ from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_encoder import EncoderConfig
+from .configuration_filtered import FilteredEncoderConfig
 
 
 @strict
-class SimpleTronConfig(EncoderConfig):
+class SimpleTronConfig(FilteredEncoderConfig):
     """SimpleTRON: attention without softmax, ``Q (K^T V) / sqrt(n)`` (Yorsh et al. 2021, arXiv 2111.15588).
 
     Args:
@@ -20,7 +20,7 @@ class SimpleTronConfig(EncoderConfig):
         attention_probs_dropout_prob: dropout on the entries of ``K^T V``, as the authors do. It is not defined for
             the causal form, which raises when it is trained with a value above zero.
 
-    The other fields are those of `EncoderConfig`.
+    The other fields are those of `FilteredEncoderConfig`.
     """
 
     model_type: ClassVar[str] = "simpletron"

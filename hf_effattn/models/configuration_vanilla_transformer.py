@@ -4,17 +4,17 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_encoder import EncoderConfig
+from .configuration_filtered import FilteredEncoderConfig
 
 
 @strict
-class VanillaTransformerConfig(EncoderConfig):
+class VanillaTransformerConfig(FilteredEncoderConfig):
     """The softmax Transformer (Vaswani et al. 2017, arXiv 1706.03762) on the skeleton of the other families.
 
     Args:
         attention_probs_dropout_prob: dropout on the attention weights.
 
-    The other fields are those of `EncoderConfig`.
+    The other fields are those of `FilteredEncoderConfig`.
     """
 
     model_type: ClassVar[str] = "vanilla_transformer"

@@ -1,6 +1,5 @@
 """The skeleton of every family: what a sequence is, the block, and the model without a head."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,46 +11,24 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention
+from .attention import AttentionLayer
 from .backends import resolve_backend
 from .configuration_encoder import EncoderConfig
+from .filters import KeyValueFilter
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
 from .outputs import EncoderOutput
 from .recurrent_cache import cached_token_count, check_recurrent_cache
+from .sequence import SequenceInfo, check_attention_mask
 
 
 #: Arguments that transformers adds to a forward call, beside those in its signature.
 _FORWARD_KEYS = {"output_attentions", "output_hidden_states"}
 
 
-@dataclass(frozen=True)
-class SequenceInfo:
-    """What a layer has to know of the sequence beside its hidden states.
-
-    Attributes:
-        length: number of positions in this forward call, `N`.
-        attention_mask: ``[batch, P + N]`` bool, True for a real token, where `P` are the positions already in a
-            cache that keeps them; None if every token is real.
-        token_counts: ``[batch or 1, N]`` int64: how many real tokens lie at or before each position, those of
-            earlier calls included.
-        total_counts: ``[batch or 1, 1]`` int64: how many real tokens the whole sequence holds.
-    """
-
-    length: int
-    attention_mask: torch.Tensor | None
-    token_counts: torch.Tensor
-    total_counts: torch.Tensor
-
-    @property
-    def key_mask(self) -> torch.Tensor | None:
-        """The mask of this call's own positions, ``[batch, N]``, or None."""
-        return None if self.attention_mask is None else self.attention_mask[:, -self.length :]
-
-
 class EncoderBlock(GradientCheckpointingLayer):
     """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post)."""
 
-    def __init__(self, config: EncoderConfig, attention: MultiHeadAttention):
+    def __init__(self, config: EncoderConfig, attention: AttentionLayer):
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.attention_norm = make_norm(config)
@@ -69,6 +46,10 @@ class EncoderBlock(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         attended = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
         attended, _ = self.attention(attended, sequence, cache=cache, output_attentions=output_attentions)
+        return self.finish(hidden_states, attended)
+
+    def finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The block's output, of what came in and what attention made of it."""
         hidden_states = hidden_states + self.dropout(attended)
         if self.pre_norm:
             return hidden_states + self.mlp(self.mlp_norm(hidden_states))
@@ -86,7 +67,8 @@ class EncoderPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["EncoderBlock"]
     #: The attention module of the family, called with the config and the index of the layer. Its forward takes
     #: (hidden_states, sequence, cache, output_attentions) and returns the output and the attention map or None.
-    attention_class: ClassVar[type[MultiHeadAttention]]
+    attention_class: ClassVar[type[Any]]
+    block_class: ClassVar[type[EncoderBlock]] = EncoderBlock
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
 
@@ -95,6 +77,10 @@ class EncoderPreTrainedModel(PreTrainedModel):
             init.zeros_(module.weight)
         elif isinstance(module, ScaleNorm):
             init.ones_(module.weight)
+        elif isinstance(module, KeyValueFilter) and module.weight is not None:
+            # As torch starts a convolution with one channel per group, which is what the authors use.
+            bound = module.kernel_size**-0.5
+            init.uniform_(module.weight, -bound, bound)
         else:
             super()._init_weights(module)
         if isinstance(module, Embeddings) and module.config.num_channels is not None:
@@ -130,7 +116,7 @@ class EncoderModel(EncoderPreTrainedModel):
         super().__init__(config)
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
-        self.layers = nn.ModuleList(EncoderBlock(config, attention) for attention in attentions)
+        self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)
         self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         if config.num_channels is not None:
@@ -186,17 +172,24 @@ class EncoderModel(EncoderPreTrainedModel):
         if position_ids is None:
             position_ids = (sequence.token_counts - 1).clamp(min=0)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False
-        hidden_states = self.embeddings(content, position_ids)
+        outputs = self.encode(self.embeddings(content, position_ids), sequence, cache, output_attentions)
+        outputs.cache, outputs.aux_loss = cache, self._penalty()
+        return outputs
+
+    def encode(
+        self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool
+    ) -> EncoderOutput:
+        """The blocks over embedded tokens ``[batch, length, hidden]``. A family with a memory carries it through."""
         for layer in self.layers:
             hidden_states = layer(hidden_states, sequence, cache=cache, output_attentions=output_attentions)
-        return EncoderOutput(last_hidden_state=self.norm(hidden_states), cache=cache, aux_loss=self._penalty())
+        return EncoderOutput(last_hidden_state=self.norm(hidden_states))
 
     def before_training_pass(self) -> None:
         """Called once at the start of every forward pass in training mode, outside of gradient checkpointing."""
 
     def _penalty(self) -> torch.Tensor | None:
         """The sum of what the attention layers add to the loss."""
-        penalties = [module.penalty() for module in self.modules() if isinstance(module, MultiHeadAttention)]
+        penalties = [module.penalty() for module in self.modules() if isinstance(module, AttentionLayer)]
         given = [penalty for penalty in penalties if penalty is not None]
         return torch.stack(given).sum() if given else None
 
@@ -249,33 +242,11 @@ class EncoderModel(EncoderPreTrainedModel):
             raise ValueError(
                 "a cache only works with is_decoder=True: a bidirectional encoder needs all tokens at once"
             )
+        if "full_attention" not in self.config.layer_types:
+            check_recurrent_cache(cache, self.config.layer_types)
         if self.config.cache_type == "linear_attention":
-            check_recurrent_cache(cache, self.config.num_hidden_layers)
             return 0, cached_token_count(cache)
         past_length = cache.get_seq_length()
         if attention_mask is None:
             return past_length, torch.tensor([[past_length]], device=self.device)
         return past_length, attention_mask[:, :-length].ne(0).sum(-1, keepdim=True)
-
-
-def check_attention_mask(
-    attention_mask: torch.Tensor, batch: int, past_length: int, length: int, with_cache: bool
-) -> torch.Tensor | None:
-    """The mask as bool ``[batch, past + length]``, or None if it hides nothing.
-
-    Raises:
-        ValueError: unless the mask is 2-D and covers this call, and with a cache of keys the past as well.
-    """
-    expected = past_length + length
-    too_short = attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < expected
-    # A cache of states does not know how many positions it has seen, so a longer mask cannot be judged there.
-    if too_short or (attention_mask.shape[1] > expected and (past_length > 0 or not with_cache)):
-        raise ValueError(
-            f"attention_mask must be [batch, length] = {[batch, expected]} with 1 for real tokens, "
-            f"got {list(attention_mask.shape)}; masks per query are not supported"
-        )
-    attention_mask = attention_mask.ne(0)
-    # Looking at the values waits for the device, so a decoding step, whose mask is cheap, does not look.
-    if length > 1 and not torch.compiler.is_compiling() and bool(attention_mask.all()):
-        return None
-    return attention_mask

@@ -6,17 +6,18 @@ import torch
 from transformers.cache_utils import Cache
 
 from .attention import MultiHeadAttention, refuse_long_map
-from .configuration_encoder import EncoderConfig
-from .encoder import SequenceInfo, attention_backend
+from .configuration_filtered import FilteredEncoderConfig
+from .encoder import attention_backend
 from .ops_linear import linear_attention, linear_attention_step
 from .ops_reference import linear_attention_map
 from .recurrent_cache import load_state, store_state
+from .sequence import SequenceInfo
 
 
 class LinearAttentionLayer(MultiHeadAttention):
     """Projections around `linear_attention`; a family says what the queries, keys and scale are."""
 
-    def __init__(self, config: EncoderConfig, layer_idx: int, output_projection: bool = True):
+    def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(config, layer_idx, output_projection)
         self.backend = attention_backend(config)
 

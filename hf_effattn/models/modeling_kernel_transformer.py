@@ -4,7 +4,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel
 from .feature_maps import FavorMap, FeatureMap, make_feature_map
 from .heads import (
     EncoderForCausalLM,
@@ -16,6 +16,7 @@ from .heads import (
 )
 from .linear_layer import LinearAttentionLayer
 from .ops_linear import OPERATOR
+from .sequence import SequenceInfo
 
 
 class KernelTransformerAttention(LinearAttentionLayer):
@@ -42,7 +43,7 @@ class KernelTransformerAttention(LinearAttentionLayer):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(hidden_states, sequence, cache)
         query, key = self.feature_map(query, is_query=True), self.feature_map(key, is_query=False)
         return self.attend(query, key, value, sequence, cache, output_attentions, normalize=True, eps=self.eps)
 

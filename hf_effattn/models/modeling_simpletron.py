@@ -4,7 +4,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from .configuration_simpletron import SimpleTronConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel
 from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
@@ -16,6 +16,7 @@ from .heads import (
 from .linear_layer import LinearAttentionLayer
 from .ops_linear import OPERATOR
 from .ops_reference import accumulation_dtype
+from .sequence import SequenceInfo
 
 
 class SimpleTronAttention(LinearAttentionLayer):
@@ -41,7 +42,7 @@ class SimpleTronAttention(LinearAttentionLayer):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(hidden_states, sequence, cache)
         scale = self.scale(sequence, accumulation_dtype(query.dtype))
         inputs = (query, key, value, sequence, cache, output_attentions)
         return self.attend(*inputs, normalize=False, scale=scale, dropout_p=self.dropout_p)

@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 
 from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, SequenceInfo, attention_backend
+from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, attention_backend
 from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
@@ -18,6 +18,7 @@ from .heads import (
 )
 from .ops_reference import softmax_attention_map
 from .ops_softmax import OPERATOR, softmax_attention
+from .sequence import SequenceInfo
 
 
 class VanillaTransformerAttention(MultiHeadAttention):
@@ -35,7 +36,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(hidden_states, sequence, cache)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         options: dict[str, Any] = {"key_mask": sequence.attention_mask, "causal": self.is_causal}

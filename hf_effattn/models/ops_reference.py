@@ -105,6 +105,46 @@ def reference_linear_attention(
     return output.to(query.dtype), state
 
 
+def reference_filter(
+    tokens: torch.Tensor,
+    kind: str,
+    kernel_size: int,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    stride: int = 1,
+    causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`KeyValueFilter` window by window, for ``[B, H, N, D]``; returns what it gives and which windows are real.
+
+    In a row whose real tokens stand at ``first .. N - 1``, a window belongs to a token `t` and reads the real tokens
+    among ``start .. start + kernel_size - 1``. `start` is ``t - (kernel_size - 1) // 2``; with ``causal``
+    ``t - kernel_size + 1``; with ``stride > 1`` it is `t` itself, and only every `stride`-th token, counted from
+    `first`, has a window. ``"conv"`` sums them with `weight` ``[H, kernel_size]``, ``"max_pool"`` takes their
+    greatest and ``"avg_pool"`` their mean, channel by channel.
+    """
+    batch, heads, length, _ = tokens.shape
+    real = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
+    count = -(-length // stride)
+    output = tokens.new_zeros(batch, heads, count, tokens.shape[-1])
+    valid = torch.zeros(batch, count, dtype=torch.bool)
+    before = kernel_size - 1 if causal else (kernel_size - 1) // 2 if stride == 1 else 0
+    for b in range(batch):
+        first = int(real[b].int().argmax()) if stride > 1 else 0
+        for window, t in enumerate(range(first, length, stride)):
+            inside = [n for n in range(t - before, t - before + kernel_size) if 0 <= n < length and real[b, n]]
+            valid[b, window] = real[b, t]
+            if not real[b, t]:
+                continue
+            read = tokens[b, :, inside]
+            if weight is not None:
+                taps = weight[:, [n - t + before for n in inside]]
+                output[b, :, window] = (taps[:, :, None] * read).sum(1)
+            else:
+                output[b, :, window] = read.amax(1) if kind == "max_pool" else read.mean(1)
+    return output, valid
+
+
 def softmax_attention_map(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -11,12 +11,16 @@ import torch
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 
 
-def check_recurrent_cache(cache: Cache, num_layers: int) -> None:
-    """Raise ValueError unless `cache` has a linear attention layer for each of the model's layers."""
-    layers = cache.layers
-    if len(layers) != num_layers or not all(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+#: Where a layer keeps the last tokens that its filter has read; state 0 counts tokens.
+FILTER_STATE = 1
+
+
+def check_recurrent_cache(cache: Cache, layer_types: list[str]) -> None:
+    """Raise ValueError unless `cache` can keep states for each of the model's layers."""
+    keep_states = [isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers]
+    if len(keep_states) != len(layer_types) or not all(keep_states):
         raise ValueError(
-            f"the cache must hold {num_layers} linear attention layers, got {cache}. "
+            f"the cache must hold the layers {layer_types}, got {cache}. "
             "Build it with transformers.DynamicCache(config=model.config)."
         )
 
@@ -46,3 +50,11 @@ def store_state(cache: Cache, layer_idx: int, state: torch.Tensor, token_counts:
     last_count = token_counts[:, None, -1:].expand(state.shape[0], 1, 1)
     cache.update_conv_state(last_count, layer_idx)
     cache.update_recurrent_state(state, layer_idx)
+
+
+def recall_columns(cache: Cache, layer_idx: int, width: int, columns: torch.Tensor) -> torch.Tensor:
+    """The last `width` columns that a layer's filter has read, followed by the new `columns`, of which it keeps some.
+
+    Before the first call there may be fewer: the caller fills them up on the left.
+    """
+    return cache.update_conv_state(columns, layer_idx, FILTER_STATE, conv_kernel_size=width)

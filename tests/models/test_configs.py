@@ -76,6 +76,7 @@ CHANGES = {
     "pair_features": "interaction",
     "pooling": "mean",
 }
+FILTER_CHANGES = {"key_value_filter": "conv"}
 FAMILY_CHANGES = {
     "simpletron": {"attention_scale": "sqrt_len_dim", "use_output_projection": True},
     "kernel_transformer": {

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from hf_effattn.models.sequence import SequenceInfo
 from tests.models.variants import FAMILIES, VARIANT_NAMES, VARIANTS, padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
@@ -99,15 +100,16 @@ def test_a_cache_needs_no_mask_where_nothing_is_padded(family, options):
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.constant_state], ids=lambda f: f.model_type)
-def test_the_state_does_not_grow_with_the_context(family):
-    model = tiny_model(family, is_decoder=True)
+@pytest.mark.parametrize("options", [{}, {"key_value_filter": "conv"}], ids=["plain", "filtered"])
+def test_the_state_does_not_grow_with_the_context(family, options):
+    model = tiny_model(family, is_decoder=True, **options)
 
     def state_size(length):
         cache = model(random_ids(2, length), use_cache=True).cache
         tensors = [
             t for layer in cache.layers for t in (*layer.recurrent_states.values(), *layer.conv_states.values())
         ]
-        return sum(tensor.numel() for tensor in tensors)
+        return sum(tensor.numel() for tensor in tensors if tensor is not None)
 
     assert state_size(5) == state_size(70)
 
@@ -191,7 +193,7 @@ def test_implied_attention_maps(family, options, is_decoder):
     attention = model.layers[0].attention
     first = outputs.hidden_states[0]
     entering = model.layers[0].attention_norm(first) if model.layers[0].pre_norm else first
-    values = attention.value(entering).unflatten(-1, (3, 8)).transpose(1, 2)
+    values = attention.project(entering, SequenceInfo(17, mask == 1, mask.cumsum(1), mask.sum(1, keepdim=True)))[2]
     joined = (outputs.attentions[0] @ values).transpose(1, 2).flatten(2)
     used = {}
     attention.register_forward_hook(lambda module, inputs, output: used.update(output=output[0]))

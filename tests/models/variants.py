@@ -21,6 +21,8 @@ OPTIONS: dict[str, list[dict]] = {
     "simpletron": [
         {"use_output_projection": True, "attention_scale": "sqrt_len_dim", "norm_position": "post"},
         {"norm_type": "scale_norm"},
+        {"key_value_filter": "conv"},
+        {"key_value_filter": "avg_pool", "filter_kernel_size": 5},
     ],
     "kernel_transformer": [
         {"feature_map": "elu"},
@@ -32,8 +34,14 @@ OPTIONS: dict[str, list[dict]] = {
         {"feature_map": "glu", "num_kernel_layers": 3, "num_features": 10, "orthogonality_penalty": 0.1},
         {"feature_map": "low_rank_glu", "num_kernel_layers": 2, "kernel_rank": 3},
         {"feature_map": "spectral", "num_features": 9, "num_mixtures": 2},
+        {"key_value_filter": "conv", "filter_kernel_size": 3},
+        {"key_value_filter": "max_pool", "feature_map": "elu"},
     ],
-    "vanilla_transformer": [{"norm_position": "post", "norm_type": "rms_norm"}],
+    "vanilla_transformer": [
+        {"norm_position": "post", "norm_type": "rms_norm"},
+        {"key_value_filter": "conv"},
+        {"key_value_filter": "max_pool", "filter_kernel_size": 2},
+    ],
 }
 
 FAMILIES = hf_effattn.list_families()

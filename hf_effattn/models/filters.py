@@ -1,0 +1,131 @@
+"""Filters over the keys and values of attention: what ConvLuna puts in front of its memory, for every family.
+
+A memory that many tokens are packed into degrades in training; filtering the keys and values first, by a convolution
+or by pooling, is the remedy of ConvLuna (Yorsh et al. 2024, arXiv 2404.00798). Output `t` of a filter reads a window
+of `kernel_size` tokens:
+
+- ``stride = 1``: around `t`, from ``t - (k - 1) // 2`` to ``t + k // 2`` (the "same" convolution, an even kernel
+  reaching one token further to the right), and as many outputs as tokens;
+- causal: the `k` tokens that end with `t`;
+- ``stride > 1``: the `k` tokens that start with ``t * stride``, with one window for every `stride` real tokens begun.
+
+Padding is no part of any window: it is zero to a convolution, and left out of a maximum or a mean. A window counts as
+real when the token that it belongs to is real, so a padded sequence has the windows of the unpadded one.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+#: Takes the columns of new tokens ``[B, C, N]``, keeps the last of them for the next call, and returns those that
+#: earlier calls kept, followed by the new ones.
+Recall = Callable[[torch.Tensor], torch.Tensor]
+
+
+class KeyValueFilter(nn.Module):
+    """One filter over the sequence axis of keys and values, the same for both.
+
+    Args:
+        kind: ``"conv"`` (``sum_i w_i x_i``, one kernel per head for all its channels, no bias), ``"max_pool"`` or
+            ``"avg_pool"``.
+        num_heads: heads, and so kernels of the convolution: its only parameter is ``weight [heads, kernel_size]``.
+        kernel_size: tokens in a window, `k`.
+        stride: tokens between the starts of two windows; 1 for a causal filter.
+        causal: whether a window ends with its own token.
+
+    Complexity: O(N k hidden) time, O(N hidden) memory.
+    """
+
+    def __init__(self, kind: str, num_heads: int, kernel_size: int, stride: int = 1, causal: bool = False):
+        super().__init__()
+        self.kind, self.kernel_size, self.stride, self.causal = kind, kernel_size, stride, causal
+        self.weight = nn.Parameter(torch.empty(num_heads, kernel_size)) if kind == "conv" else None
+
+    def forward(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        recall: Recall | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The filtered keys and values, and their mask.
+
+        Args:
+            key: ``[B, H, N, D]``.
+            value: ``[B, H, N, D]``.
+            mask: ``[B, N]`` bool, True for a real token, or None.
+            recall: the memory of a causal filter between calls, see `Recall`.
+
+        Returns:
+            Twice ``[B, H, M, D]``, and ``[B, M]`` or None, with ``M = ceil(N / stride)``. Windows whose own token is
+            padding are zero.
+        """
+        if self.stride > 1 and mask is not None:
+            key, value, mask = _flush_left(key, value, mask)
+        both = torch.cat([key, value], dim=1)
+        length, heads = both.shape[2], both.shape[1]
+        columns = both.transpose(2, 3).flatten(1, 2)
+        real = None if mask is None else mask[:, None]
+        if real is not None:
+            columns = columns.masked_fill(~real, 0.0)
+        if recall is not None:
+            columns, real = _recalled(columns, real, recall)
+        filtered = self._windows(columns, real, heads, self._margins(length, columns.shape[-1]))
+        mask = None if mask is None else mask[:, :: self.stride]
+        if mask is not None:
+            filtered = filtered.masked_fill(~mask[:, None], 0.0)
+        key, value = filtered.unflatten(1, (heads, -1)).transpose(2, 3).chunk(2, dim=1)
+        return key, value, mask
+
+    def _margins(self, length: int, columns: int) -> tuple[int, int]:
+        """What the windows of `length` tokens read before and after the `columns` at hand."""
+        if self.causal:
+            return length + self.kernel_size - 1 - columns, 0
+        if self.stride == 1:
+            return (self.kernel_size - 1) // 2, self.kernel_size // 2
+        last_start = (length - 1) // self.stride * self.stride
+        return 0, max(last_start + self.kernel_size - length, 0)
+
+    def _windows(
+        self, columns: torch.Tensor, real: torch.Tensor | None, heads: int, margins: tuple[int, int]
+    ) -> torch.Tensor:
+        """What every window gives, ``[B, C, M]``, of columns ``[B, C, L]`` that are real or not ``[B, 1, L]``."""
+        functional, window = nn.functional, (self.kernel_size, self.stride)
+        if self.weight is not None:
+            kernels = self.weight.repeat(2, 1).repeat_interleave(columns.shape[1] // heads, dim=0)
+            columns = functional.pad(columns, margins)
+            return functional.conv1d(columns, kernels[:, None], stride=self.stride, groups=columns.shape[1])
+        if self.kind == "max_pool":
+            lowest = torch.finfo(columns.dtype).min
+            columns = columns if real is None else columns.masked_fill(~real, lowest)
+            return functional.max_pool1d(functional.pad(columns, margins, value=lowest), *window)
+        counted = torch.ones_like(columns[:1, :1]) if real is None else real.to(columns.dtype)
+        total = functional.avg_pool1d(functional.pad(columns, margins), *window)
+        share = functional.avg_pool1d(functional.pad(counted, margins), *window)
+        return total / share.clamp(min=0.5 / self.kernel_size)
+
+
+def _recalled(
+    columns: torch.Tensor, real: torch.Tensor | None, recall: Recall
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Columns and whether they are real, with those of earlier calls in front of them."""
+    real = columns.new_ones(columns.shape[0], 1, columns.shape[2]) if real is None else real.to(columns.dtype)
+    recalled = recall(torch.cat([columns, real], dim=1))
+    return recalled[:, :-1], recalled[:, -1:] != 0
+
+
+def _flush_left(
+    key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Every row moved to begin with its first real token, so that strided windows do not depend on the padding."""
+    length = mask.shape[1]
+    source = torch.arange(length, device=mask.device) + mask.int().argmax(1, keepdim=True)
+    inside = source < length
+    source = source.clamp(max=length - 1)
+
+    def moved(heads: torch.Tensor) -> torch.Tensor:
+        return heads.gather(2, source[:, None, :, None].expand(-1, heads.shape[1], -1, heads.shape[3]))
+
+    return moved(key), moved(value), mask.gather(1, source) & inside
