@@ -12,8 +12,8 @@ from .recurrent_cache import recall_columns
 from .sequence import SequenceInfo
 
 
-#: The longest input for which `output_attentions=True` builds a map: at 4,096 positions one head of one sequence
-#: takes 64 MiB in float32, and every layer keeps its own.
+#: The longest input for which `output_attentions=True` builds a square map: at 4,096 positions one head of one
+#: sequence takes 64 MiB in float32, and every layer keeps its own.
 MAX_MAP_LENGTH = 4096
 
 
@@ -85,12 +85,12 @@ def join_heads(attended: torch.Tensor) -> torch.Tensor:
     return attended.transpose(1, 2).flatten(-2)
 
 
-def refuse_long_map(length: int, has_past: bool = False) -> None:
+def refuse_long_map(queries: int, keys: int, has_past: bool = False) -> None:
     """Raise ValueError where an attention map cannot be had: too long an input, or keys that are gone."""
-    if length > MAX_MAP_LENGTH:
+    if queries * keys > MAX_MAP_LENGTH**2:
         raise ValueError(
-            f"output_attentions=True would build {length} x {length} maps; it is limited to {MAX_MAP_LENGTH} "
-            "positions. Shorten the input, or leave output_attentions off."
+            f"output_attentions=True would build {queries} x {keys} maps; it is limited to {MAX_MAP_LENGTH} x "
+            f"{MAX_MAP_LENGTH}. Shorten the input, or leave output_attentions off."
         )
     if has_past:
         raise ValueError(

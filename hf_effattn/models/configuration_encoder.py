@@ -62,8 +62,9 @@ class EncoderConfig(PreTrainedConfig):
             residual sum, and after the embeddings).
         norm_type: ``"layer_norm"``, ``"rms_norm"``, or ``"scale_norm"`` (an RMS norm with one learned gain for
             all channels, as in Luna and Mega).
-        pooling: what a classifier reads: ``"cls"`` (first real token), ``"last"`` (last real token) or ``"mean"``
-            (mean over real tokens). None means ``"last"`` for a decoder and ``"cls"`` otherwise.
+        pooling: what a classifier reads: ``"cls"`` (first real token), ``"last"`` (last real token), ``"mean"``
+            (mean over real tokens) or, in families with a memory, ``"memory"`` (mean over its cells). None means
+            ``"last"`` for a decoder and ``"cls"`` otherwise.
         num_channels: channels of a pixel. If set, the model reads `pixel_values` as a sequence of pixels in
             raster order instead of token ids.
         classifier_hidden_size: width of the hidden layer of the classification heads, `intermediate_size` if None.
@@ -96,7 +97,7 @@ class EncoderConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     norm_position: Literal["pre", "post"] = "pre"
     norm_type: Literal["layer_norm", "rms_norm", "scale_norm"] = "layer_norm"
-    pooling: Literal["cls", "last", "mean"] | None = None
+    pooling: Literal["cls", "last", "mean", "memory"] | None = None
     num_channels: int | None = None
     classifier_hidden_size: int | None = None
     pair_features: Literal["concat", "interaction"] | None = None
@@ -112,6 +113,10 @@ class EncoderConfig(PreTrainedConfig):
     family_name: ClassVar[str] = ""
     #: What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``.
     cache_type: ClassVar[str] = "linear_attention"
+    #: Whether the family can be a decoder.
+    causal: ClassVar[bool] = True
+    #: Whether the family has a memory that a classifier can read.
+    has_memory: ClassVar[bool] = False
     #: Called before the first config is built. The installed package registers its model classes with the Auto
     #: classes here, so that importing the package does not have to import the models.
     before_first_config: ClassVar[Callable[[], None] | None] = None
@@ -123,7 +128,7 @@ class EncoderConfig(PreTrainedConfig):
             EncoderConfig.before_first_config()
         self._refuse_unknown(kwargs)
         if self.family_name and kwargs.get("auto_map") is None:
-            kwargs["auto_map"] = auto_map(self.model_type, self.family_name)
+            kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
         super().__post_init__(**kwargs)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
@@ -158,6 +163,15 @@ class EncoderConfig(PreTrainedConfig):
             value = getattr(self, name)
             _require(value is None or 0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
         _require(
+            self.causal or not self.is_decoder,
+            f"{type(self).__name__} has no causal form, so is_decoder=True is refused: what its tokens read was "
+            "packed from the whole sequence. Choose a family whose `causal` is true in hf_effattn.list_families()",
+        )
+        _require(
+            self.has_memory or self.pooling != "memory",
+            f'pooling="memory" reads a memory, which {type(self).__name__} does not have',
+        )
+        _require(
             self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size,
             f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})",
         )
@@ -185,9 +199,11 @@ class EncoderConfig(PreTrainedConfig):
         return self.pooling or ("last" if self.is_decoder else "cls")
 
 
-def auto_map(model_type: str, family_name: str) -> dict[str, str]:
+def auto_map(model_type: str, family_name: str, causal: bool) -> dict[str, str]:
     """Every Auto class that can load a checkpoint of the family, with the module and class that it finds there."""
     entries = {auto: f"modeling_{model_type}.{family_name}{suffix}" for auto, suffix in HEADS.items()}
+    if not causal:
+        del entries["AutoModelForCausalLM"]
     return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
 
 

@@ -16,6 +16,7 @@ from .backends import resolve_backend
 from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
+from .memory import LearnedMemory
 from .outputs import EncoderOutput
 from .recurrent_cache import cached_token_count, check_recurrent_cache
 from .sequence import SequenceInfo, check_attention_mask
@@ -81,6 +82,8 @@ class EncoderPreTrainedModel(PreTrainedModel):
             # As torch starts a convolution with one channel per group, which is what the authors use.
             bound = module.kernel_size**-0.5
             init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, LearnedMemory):
+            init.normal_(module.cells)
         else:
             super()._init_weights(module)
         if isinstance(module, Embeddings) and module.config.num_channels is not None:
@@ -114,6 +117,7 @@ class EncoderModel(EncoderPreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
+        config.validate()
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)

@@ -166,10 +166,11 @@ class EncoderForSequenceClassification(EncoderHead):
             given = "was given" if pair_input_ids is not None else "is missing"
             raise ValueError(f"pair_features={self.config.pair_features!r}, but pair_input_ids {given}")
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
-        pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling)
+        pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
-            pair = self.model(pair_input_ids, pair_attention_mask).last_hidden_state
-            pooled = combine_pair(pooled, pool(pair, pair_attention_mask, self.pooling), self.config.pair_features)
+            pair = self.model(pair_input_ids, pair_attention_mask)
+            pair = pool(pair.last_hidden_state, pair_attention_mask, self.pooling, pair.memory)
+            pooled = combine_pair(pooled, pair, self.config.pair_features)
         logits = self.classifier(pooled)
         loss = None
         if labels is not None:
@@ -264,7 +265,7 @@ class EncoderForImageClassification(EncoderHead):
     ) -> ImageClassifierOutput:
         """Logits ``[batch, num_labels]`` of images ``[batch, num_channels, height, width]``."""
         outputs = self.model(pixel_values=pixel_values, **kwargs)
-        logits = self.classifier(pool(outputs.last_hidden_state, None, self.pooling))
+        logits = self.classifier(pool(outputs.last_hidden_state, None, self.pooling, outputs.memory))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
@@ -313,8 +314,8 @@ def shared_fields(
     """
     if loss is not None and outputs.aux_loss is not None:
         loss = loss + share * outputs.aux_loss
-    recorded = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
-    return {"loss": loss, "aux_loss": outputs.aux_loss, **recorded}
+    handed_on = ("hidden_states", "attentions", "aux_loss", "memory", "pack_attentions")
+    return {"loss": loss, **{name: getattr(outputs, name) for name in handed_on}}
 
 
 def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
@@ -328,11 +329,15 @@ def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor |
     return targets.ne(-100).sum() / num_items_in_batch
 
 
-def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """One vector per sequence: its first real token, its last one, or the mean of them; ``[batch, hidden]``.
+def pool(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str, memory: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One vector per sequence, ``[batch, hidden]``: its first real token, its last, their mean, or the memory's mean.
 
     A row without real tokens is read at its first position, or for the mean gives zeros.
     """
+    if memory is not None and pooling == "memory":
+        return memory.mean(1)
     batch, length = hidden_states.shape[:2]
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, device=hidden_states.device)

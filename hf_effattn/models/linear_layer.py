@@ -58,7 +58,7 @@ class LinearAttentionLayer(MultiHeadAttention):
         state = load_state(cache, self.layer_idx)
         weights = None
         if output_attentions:
-            refuse_long_map(sequence.length, has_past=state is not None)
+            refuse_long_map(sequence.length, sequence.length, has_past=state is not None)
             weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(value.dtype)
         if state is not None and sequence.length == 1:
             attended, state = linear_attention_step(query, key, value, state, **options)

@@ -51,7 +51,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
         )
         weights = None
         if output_attentions:
-            refuse_long_map(key.shape[2])
+            refuse_long_map(query.shape[2], key.shape[2])
             weights = softmax_attention_map(query, key, **options).to(query.dtype)
         return self.merge(attended), weights
 

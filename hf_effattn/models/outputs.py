@@ -1,4 +1,4 @@
-"""transformers' outputs with one more field: what the attention layers add to the loss."""
+"""transformers' outputs with what the families add to them."""
 
 from dataclasses import dataclass
 
@@ -7,49 +7,52 @@ from transformers import modeling_outputs
 
 
 @dataclass
-class EncoderOutput(modeling_outputs.BaseModelOutputWithPast):
-    """Hidden states, and `aux_loss`: the sum of the layers' penalties, or None if they have none."""
+class EffAttnFields:
+    """The fields that every output of the library has at its end.
+
+    Attributes:
+        aux_loss: the sum of the layers' penalties, which `loss` includes; None if they have none.
+        memory: the memory after the last layer, ``[batch, cells, hidden]``, of families that have one.
+        pack_attentions: with `output_attentions`, for every layer of such a family how much each cell reads of each
+            token (or window of a strided filter), ``[batch, heads, cells, tokens]``; `attentions` then holds what each
+            token reads of each cell.
+    """
 
     aux_loss: torch.Tensor | None = None
+    memory: torch.Tensor | None = None
+    pack_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class MaskedLMOutput(modeling_outputs.MaskedLMOutput):
-    """`loss` includes `aux_loss`."""
-
-    aux_loss: torch.Tensor | None = None
+class EncoderOutput(EffAttnFields, modeling_outputs.BaseModelOutputWithPast):
+    """Hidden states, and what the family adds."""
 
 
 @dataclass
-class CausalLMOutput(modeling_outputs.CausalLMOutputWithPast):
+class MaskedLMOutput(EffAttnFields, modeling_outputs.MaskedLMOutput):
     """`loss` includes `aux_loss`."""
-
-    aux_loss: torch.Tensor | None = None
 
 
 @dataclass
-class SequenceClassifierOutput(modeling_outputs.SequenceClassifierOutput):
+class CausalLMOutput(EffAttnFields, modeling_outputs.CausalLMOutputWithPast):
     """`loss` includes `aux_loss`."""
-
-    aux_loss: torch.Tensor | None = None
 
 
 @dataclass
-class TokenClassifierOutput(modeling_outputs.TokenClassifierOutput):
+class SequenceClassifierOutput(EffAttnFields, modeling_outputs.SequenceClassifierOutput):
     """`loss` includes `aux_loss`."""
-
-    aux_loss: torch.Tensor | None = None
 
 
 @dataclass
-class QuestionAnsweringOutput(modeling_outputs.QuestionAnsweringModelOutput):
+class TokenClassifierOutput(EffAttnFields, modeling_outputs.TokenClassifierOutput):
     """`loss` includes `aux_loss`."""
-
-    aux_loss: torch.Tensor | None = None
 
 
 @dataclass
-class ImageClassifierOutput(modeling_outputs.ImageClassifierOutput):
+class QuestionAnsweringOutput(EffAttnFields, modeling_outputs.QuestionAnsweringModelOutput):
     """`loss` includes `aux_loss`."""
 
-    aux_loss: torch.Tensor | None = None
+
+@dataclass
+class ImageClassifierOutput(EffAttnFields, modeling_outputs.ImageClassifierOutput):
+    """`loss` includes `aux_loss`."""

@@ -14,10 +14,9 @@ import transformers
 
 import hf_effattn
 from hf_effattn.hub import export
-from tests.models.variants import FAMILIES, padded, random_ids, tiny_model
+from tests.models.variants import FAMILIES, over_families, padded, random_ids, tiny_model
 
 
-over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
 INPUTS = {"input_ids": IDS, "attention_mask": MASK}
 

@@ -6,10 +6,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from tests.models.variants import FAMILIES, SIZES, random_ids, tiny_config, tiny_model
-
-
-over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+from tests.models.variants import (
+    FAMILIES,
+    SIZES,
+    over_causal_families,
+    over_families,
+    random_ids,
+    tiny_config,
+    tiny_model,
+)
 
 
 @over_families
@@ -71,13 +76,20 @@ CHANGES = {
     "norm_position": "post",
     "norm_type": "rms_norm",
     "pad_token_id": 5,
-    "is_decoder": True,
     "classifier_hidden_size": 7,
     "pair_features": "interaction",
     "pooling": "mean",
 }
-FILTER_CHANGES = {"key_value_filter": "conv"}
 FAMILY_CHANGES = {
+    "luna": {
+        "norm_position": "pre",
+        "memory_size": 6,
+        "pooling": "memory",
+        "shared_projections": ["query"],
+        "use_value_projection": False,
+        "pack_temperature": "unit",
+        "unpack_temperature": "unit",
+    },
     "simpletron": {"attention_scale": "sqrt_len_dim", "use_output_projection": True},
     "kernel_transformer": {
         "feature_map": "elu",
@@ -85,7 +97,23 @@ FAMILY_CHANGES = {
         "num_kernel_layers": 2,
         "normalizer_eps": 1.0,
     },
+    "vanilla_transformer": {},
 }
+
+
+FAMILY_CHANGES["convluna"] = FAMILY_CHANGES["luna"] | {
+    "shared_projections": ["query", "value"],
+    "use_value_projection": True,
+    "memory_filter": "max_pool",
+    "filter_kernel_size": 3,
+    "filter_stride": 2,
+}
+for changes in (
+    FAMILY_CHANGES["simpletron"],
+    FAMILY_CHANGES["kernel_transformer"],
+    FAMILY_CHANGES["vanilla_transformer"],
+):
+    changes |= {"key_value_filter": "avg_pool"}
 
 
 def fingerprint(family, **options):
@@ -101,12 +129,16 @@ def test_every_field_changes_something(family):
     baseline = fingerprint(family)
     assert torch.equal(fingerprint(family)[1], baseline[1])
     for field, value in (CHANGES | FAMILY_CHANGES.get(family.model_type, {})).items():
-        changed = fingerprint(family, **{field: value})
+        others = {"shared_projections": []} if field == "use_value_projection" else {}
+        changed = fingerprint(family, **others | {field: value})
         assert changed[0] != baseline[0] or not torch.equal(changed[1], baseline[1]), field
+    if family.causal:
+        assert not torch.equal(fingerprint(family, is_decoder=True)[1], baseline[1])
 
 
 #: Fields whose dropout a family has, beside those that every family has.
 DROPOUTS = {"simpletron": "attention_probs_dropout_prob", "vanilla_transformer": "attention_probs_dropout_prob"}
+DROPOUTS |= dict.fromkeys(("luna", "convluna"), "attention_probs_dropout_prob")
 DROPOUTS["kernel_transformer"] = "kernel_dropout_prob"
 
 
@@ -125,6 +157,25 @@ def test_causal_simpletron_refuses_to_train_with_a_dropout_that_is_not_defined()
     model(ids)
     with pytest.raises(ValueError, match=r"dropout_p=0\.1 acts on the summed state"):
         model.train()(ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("simpletron", {"filter_kernel_size": 0}, "filter_kernel_size must be positive, got 0"),
+        ("vanilla_transformer", {"key_value_filter": "max"}, "key_value_filter"),
+        ("luna", {"memory_size": 0}, "memory_size must be positive, got 0"),
+        ("luna", {"shared_projections": ["keys"]}, r"shared_projections may name .*, not \['keys'\]"),
+        ("luna", {"use_value_projection": False}, "names the value projection, which use_value_projection=False"),
+        ("luna", {"memory_size": 1, "unpack_temperature": "learned"}, "memory_size=1 leaves the unpacking softmax"),
+        ("convluna", {"filter_stride": 0}, "filter_stride must be positive, got 0"),
+        ("convluna", {"memory_filter": "none", "filter_stride": 2}, "no windows to take filter_stride=2 between"),
+    ],
+)
+def test_options_that_clash_are_refused(name, options, message):
+    family = next(family for family in FAMILIES if family.model_type == name)
+    with pytest.raises(Exception, match=message):
+        tiny_config(family, **options)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +201,7 @@ def test_kernel_options_that_clash_are_refused(options, message):
         tiny_config(family, **options)
 
 
-@over_families
+@over_causal_families
 def test_remaining_fields_are_read(family):
     causal = tiny_model(family, "AutoModelForCausalLM")
     ids = random_ids(1, 4)
@@ -166,11 +217,14 @@ def test_remaining_fields_are_read(family):
 @over_families
 @pytest.mark.parametrize("auto_class", ["AutoModelForCausalLM", "AutoModelForMaskedLM"])
 def test_language_models_share_the_embedding(family, auto_class):
+    if auto_class not in family.class_names:
+        assert not family.causal
+        return
     model = tiny_model(family, auto_class)
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
-@over_families
+@over_causal_families
 def test_the_head_decides_the_direction_and_leaves_the_config_alone(family):
     config = tiny_config(family)
     assert family.model_class("AutoModelForCausalLM")(config).config.is_decoder
@@ -186,19 +240,22 @@ def test_initialisation(family):
     assert torch.equal(model.model.embeddings.positions.weight, torch.zeros(80, 192))
     assert torch.equal(model.get_input_embeddings().weight[0], torch.zeros(192)), "padding"
     for name, parameter in model.named_parameters():
-        if "feature_map" in name:
+        if "feature_map" in name or "filter" in name:
+            continue
+        if name.endswith("memory.cells"):
+            assert abs(parameter.std().item() - 1) < 0.05
             continue
         if parameter.dim() == 2 and "positions" not in name:
             assert abs(parameter.std().item() - 0.02) < 0.002, name
         elif "norm" in name and name.endswith("weight"):
             assert torch.equal(parameter, torch.ones_like(parameter)), name
-        elif name.endswith("bias"):
+        elif name.endswith(("bias", "log_temperature")):
             assert torch.equal(parameter, torch.zeros_like(parameter)), name
 
 
 @over_families
 def test_scale_norm_is_an_rms_norm_with_one_gain(family):
-    norm = tiny_model(family, norm_type="scale_norm").norm
+    norm = tiny_model(family, norm_type="scale_norm").layers[0].mlp_norm
     x = torch.randn(5, 24, dtype=torch.float64)
     expected = norm.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     assert norm.weight.shape == (1,)

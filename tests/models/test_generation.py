@@ -3,15 +3,13 @@
 import pytest
 import torch
 
-from tests.models.variants import FAMILIES, padded, random_ids, tiny_model
+from tests.models.variants import FAMILIES, over_causal_families, padded, random_ids, tiny_model
 
 
-CAUSAL = [family for family in FAMILIES if family.causal]
-over_families = pytest.mark.parametrize("family", CAUSAL, ids=lambda family: family.model_type)
 NEW = {"max_new_tokens": 12, "min_new_tokens": 12}
 
 
-@over_families
+@over_causal_families
 def test_greedy_equals_the_argmax_of_full_forwards(family):
     # With tied embeddings a random model likes to repeat the token that it has just read.
     model = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False)
@@ -26,7 +24,7 @@ def test_greedy_equals_the_argmax_of_full_forwards(family):
     assert len(generated[:, 7:].unique()) > 1, "a model that repeats itself would show nothing"
 
 
-@over_families
+@over_causal_families
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -47,7 +45,7 @@ def test_with_and_without_cache_agree(family, strategy):
     assert torch.equal(*outputs)
 
 
-@over_families
+@over_causal_families
 def test_left_padded_batch_equals_single_prompts(family):
     model = tiny_model(family, "AutoModelForCausalLM")
     prompts = [random_ids(1, length, seed=length)[0] for length in (11, 5, 1)]
@@ -58,7 +56,7 @@ def test_left_padded_batch_equals_single_prompts(family):
         assert torch.equal(together[i, 11:], alone[0, len(prompt) :])
 
 
-@over_families
+@over_causal_families
 def test_generation_can_go_on_from_a_cache(family):
     model = tiny_model(family, "AutoModelForCausalLM")
     ids = random_ids(1, 6)
@@ -74,7 +72,7 @@ def test_generation_can_go_on_from_a_cache(family):
     assert torch.equal(torch.cat(tokens, dim=1), whole[:, 6:])
 
 
-@over_families
+@over_causal_families
 def test_a_cache_can_be_reset_and_reordered(family):
     model = tiny_model(family, "AutoModelForCausalLM")
     ids = random_ids(2, 8)
@@ -85,7 +83,7 @@ def test_a_cache_can_be_reset_and_reordered(family):
     assert torch.equal(swapped, model(ids[:, :1], cache=fresh).logits)
 
 
-@pytest.mark.parametrize("family", [f for f in CAUSAL if f.constant_state], ids=lambda f: f.model_type)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.constant_state], ids=lambda f: f.model_type)
 def test_a_foreign_cache_meets_a_clear_error(family):
     from transformers import DynamicCache
 

@@ -4,15 +4,26 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hf_effattn.models.sequence import SequenceInfo
-from tests.models.variants import FAMILIES, VARIANT_NAMES, VARIANTS, padded, random_ids, tiny_model
+from tests.models.variants import (
+    CAUSAL_FAMILIES,
+    FAMILIES,
+    MEMORY_FAMILIES,
+    VARIANT_NAMES,
+    VARIANTS,
+    over_causal_variants,
+    over_directions,
+    over_families,
+    over_variants,
+    padded,
+    random_ids,
+    tiny_config,
+    tiny_model,
+)
 from tests.numerics import assert_close
 
 
 ROWS = [random_ids(1, length, seed=length)[0] for length in (17, 9, 1)]
 
-over_variants = pytest.mark.parametrize(("family", "options"), VARIANTS, ids=VARIANT_NAMES)
-over_directions = pytest.mark.parametrize("is_decoder", [False, True], ids=["bidirectional", "causal"])
 over_sides = pytest.mark.parametrize("side", ["left", "right"])
 
 
@@ -21,7 +32,6 @@ def hidden(model, ids, mask=None, **kwargs):
         return model(ids, attention_mask=mask, **kwargs).last_hidden_state
 
 
-@over_variants
 @over_directions
 @over_sides
 def test_content_of_padding_changes_nothing(family, options, is_decoder, side):
@@ -32,7 +42,6 @@ def test_content_of_padding_changes_nothing(family, options, is_decoder, side):
     assert torch.equal(hidden(model, ids, mask)[mask == 1], hidden(model, other, mask)[mask == 1])
 
 
-@over_variants
 @over_directions
 @over_sides
 def test_padded_equals_unpadded(family, options, is_decoder, side):
@@ -43,7 +52,6 @@ def test_padded_equals_unpadded(family, options, is_decoder, side):
         assert_close(f"row {i}", together[i][mask[i] == 1], hidden(model, row[None])[0])
 
 
-@over_variants
 @over_directions
 def test_batch_invariance(family, options, is_decoder):
     model = tiny_model(family, is_decoder=is_decoder, **options)
@@ -53,7 +61,6 @@ def test_batch_invariance(family, options, is_decoder):
         assert_close(f"row {i}", together[i], hidden(model, ids[i : i + 1])[0])
 
 
-@over_variants
 @over_directions
 def test_a_row_without_real_tokens_is_finite_and_harmless(family, options, is_decoder):
     model = tiny_model(family, is_decoder=is_decoder, **options)
@@ -64,18 +71,33 @@ def test_a_row_without_real_tokens_is_finite_and_harmless(family, options, is_de
     assert_close("the other row", output[0], hidden(model, ids[:1])[0])
 
 
-@over_variants
-def test_causal_models_see_no_future_and_encoders_do(family, options):
+@over_causal_variants
+def test_causal_models_see_no_future(family, options):
     ids = random_ids(2, 20)
-    other = ids.clone()
-    other[:, 12:] = random_ids(2, 8, seed=6)
+    other = torch.cat([ids[:, :12], random_ids(2, 8, seed=6)], dim=1)
     causal = tiny_model(family, is_decoder=True, dtype=torch.float32, **options)
     assert torch.equal(hidden(causal, ids)[:, :12], hidden(causal, other)[:, :12])
-    full = tiny_model(family, is_decoder=False, **options)
-    assert (hidden(full, ids)[:, :12] - hidden(full, other)[:, :12]).abs().max() > 1e-3
 
 
 @over_variants
+def test_encoders_see_everything(family, options):
+    ids = random_ids(2, 20)
+    other = torch.cat([ids[:, :12], random_ids(2, 8, seed=6)], dim=1)
+    model = tiny_model(family, is_decoder=False, **options)
+    assert (hidden(model, ids)[:, :12] - hidden(model, other)[:, :12]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.causal], ids=lambda f: f.model_type)
+def test_a_family_without_a_causal_form_refuses_to_be_a_decoder(family):
+    with pytest.raises(Exception, match="has no causal form, so is_decoder=True is refused"):
+        tiny_config(family, is_decoder=True)
+    config = tiny_config(family)
+    config.is_decoder = True
+    with pytest.raises(Exception, match="has no causal form"):
+        family.model_class("AutoModel")(config)
+
+
+@over_causal_variants
 @over_sides
 @pytest.mark.parametrize("parts", [[1] * 17, [9, 1, 1, 6], [16, 1]], ids=["steps", "mixed", "prefill"])
 def test_incremental_equals_full(family, options, side, parts):
@@ -90,7 +112,7 @@ def test_incremental_equals_full(family, options, side, parts):
     assert_close("hidden states", torch.cat(outputs, dim=1)[mask == 1], expected[mask == 1])
 
 
-@over_variants
+@over_causal_variants
 def test_a_cache_needs_no_mask_where_nothing_is_padded(family, options):
     model = tiny_model(family, is_decoder=True, **options)
     ids = random_ids(2, 10)
@@ -114,7 +136,6 @@ def test_the_state_does_not_grow_with_the_context(family, options):
     assert state_size(5) == state_size(70)
 
 
-@over_variants
 @over_directions
 def test_gradient_checkpointing_changes_nothing(family, options, is_decoder):
     auto_class = "AutoModelForCausalLM" if is_decoder else "AutoModelForMaskedLM"
@@ -126,26 +147,30 @@ def test_gradient_checkpointing_changes_nothing(family, options, is_decoder):
             model.gradient_checkpointing_enable()
         loss = model(ids, attention_mask=mask, labels=ids).loss
         loss.backward()
-        return [loss, *(p.grad for p in model.parameters())]
+        # What the last layer leaves in a memory is for those who read it, and no head here does.
+        return [loss, *(p.grad for p in model.parameters() if p.grad is not None)]
 
     for plain, checkpointed in zip(loss_and_gradients(False), loss_and_gradients(True), strict=True):
         assert torch.equal(plain, checkpointed)
 
 
 @pytest.mark.slow
-@over_directions
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.model_type)
+@pytest.mark.parametrize(
+    ("family", "is_decoder"),
+    [(family, False) for family in FAMILIES] + [(family, True) for family in CAUSAL_FAMILIES],
+    ids=lambda value: getattr(value, "model_type", "causal" if value else "bidirectional"),
+)
 def test_bf16_is_finite_at_long_length(family, is_decoder):
-    length = 65_536 if family.cost.startswith("O(N d") else 4_096
+    length = 4_096 if "N²" in family.cost else 65_536
     options = {"is_decoder": is_decoder, "num_hidden_layers": 1, "max_position_embeddings": length}
     model = tiny_model(family, dtype=torch.bfloat16, **options).train()
     output = model(random_ids(1, length)).last_hidden_state
     output.float().pow(2).mean().backward()
     assert torch.isfinite(output).all()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-@over_variants
 @over_directions
 def test_traces_without_graph_breaks(family, options, is_decoder):
     model = tiny_model(family, is_decoder=is_decoder, use_cache=False, **options)
@@ -155,7 +180,7 @@ def test_traces_without_graph_breaks(family, options, is_decoder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.model_type)
+@over_families
 def test_compiles_with_inductor(family):
     model = tiny_model(family, dtype=torch.float32)
     ids, mask = padded(ROWS, "right")
@@ -163,7 +188,6 @@ def test_compiles_with_inductor(family):
     assert_close("hidden states", hidden(compiled, ids, mask)[mask == 1], hidden(model, ids, mask)[mask == 1])
 
 
-@over_variants
 @over_directions
 def test_the_reference_backend_agrees(family, options, is_decoder):
     fast = tiny_model(family, is_decoder=is_decoder, **options)
@@ -174,16 +198,25 @@ def test_the_reference_backend_agrees(family, options, is_decoder):
     assert_close("hidden states", hidden(slow, ids, mask), hidden(fast, ids, mask))
 
 
-@over_variants
-@over_directions
-def test_implied_attention_maps(family, options, is_decoder):
-    model = tiny_model(family, is_decoder=is_decoder, **options)
-    ids, mask = padded(ROWS, "right")
+def maps_and_layer_inputs(model, ids, mask):
+    """The outputs with maps, what enters the first attention layer, and what leaves it."""
     plain = hidden(model, ids, mask)
+    kept = {}
+    model.layers[0].attention.register_forward_hook(lambda module, given, out: kept.update(given=given, out=out))
     outputs = model(ids, attention_mask=mask, output_attentions=True, output_hidden_states=True, use_cache=False)
     assert_close("hidden states", outputs.last_hidden_state, plain)
     assert len(outputs.attentions) == 2
     assert len(outputs.hidden_states) == 3
+    return outputs, kept["given"], kept["out"]
+
+
+@over_directions
+def test_implied_attention_maps(family, options, is_decoder):
+    if family in MEMORY_FAMILIES:
+        pytest.skip("test_maps_of_a_memory is about these")
+    model = tiny_model(family, is_decoder=is_decoder, **options)
+    ids, mask = padded(ROWS, "right")
+    outputs, given, out = maps_and_layer_inputs(model, ids, mask)
     for weights in outputs.attentions:
         assert weights.shape == (3, 3, 17, 17)
         assert torch.equal(weights[1, :, :, 9:], torch.zeros_like(weights[1, :, :, 9:])), "padding weighs nothing"
@@ -191,19 +224,44 @@ def test_implied_attention_maps(family, options, is_decoder):
             assert torch.equal(weights.triu(1), torch.zeros_like(weights)), "the future weighs nothing"
     # The map is the one the layer used: it gives the layer's output from the layer's values.
     attention = model.layers[0].attention
-    first = outputs.hidden_states[0]
-    entering = model.layers[0].attention_norm(first) if model.layers[0].pre_norm else first
-    values = attention.project(entering, SequenceInfo(17, mask == 1, mask.cumsum(1), mask.sum(1, keepdim=True)))[2]
+    values = attention.project(*given[:2])[2]
     joined = (outputs.attentions[0] @ values).transpose(1, 2).flatten(2)
-    used = {}
-    attention.register_forward_hook(lambda module, inputs, output: used.update(output=output[0]))
-    hidden(model, ids, mask)
-    assert_close("attention output", joined if attention.output is None else attention.output(joined), used["output"])
+    assert_close("attention output", joined if attention.output is None else attention.output(joined), out[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.model_type)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [variant for variant in VARIANTS if variant[0].model_type in ("luna", "convluna")],
+    ids=[name for name in VARIANT_NAMES if "luna" in name],
+)
+def test_maps_of_a_memory(family, options):
+    model = tiny_model(family, **options)
+    ids, mask = padded(ROWS, "right")
+    outputs, (tokens, _, sequence, _), (read, weights, packed, pack_weights) = maps_and_layer_inputs(model, ids, mask)
+    stride = options.get("filter_stride", 1)
+    size = options.get("memory_size", 5)
+    for unpack, pack in zip(outputs.attentions, outputs.pack_attentions, strict=True):
+        assert unpack.shape == (3, 3, 17, size)
+        assert pack.shape == (3, 3, size, -(-17 // stride))
+        assert_close("sums", torch.stack([unpack.sum(-1).mean(), pack.sum(-1).mean()]), torch.ones(2).double())
+        assert pack[1, :, :, -(-9 // stride) :].abs().max() == 0, "padding weighs nothing"
+    # The maps are those the layer used: they give its output from its values.
+    attention = model.layers[0].attention
+    key, value = (attention.heads("pack", name, tokens) for name in ("key", "value"))
+    if attention.filter is not None:
+        value = attention.filter(key, value, sequence.key_mask)[1]
+    for side, map_, values, expected in (
+        ("pack", pack_weights, value, packed),
+        ("unpack", weights, attention.heads("unpack", "value", packed), read),
+    ):
+        joined = (map_ @ values).transpose(1, 2).flatten(2)
+        assert_close(side, attention.project(side, "output", joined), expected)
+
+
+@over_families
 def test_attention_maps_are_refused_where_they_would_exhaust_memory(family):
-    model = tiny_model(family, max_position_embeddings=5000, num_hidden_layers=1)
+    options = {"memory_size": 4097} if family in MEMORY_FAMILIES else {}
+    model = tiny_model(family, max_position_embeddings=5000, num_hidden_layers=1, **options)
     with pytest.raises(ValueError, match="output_attentions=True would build 4097 x 4097 maps"):
         model(random_ids(1, 4097), output_attentions=True)
 

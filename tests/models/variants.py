@@ -1,5 +1,6 @@
 """Tiny models of every family and option, for all tests that run over the registry."""
 
+import pytest
 import torch
 
 import hf_effattn
@@ -15,6 +16,9 @@ SIZES = {
     "max_position_embeddings": 80,
     "hidden_dropout_prob": 0.0,
 }
+
+#: Sizes that a family has beside them.
+FAMILY_SIZES: dict[str, dict] = {"luna": {"memory_size": 5}, "convluna": {"memory_size": 5}}
 
 #: Options under which a family has to keep every promise, beside its defaults.
 OPTIONS: dict[str, list[dict]] = {
@@ -37,6 +41,18 @@ OPTIONS: dict[str, list[dict]] = {
         {"key_value_filter": "conv", "filter_kernel_size": 3},
         {"key_value_filter": "max_pool", "feature_map": "elu"},
     ],
+    "luna": [
+        {"norm_position": "pre", "shared_projections": ["key", "value"], "pack_temperature": "learned"},
+        {"memory_size": 1, "use_value_projection": False, "shared_projections": []},
+        {"memory_size": 1, "norm_type": "rms_norm"},
+    ],
+    "convluna": [
+        {"filter_stride": 3},
+        {"memory_filter": "max_pool", "filter_stride": 2, "norm_position": "pre"},
+        {"memory_filter": "avg_pool", "use_value_projection": True, "shared_projections": []},
+        {"memory_filter": "none", "unpack_temperature": "unit"},
+        {"memory_size": 1, "unpack_temperature": "unit", "filter_kernel_size": 2},
+    ],
     "vanilla_transformer": [
         {"norm_position": "post", "norm_type": "rms_norm"},
         {"key_value_filter": "conv"},
@@ -47,10 +63,44 @@ OPTIONS: dict[str, list[dict]] = {
 FAMILIES = hf_effattn.list_families()
 VARIANTS = [(family, options) for family in FAMILIES for options in [{}, *OPTIONS.get(family.model_type, [])]]
 VARIANT_NAMES = ["-".join([f.model_type, *map(str, o.values())]) for f, o in VARIANTS]
+CAUSAL_FAMILIES = [family for family in FAMILIES if family.causal]
+MEMORY_FAMILIES = [family for family in FAMILIES if family.config_class.has_memory]
+
+
+def over_variants(test):
+    """Run a test on ``family, options`` for every family and option."""
+    return pytest.mark.parametrize(("family", "options"), VARIANTS, ids=VARIANT_NAMES)(test)
+
+
+def over_causal_variants(test):
+    """The same for the families that can be decoders."""
+    chosen = [(name, variant) for name, variant in zip(VARIANT_NAMES, VARIANTS, strict=True) if variant[0].causal]
+    names, variants = zip(*chosen, strict=True)
+    return pytest.mark.parametrize(("family", "options"), variants, ids=names)(test)
+
+
+def over_directions(test):
+    """Run a test on ``family, options, is_decoder``: every variant as an encoder, and as a decoder if it can be."""
+    names, cases = [], []
+    for name, (family, options) in zip(VARIANT_NAMES, VARIANTS, strict=True):
+        for is_decoder in [False, True] if family.causal else [False]:
+            names.append(f"{name}-{'causal' if is_decoder else 'bidirectional'}")
+            cases.append((family, options, is_decoder))
+    return pytest.mark.parametrize(("family", "options", "is_decoder"), cases, ids=names)(test)
+
+
+def over_families(test):
+    """Run a test on every ``family``."""
+    return pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)(test)
+
+
+def over_causal_families(test):
+    """Run a test on every ``family`` that can be a decoder."""
+    return pytest.mark.parametrize("family", CAUSAL_FAMILIES, ids=lambda family: family.model_type)(test)
 
 
 def tiny_config(family: Family, **options):
-    return family.config_class(**SIZES | options)
+    return family.config_class(**SIZES | FAMILY_SIZES.get(family.model_type, {}) | options)
 
 
 def tiny_model(family: Family, auto_class: str = "AutoModel", dtype=torch.float64, **options):

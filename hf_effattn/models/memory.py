@@ -1,0 +1,16 @@
+"""What families with a memory share: the learned cells that every sequence starts from."""
+
+import torch
+from torch import nn
+
+
+class LearnedMemory(nn.Module):
+    """``[memory_size, hidden]`` cells, drawn from N(0, 1) at the start; every sequence begins with the same."""
+
+    def __init__(self, memory_size: int, hidden_size: int):
+        super().__init__()
+        self.cells = nn.Parameter(torch.empty(memory_size, hidden_size))
+
+    def forward(self, batch: int) -> torch.Tensor:
+        """``[batch, memory_size, hidden]``, a view."""
+        return self.cells.expand(batch, -1, -1)

@@ -1,0 +1,66 @@
+"""ConvLuna: Luna with a filter on what it packs (Yorsh et al. 2024, arXiv 2404.00798)."""
+
+from .configuration_convluna import ConvLunaConfig
+from .encoder import EncoderPreTrainedModel
+from .filters import KeyValueFilter
+from .heads import (
+    EncoderForImageClassification,
+    EncoderForMaskedLM,
+    EncoderForQuestionAnswering,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+)
+from .luna_layer import LunaBlock, LunaEncoderModel, PackUnpackAttention
+from .ops_softmax import OPERATOR
+
+
+class ConvLunaAttention(PackUnpackAttention):
+    """``Y_P = Attn(P, F(X), F(X))`` with a filter `F`, and ``Y_X = Attn(X, Y_P, Y_P)``."""
+
+    def __init__(self, config: ConvLunaConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        if config.memory_filter != "none":
+            self.filter = KeyValueFilter(
+                config.memory_filter, self.num_heads, config.filter_kernel_size, config.filter_stride
+            )
+
+
+class ConvLunaPreTrainedModel(EncoderPreTrainedModel):
+    config_class = ConvLunaConfig
+    attention_class = ConvLunaAttention
+    attention_operator = OPERATOR
+    _no_split_modules = ["LunaBlock"]
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": LunaBlock, "attentions": ConvLunaAttention}
+
+
+class ConvLunaModel(ConvLunaPreTrainedModel, LunaEncoderModel):
+    """ConvLuna without a head."""
+
+
+class ConvLunaForMaskedLM(ConvLunaPreTrainedModel, EncoderForMaskedLM):
+    base_class = ConvLunaModel
+
+
+class ConvLunaForSequenceClassification(ConvLunaPreTrainedModel, EncoderForSequenceClassification):
+    base_class = ConvLunaModel
+
+
+class ConvLunaForTokenClassification(ConvLunaPreTrainedModel, EncoderForTokenClassification):
+    base_class = ConvLunaModel
+
+
+class ConvLunaForQuestionAnswering(ConvLunaPreTrainedModel, EncoderForQuestionAnswering):
+    base_class = ConvLunaModel
+
+
+class ConvLunaForImageClassification(ConvLunaPreTrainedModel, EncoderForImageClassification):
+    base_class = ConvLunaModel
+
+
+ConvLunaModel.register_for_auto_class("AutoModel")
+ConvLunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+ConvLunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+ConvLunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+ConvLunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+ConvLunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")
