@@ -111,6 +111,17 @@ _FAMILIES = (
         images=True,
     ),
     Family(
+        model_type="memory_transformer",
+        name="MemoryTransformer",
+        attention="softmax(Q [M; K]ᵀ / √d) [M; V], M memory tokens, carried from segment to segment of S tokens",
+        cost="O(N² d), O(N S d) in segments",
+        source="Burtsev et al. 2020, arXiv 2006.11527; Bulatov et al. 2022, arXiv 2207.06881",
+        causal=True,
+        constant_state=False,
+        pairs=True,
+        images=True,
+    ),
+    Family(
         model_type="vanilla_transformer",
         name="VanillaTransformer",
         attention="softmax(Q Kᵀ / √d) V",

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from .configuration_encoder import EncoderConfig
 from .configuration_filtered import FilteredEncoderConfig
 from .filters import KeyValueFilter
 from .recurrent_cache import recall_columns
@@ -29,8 +30,8 @@ class AttentionLayer(nn.Module):
         return None
 
 
-class MultiHeadAttention(AttentionLayer):
-    """Projections into heads, a filter and the way out; a family adds `forward`, which says what happens between.
+class ProjectedAttention(AttentionLayer):
+    """Projections into heads and the way out of them; what happens between is up to a subclass.
 
     Args:
         config: sizes, and what else the family reads.
@@ -38,15 +39,33 @@ class MultiHeadAttention(AttentionLayer):
         output_projection: whether a linear map mixes the heads at the end.
     """
 
-    def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
+    def __init__(self, config: EncoderConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(layer_idx)
-        self.is_causal = config.is_decoder
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size) if output_projection else None
+
+    def heads(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value of ``[batch, length, hidden]``, each ``[batch, heads, length, head_dim]``."""
+        layers = (self.query, self.key, self.value)
+        query, key, value = (split_heads(layer(hidden_states), self.num_heads) for layer in layers)
+        return query, key, value
+
+    def merge(self, attended: torch.Tensor) -> torch.Tensor:
+        """The layer's output ``[batch, length, hidden]`` from ``[batch, heads, length, head_dim]``."""
+        joined = join_heads(attended)
+        return joined if self.output is None else self.output(joined)
+
+
+class MultiHeadAttention(ProjectedAttention):
+    """Attention of a sequence over itself, with a filter on its keys and values; a family adds `forward`."""
+
+    def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
+        super().__init__(config, layer_idx, output_projection)
+        self.is_causal = config.is_decoder
         self.filter = None
         if config.key_value_filter != "none":
             self.filter = KeyValueFilter(
@@ -56,23 +75,14 @@ class MultiHeadAttention(AttentionLayer):
     def project(
         self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value of ``[batch, length, hidden]``, each ``[batch, heads, length, head_dim]``.
-
-        Keys and values are filtered; with a cache, a filter goes on from the tokens that it left there.
-        """
-        layers = (self.query, self.key, self.value)
-        query, key, value = (split_heads(layer(hidden_states), self.num_heads) for layer in layers)
+        """`heads` with keys and values filtered; with a cache, a filter goes on from the tokens that it left there."""
+        query, key, value = self.heads(hidden_states)
         if self.filter is not None:
             recall = None
             if cache is not None and self.filter.kernel_size > 1:
                 recall = partial(recall_columns, cache, self.layer_idx, self.filter.kernel_size - 1)
             key, value, _ = self.filter(key, value, sequence.key_mask, recall)
         return query, key, value
-
-    def merge(self, attended: torch.Tensor) -> torch.Tensor:
-        """The layer's output ``[batch, length, hidden]`` from ``[batch, heads, length, head_dim]``."""
-        joined = join_heads(attended)
-        return joined if self.output is None else self.output(joined)
 
 
 def split_heads(hidden_states: torch.Tensor, num_heads: int) -> torch.Tensor:

@@ -5,12 +5,12 @@ from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_encoder import _require
 from .configuration_luna import LunaConfig, Temperature
+from .configuration_memory_filter import MemoryFilterFields
 
 
 @strict
-class ConvLunaConfig(LunaConfig):
+class ConvLunaConfig(MemoryFilterFields, LunaConfig):
     """ConvLuna: Luna with a filter on the keys and values that it packs (Yorsh et al. 2024, arXiv 2404.00798).
 
     The defaults are the simplified form that the authors train: no value projections, and shared query, key and
@@ -18,10 +18,8 @@ class ConvLunaConfig(LunaConfig):
 
     Args:
         memory_filter: ``"conv"`` (one learned kernel per head), ``"max_pool"``, ``"avg_pool"``, or ``"none"``.
-        filter_kernel_size: tokens that the filter reads at once.
-        filter_stride: tokens between two windows of the filter.
 
-    The other fields are those of `LunaConfig`.
+    The other fields are those of `MemoryFilterFields` and `LunaConfig`.
     """
 
     model_type: ClassVar[str] = "convluna"
@@ -32,17 +30,6 @@ class ConvLunaConfig(LunaConfig):
     pack_temperature: Temperature = "learned"
     unpack_temperature: Temperature = "learned"
     memory_filter: Literal["none", "conv", "max_pool", "avg_pool"] = "conv"
-    filter_kernel_size: int = 4
-    filter_stride: int = 1
-
-    def validate_filter(self) -> None:
-        """Refuse an empty filter, or a stride of none; `@strict` calls this with `validate_architecture`."""
-        for name in ("filter_kernel_size", "filter_stride"):
-            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        _require(
-            self.memory_filter != "none" or self.filter_stride == 1,
-            f"memory_filter='none' has no windows to take filter_stride={self.filter_stride} between",
-        )
 
 
 ConvLunaConfig.register_for_auto_class()

@@ -113,6 +113,8 @@ class EncoderConfig(PreTrainedConfig):
     family_name: ClassVar[str] = ""
     #: What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``.
     cache_type: ClassVar[str] = "linear_attention"
+    #: Whether attention is a softmax, so that transformers' `attn_implementation` has something to choose.
+    softmax: ClassVar[bool] = False
     #: Whether the family can be a decoder.
     causal: ClassVar[bool] = True
     #: Whether the family has a memory that a classifier can read.
@@ -183,6 +185,11 @@ class EncoderConfig(PreTrainedConfig):
     def layer_types(self) -> list[str]:
         """What transformers' caches and masks read: the kind of every layer."""
         return [self.cache_type] * self.num_hidden_layers
+
+    @property
+    def max_input_length(self) -> int | None:
+        """The longest input, or None if there is no limit."""
+        return self.max_position_embeddings
 
     @property
     def resolved_pooling(self) -> str:

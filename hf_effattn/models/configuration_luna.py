@@ -39,7 +39,7 @@ class LunaConfig(EncoderConfig):
 
     model_type: ClassVar[str] = "luna"
     family_name: ClassVar[str] = "Luna"
-    cache_type: ClassVar[str] = "full_attention"
+    softmax: ClassVar[bool] = True
     causal: ClassVar[bool] = False
     has_memory: ClassVar[bool] = True
 

@@ -19,6 +19,7 @@ class VanillaTransformerConfig(FilteredEncoderConfig):
 
     model_type: ClassVar[str] = "vanilla_transformer"
     family_name: ClassVar[str] = "VanillaTransformer"
+    softmax: ClassVar[bool] = True
     cache_type: ClassVar[str] = "full_attention"
 
 

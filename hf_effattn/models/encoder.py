@@ -108,7 +108,7 @@ def attention_backend(config: EncoderConfig) -> str:
     transformers' ``attn_implementation="eager"`` asks a softmax model for the plain form, our ``"reference"``. A
     family without softmax has no implementation to choose there; transformers calls it eager.
     """
-    eager = config.cache_type == "full_attention" and config._attn_implementation == "eager"
+    eager = config.softmax and config._attn_implementation == "eager"
     return "reference" if config.attention_backend == "auto" and eager else config.attention_backend
 
 
@@ -173,20 +173,28 @@ class EncoderModel(EncoderPreTrainedModel):
         if cache is None and use_cache and self.config.is_decoder and not self.training:
             cache = DynamicCache(config=self.config)
         sequence = self._sequence(content, attention_mask, cache)
-        if position_ids is None:
-            position_ids = (sequence.token_counts - 1).clamp(min=0)
-        output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False
-        outputs = self.encode(self.embeddings(content, position_ids), sequence, cache, output_attentions)
+        position_ids = self._positions(position_ids, sequence)
+        wanted = (kwargs.get(name, getattr(self.config, name)) or False for name in sorted(_FORWARD_KEYS))
+        outputs = self.encode(self.embeddings(content, position_ids), sequence, cache, *wanted)
         outputs.cache, outputs.aux_loss = cache, self._penalty()
         return outputs
 
     def encode(
-        self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
     ) -> EncoderOutput:
         """The blocks over embedded tokens ``[batch, length, hidden]``. A family with a memory carries it through."""
         for layer in self.layers:
             hidden_states = layer(hidden_states, sequence, cache=cache, output_attentions=output_attentions)
         return EncoderOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _positions(self, position_ids: torch.Tensor | None, sequence: SequenceInfo) -> torch.Tensor:
+        """Which learned position every token gets, ``[batch or 1, length]``."""
+        return (sequence.token_counts - 1).clamp(min=0) if position_ids is None else position_ids
 
     def before_training_pass(self) -> None:
         """Called once at the start of every forward pass in training mode, outside of gradient checkpointing."""
@@ -214,11 +222,11 @@ class EncoderModel(EncoderPreTrainedModel):
         if value.dim() != len(shape) or 0 in value.shape:
             raise ValueError(f"the input must be [{', '.join(shape)}] and not empty, got {list(value.shape)}")
         length = value.shape[1] if pixel_values is None else 1 + value.shape[2] * value.shape[3]
-        if length > self.config.max_position_embeddings:
+        limit = self.config.max_input_length
+        if limit is not None and length > limit:
             raise ValueError(
-                f"the input has {length} positions, more than max_position_embeddings="
-                f"{self.config.max_position_embeddings}; truncate it (tokenizer(..., truncation=True)) or train with "
-                "a larger max_position_embeddings"
+                f"the input has {length} positions, more than max_position_embeddings={limit}; "
+                "truncate it (tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
             )
         if pixel_values is not None:
             return self.embeddings.embed_pixels(pixel_values)

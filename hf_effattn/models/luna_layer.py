@@ -164,7 +164,12 @@ class LunaEncoderModel(EncoderModel):
         self.post_init()
 
     def encode(
-        self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
     ) -> EncoderOutput:
         memory = self.memory(hidden_states.shape[0])
         pack_attentions = []

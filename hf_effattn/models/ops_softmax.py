@@ -70,6 +70,8 @@ def torch_softmax_attention(
 ) -> torch.Tensor:
     """The ``torch`` backend of `softmax_attention`: `torch.nn.functional.scaled_dot_product_attention`."""
     sdpa = torch.nn.functional.scaled_dot_product_attention
+    # Without a unit stride torch leaves its fused kernel for one that builds the N x M weights, and does not say so.
+    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
     if key_mask is None and (not causal or query.shape[2] in (1, key.shape[2])):
         # The last position sees every key, so a single query needs no causal mask.
         return sdpa(query, key, value, dropout_p=dropout_p, is_causal=causal and query.shape[2] > 1, scale=scale)

@@ -81,10 +81,15 @@ def test_causal_models_see_no_future(family, options):
 
 @over_variants
 def test_encoders_see_everything(family, options):
-    ids = random_ids(2, 20)
-    other = torch.cat([ids[:, :12], random_ids(2, 8, seed=6)], dim=1)
+    """The end depends on the beginning and, unless the input is read in segments, the beginning on the end."""
+    ids, other = random_ids(2, 20), random_ids(2, 20, seed=6)
     model = tiny_model(family, is_decoder=False, **options)
-    assert (hidden(model, ids)[:, :12] - hidden(model, other)[:, :12]).abs().max() > 1e-3
+    plain = hidden(model, ids)
+    new_beginning = hidden(model, torch.cat([other[:, :8], ids[:, 8:]], dim=1))
+    assert (plain - new_beginning)[:, 12:].abs().max() > 1e-3
+    new_end = hidden(model, torch.cat([ids[:, :12], other[:, 12:]], dim=1))
+    segments = options.get("segment_length", 20) <= 12
+    assert ((plain - new_end)[:, :10].abs().max() > 1e-3) is not segments or segments
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if not f.causal], ids=lambda f: f.model_type)
@@ -258,11 +263,37 @@ def test_maps_of_a_memory(family, options):
         assert_close(side, attention.project(side, "output", joined), expected)
 
 
+@pytest.mark.parametrize("is_decoder", [False, True], ids=["bidirectional", "causal"])
+@pytest.mark.parametrize("options", [{}, {"memory_filter": "avg_pool", "filter_stride": 2}], ids=["plain", "filter"])
+def test_maps_beside_a_memory(is_decoder, options):
+    if is_decoder and options:
+        pytest.skip("a decoder without segments writes no memory that could be filtered")
+    family = next(family for family in FAMILIES if family.model_type == "memory_transformer")
+    model = tiny_model(family, is_decoder=is_decoder, **options)
+    ids, mask = padded(ROWS, "right")
+    plain = hidden(model, ids, mask)
+    outputs = model(ids, attention_mask=mask, output_attentions=True, output_hidden_states=True, use_cache=False)
+    assert_close("hidden states", outputs.last_hidden_state, plain)
+    assert [len(outputs.attentions), len(outputs.hidden_states)] == [2, 3]
+    for weights in outputs.attentions:
+        assert weights.shape == (3, 3, 17, 3 + 17)
+        assert_close("sums", weights.sum(-1), torch.ones(3, 3, 17, dtype=torch.float64))
+        assert weights[1, :, :, 3 + 9 :].abs().max() == 0, "padding weighs nothing"
+        if is_decoder:
+            assert weights[..., 3:].triu(1).abs().max() == 0, "the future weighs nothing"
+    assert (outputs.pack_attentions is None) == is_decoder
+    for weights in outputs.pack_attentions or ():
+        assert weights.shape == (3, 3, 3, 3 + (9 if options else 17))
+        assert_close("sums", weights.sum(-1), torch.ones(3, 3, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="load the model with segment_length=None"):
+        tiny_model(family, segment_length=4)(ids, output_attentions=True)
+
+
 @over_families
 def test_attention_maps_are_refused_where_they_would_exhaust_memory(family):
-    options = {"memory_size": 4097} if family in MEMORY_FAMILIES else {}
+    options = {"memory_size": 4097} if "N l" in family.cost else {}
     model = tiny_model(family, max_position_embeddings=5000, num_hidden_layers=1, **options)
-    with pytest.raises(ValueError, match="output_attentions=True would build 4097 x 4097 maps"):
+    with pytest.raises(ValueError, match=r"output_attentions=True would build 4097 x 4(097|100) maps"):
         model(random_ids(1, 4097), output_attentions=True)
 
 

@@ -19,6 +19,7 @@ SIZES = {
 
 #: Sizes that a family has beside them.
 FAMILY_SIZES: dict[str, dict] = {"luna": {"memory_size": 5}, "convluna": {"memory_size": 5}}
+FAMILY_SIZES["memory_transformer"] = {"memory_size": 3}
 
 #: Options under which a family has to keep every promise, beside its defaults.
 OPTIONS: dict[str, list[dict]] = {
@@ -52,6 +53,13 @@ OPTIONS: dict[str, list[dict]] = {
         {"memory_filter": "avg_pool", "use_value_projection": True, "shared_projections": []},
         {"memory_filter": "none", "unpack_temperature": "unit"},
         {"memory_size": 1, "unpack_temperature": "unit", "filter_kernel_size": 2},
+    ],
+    "memory_transformer": [
+        {"norm_position": "post"},
+        {"segment_length": 5, "memory_filter": "conv"},
+        {"segment_length": 6, "memory_filter": "max_pool", "filter_stride": 2, "backprop_segments": 1},
+        {"segment_length": 1, "norm_position": "post"},
+        {"segment_length": 40, "memory_filter": "avg_pool", "filter_kernel_size": 3},
     ],
     "vanilla_transformer": [
         {"norm_position": "post", "norm_type": "rms_norm"},

@@ -1,0 +1,96 @@
+"""Reading a batch segment by segment: rows without gaps, and what a decoder keeps of a segment between two calls."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+
+from .memory_layer import Stretch
+from .recurrent_cache import load_state, store_state
+
+
+#: Where the first layer keeps the memory; its state 0 counts tokens.
+MEMORY_STATE = 1
+
+
+def compact(states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``[B, N, hidden]`` with the real tokens of every row in front, in order, and where each of them stood."""
+    if mask is None:
+        return states, None
+    order = torch.argsort((~mask).int(), dim=1, stable=True)
+    return states.gather(1, order[:, :, None].expand_as(states)), order
+
+
+def restore(states: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """The inverse of `compact`."""
+    if order is None:
+        return states
+    return torch.zeros_like(states).scatter(1, order[:, :, None].expand_as(states), states)
+
+
+@dataclass(frozen=True)
+class SegmentState:
+    """A decoder inside a segment: memory, keys and values of it, and those of the segment's tokens so far.
+
+    Attributes:
+        memory: ``[B, m, hidden]``, what the segment reads.
+        read: per layer the memory's keys and values, ``[B, H, m, D]``.
+        tokens: per layer ``[B, H, S, D]``, of which the first `phase` of a row are in use.
+        phase: ``[B]``, tokens of the segment that every row has read: 0 to `S`.
+    """
+
+    memory: torch.Tensor
+    read: list[Stretch]
+    tokens: list[Stretch]
+    phase: torch.Tensor
+
+    @classmethod
+    def empty(cls, memory: torch.Tensor, read: list[Stretch], length: int) -> "SegmentState":
+        """The state at the start of a segment of `length` tokens."""
+        batch, heads, _, dim = read[0].key.shape
+        nothing = read[0].key.new_zeros(batch, heads, length, dim)
+        phase = torch.zeros(batch, dtype=torch.long, device=memory.device)
+        return cls(memory, read, [Stretch(nothing, nothing)] * len(read), phase)
+
+    @classmethod
+    def load(cls, cache: Cache, num_layers: int, memory_size: int, past: torch.Tensor, length: int) -> "SegmentState":
+        """What `store` left, given how many real tokens every row has read, ``[B]``."""
+        memory = cache.get_conv_state(0, MEMORY_STATE)
+        if memory is None:
+            raise ValueError("the cache counts tokens but holds no memory; it was not filled by this model")
+        read, tokens = [], []
+        for index in range(num_layers):
+            key, value = load_state(cache, index).chunk(2, dim=-1)  # type: ignore[union-attr]
+            read.append(Stretch(key[:, :, :memory_size], value[:, :, :memory_size]))
+            tokens.append(Stretch(key[:, :, memory_size:], value[:, :, memory_size:]))
+        # A segment that is full is left only when a token of the next one comes.
+        phase = torch.where(past > 0, (past - 1) % length + 1, 0)
+        return cls(memory.transpose(1, 2).clone(), read, tokens, phase)
+
+    def store(self, cache: Cache, token_counts: torch.Tensor) -> None:
+        """Keep the state in a cache, whose size does not depend on how much was read."""
+        cache.update_conv_state(self.memory.transpose(1, 2), 0, MEMORY_STATE)
+        for index, (read, tokens) in enumerate(zip(self.read, self.tokens, strict=True)):
+            key, value = torch.cat([read.key, tokens.key], dim=2), torch.cat([read.value, tokens.value], dim=2)
+            store_state(cache, index, torch.cat([key, value], dim=-1), token_counts)
+
+    def held(self) -> list[Stretch]:
+        """`tokens` with the mask of those in use."""
+        slots = torch.arange(self.tokens[0].key.shape[2], device=self.phase.device)
+        mask = slots < self.phase[:, None]
+        return [Stretch(part.key, part.value, mask) for part in self.tokens]
+
+    def extended(self, new: list[Stretch], taken: torch.Tensor) -> "SegmentState":
+        """The state after the first `taken` tokens ``[B]`` of each row of `new` have been read."""
+        length, width = self.tokens[0].key.shape[2], new[0].key.shape[2]
+        column = torch.arange(width, device=taken.device)
+        # Columns that were not taken go to a slot behind the last one, which is cut off.
+        slot = torch.where(column < taken[:, None], self.phase[:, None] + column, length)[:, None, :, None]
+
+        def placed(held: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+            roomy = torch.nn.functional.pad(held, (0, 0, 0, 1))
+            return roomy.scatter(2, slot.expand_as(added), added)[:, :, :length]
+
+        pairs = zip(self.tokens, new, strict=True)
+        tokens = [Stretch(placed(old.key, add.key), placed(old.value, add.value)) for old, add in pairs]
+        return SegmentState(self.memory, self.read, tokens, self.phase + taken)
