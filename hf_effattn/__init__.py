@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 from . import auto
 from .families import Family, list_families
 from .models.backends import backends
+from .models.configuration_convluna import ConvLunaConfig
 from .models.configuration_encoder import HEADS, EncoderConfig
 from .models.configuration_kernel_transformer import KernelTransformerConfig
+from .models.configuration_luna import LunaConfig
+from .models.configuration_memory_transformer import MemoryTransformerConfig
 from .models.configuration_simpletron import SimpleTronConfig
 from .models.configuration_vanilla_transformer import VanillaTransformerConfig
 
 
 if TYPE_CHECKING:
+    from .models.modeling_convluna import *
     from .models.modeling_kernel_transformer import *
+    from .models.modeling_luna import *
+    from .models.modeling_memory_transformer import *
     from .models.modeling_simpletron import *
     from .models.modeling_vanilla_transformer import *
 
@@ -33,16 +39,25 @@ _LAZY = {
     "linear_attention": "hf_effattn.models.ops_linear",
     "linear_attention_step": "hf_effattn.models.ops_linear",
     "softmax_attention": "hf_effattn.models.ops_softmax",
+    "pack_attention": "hf_effattn.models.ops_memory",
+    "unpack_attention": "hf_effattn.models.ops_memory",
+    "KeyValueFilter": "hf_effattn.models.filters",
+    "diagnose": "hf_effattn.diagnostics.collect",
+    "DiagnosticsCallback": "hf_effattn.diagnostics.callback",
+    "attention_figure": "hf_effattn.diagnostics.figure",
     "export_checkpoint": "hf_effattn.hub.export",
     "verify_checkpoint": "hf_effattn.hub.verify",
 }
 _LAZY |= {name: family.modeling_module for family in list_families() for name in family.class_names.values()}
 
 __all__ = [
+    "ConvLunaConfig",
     "EncoderConfig",
     "Family",
     "HEADS",
     "KernelTransformerConfig",
+    "LunaConfig",
+    "MemoryTransformerConfig",
     "SimpleTronConfig",
     "VanillaTransformerConfig",
     "backends",

@@ -21,6 +21,12 @@ class LinearAttentionLayer(MultiHeadAttention):
         super().__init__(config, layer_idx, output_projection)
         self.backend = attention_backend(config)
 
+    def features(
+        self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query and key ``[batch, heads, length, features]`` as they are multiplied, and value."""
+        return self.project(hidden_states, sequence, cache)
+
     def attend(
         self,
         query: torch.Tensor,

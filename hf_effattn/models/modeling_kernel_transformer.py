@@ -36,6 +36,12 @@ class KernelTransformerAttention(LinearAttentionLayer):
         deviation = self.feature_map.penalty() if self.orthogonality_penalty > 0 else None
         return None if deviation is None else self.orthogonality_penalty * deviation
 
+    def features(
+        self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        query, key, value = self.project(hidden_states, sequence, cache)
+        return self.feature_map(query, is_query=True), self.feature_map(key, is_query=False), value
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -43,8 +49,7 @@ class KernelTransformerAttention(LinearAttentionLayer):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.project(hidden_states, sequence, cache)
-        query, key = self.feature_map(query, is_query=True), self.feature_map(key, is_query=False)
+        query, key, value = self.features(hidden_states, sequence, cache)
         return self.attend(query, key, value, sequence, cache, output_attentions, normalize=True, eps=self.eps)
 
 

@@ -42,7 +42,7 @@ class SimpleTronAttention(LinearAttentionLayer):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.project(hidden_states, sequence, cache)
+        query, key, value = self.features(hidden_states, sequence, cache)
         scale = self.scale(sequence, accumulation_dtype(query.dtype))
         inputs = (query, key, value, sequence, cache, output_attentions)
         return self.attend(*inputs, normalize=False, scale=scale, dropout_p=self.dropout_p)

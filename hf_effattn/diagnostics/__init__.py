@@ -1,0 +1,22 @@
+"""What goes on inside a model: numbers with their definitions, a callback that logs them, and a figure."""
+
+from .collect import diagnose
+from .measures import (
+    attention_entropy,
+    denominator_range,
+    effective_rank,
+    memory_cosine,
+    stable_rank,
+    state_norm,
+)
+
+
+__all__ = [
+    "attention_entropy",
+    "denominator_range",
+    "diagnose",
+    "effective_rank",
+    "memory_cosine",
+    "stable_rank",
+    "state_norm",
+]

@@ -1,0 +1,112 @@
+"""The measures of every layer of a model, on a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..models.encoder import EncoderModel, EncoderPreTrainedModel
+from ..models.linear_layer import LinearAttentionLayer
+from ..models.luna_layer import LunaBlock, PackUnpackAttention
+from ..models.memory_layer import MemoryBlock
+from ..models.modeling_kernel_transformer import KernelTransformerAttention
+from .measures import (
+    attention_entropy,
+    denominator_range,
+    effective_rank,
+    memory_cosine,
+    stable_rank,
+    state_norm,
+)
+
+
+@torch.no_grad()
+def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
+    """Measures of a model on a batch, by layer: ``{"layer_0/memory_cosine": 0.93, ...}``.
+
+    - Families with a memory: `memory_cosine` (of two cells or more), `memory_stable_rank` and `memory_effective_rank`
+      of the memory that a layer hands on; Luna and ConvLuna also `pack_entropy` and `unpack_entropy`. The memory
+      transformer is measured after the layers, under ``memory/``, since its segments pass them many times.
+    - SimpleTRON and kernel attention: `state_norm`; kernel attention also `denominator_min`, `denominator_max` and,
+      for trained maps, `orthogonality_error`.
+
+    Args:
+        model: any model of the library, with a head or without. It is run in eval mode, and left as it was.
+        **inputs: what its forward takes, such as `input_ids` and `attention_mask`. Labels are not needed.
+
+    Raises:
+        ValueError: a family whose layers have none of these measures.
+    """
+    found: dict[str, float] = {}
+    base = model if isinstance(model, EncoderModel) else model.model
+    handles = [
+        layer.register_forward_hook(_measuring(found, index), with_kwargs=True)
+        for index, layer in enumerate(base.layers)
+    ]
+    handles += [
+        layer.attention.register_forward_hook(_measuring(found, index), with_kwargs=True)
+        for index, layer in enumerate(base.layers)
+    ]
+    was_training = model.training
+    try:
+        outputs = model.eval()(**inputs, **({"use_cache": False} if base.config.is_decoder else {}))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    if any(isinstance(layer, MemoryBlock) for layer in base.layers) and outputs.memory is not None:
+        found |= {f"memory/{name}": value for name, value in _memory(outputs.memory).items()}
+    if not found:
+        raise ValueError(f"{type(model).__name__} has neither a memory nor linear attention that could be measured")
+    return dict(sorted(found.items()))
+
+
+def _measuring(found: dict[str, float], index: int) -> Callable[..., None]:
+    """A hook that adds the measures of one module to `found`."""
+
+    def measure(module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        measured: dict[str, float] = {}
+        if isinstance(module, LunaBlock):
+            measured = _memory(output[1])
+        elif isinstance(module, PackUnpackAttention):
+            measured = _pack_unpack(module, *args[:3])
+        elif isinstance(module, LinearAttentionLayer):
+            measured = _linear(module, *args[:2])
+        found.update({f"layer_{index}/{name}": value for name, value in measured.items()})
+
+    return measure
+
+
+def _memory(memory: torch.Tensor) -> dict[str, float]:
+    measured = {"memory_stable_rank": stable_rank(memory), "memory_effective_rank": effective_rank(memory)}
+    if memory.shape[-2] > 1:
+        measured["memory_cosine"] = memory_cosine(memory)
+    return {name: float(value) for name, value in measured.items()}
+
+
+def _pack_unpack(module: PackUnpackAttention, hidden_states, memory, sequence) -> dict[str, float]:
+    packed, pack_weights = module.pack(hidden_states, memory, sequence.key_mask, output_attentions=True)
+    _, weights = module.unpack(hidden_states, packed, output_attentions=True)
+    if weights is None or pack_weights is None:
+        raise RuntimeError(f"{type(module).__name__} gave no weights to measure")
+    windows = None
+    if sequence.key_mask is not None:
+        # A strided filter has a window for every `stride` tokens begun, flush left.
+        stride = 1 if module.filter is None else module.filter.stride
+        count = -(-sequence.key_mask.sum(1, keepdim=True) // stride)
+        windows = torch.arange(pack_weights.shape[-1], device=count.device) < count
+    measured = {"pack_entropy": attention_entropy(pack_weights, windows)}
+    if packed.shape[1] > 1:
+        measured["unpack_entropy"] = attention_entropy(weights)
+    return {name: float(value) for name, value in measured.items()}
+
+
+def _linear(module: LinearAttentionLayer, hidden_states, sequence) -> dict[str, float]:
+    query, key, value = module.features(hidden_states, sequence)
+    measured = {"state_norm": state_norm(key, value, sequence.key_mask)}
+    if isinstance(module, KernelTransformerAttention):
+        low, high = denominator_range(query, key, sequence.key_mask, module.is_causal)
+        measured |= {"denominator_min": low, "denominator_max": high}
+        error = module.feature_map.penalty()
+        measured |= {} if error is None else {"orthogonality_error": error}
+    return {name: float(value) for name, value in measured.items()}
