@@ -1,12 +1,14 @@
 """The documents hold: generated tables are current, examples run, configs load, the guide's family is a family."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 import hf_effattn
@@ -22,16 +24,21 @@ def code_blocks(document, language):
     return re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"training_scripts/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_generated_tables_are_current():
-    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "training_scripts/readme_tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    tables = script("readme_tables")
     assert tables.with_tables(README) == README, "run: python training_scripts/readme_tables.py"
     with pytest.raises(ValueError, match="needs the markers <!-- families -->"):
         tables.with_tables("no markers")
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_readme_examples_run(number, tmp_path):
     block = code_blocks(README, "python")[number]
     if "path/to/checkpoint" in block:
@@ -45,15 +52,57 @@ def test_readme_examples_run(number, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_modeling_configs_load(path):
+def test_modeling_configs_load_and_build(path):
     config = transformers.AutoConfig.from_pretrained(path)
     assert path.stem.startswith(f"{config.model_type}-")
+    images = config.num_channels is not None
+    auto_class = "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
+    with torch.device("meta"):
+        model = getattr(transformers, auto_class).from_config(config)
+    assert model.num_parameters() > 0
 
 
-def test_every_family_has_every_size():
-    sizes = ("tiny", "quickstart", "base", "lra-text")
-    expected = {f"{family.model_type}-{size}" for family in hf_effattn.list_families() for size in sizes}
-    assert {path.stem for path in CONFIGS} == expected
+def test_modeling_configs_are_current():
+    made = script("make_configs").configs()
+    assert {path.stem: json.loads(path.read_text()) for path in CONFIGS} == made, (
+        "run: python training_scripts/make_configs.py"
+    )
+    families = {family.model_type for family in hf_effattn.list_families()}
+    assert {name.rsplit("-", 1)[0].split("-")[0] for name in made} == families
+
+
+#: Parameters that the authors print, by config; options; and what ours has beside theirs, in rows of `hidden_size`.
+#: Ours: a position for [CLS]. Text retrieval: two more ids in the vocabulary, and the weight and bias of a last norm.
+PUBLISHED = [
+    ("simpletron-lra2022-listops", {}, 19_443_722, 1),
+    ("vanilla_transformer-lra2022-listops", {}, 21_019_658, 1),
+    ("simpletron-lra2022-retrieval", {}, 1_535_490, 1 + 2 + 2),
+    ("vanilla_transformer-lra2022-retrieval", {}, 1_601_538, 1 + 2 + 2),
+    *[
+        (f"kernel_transformer-lra2022-{task}", options, total + added, rows)
+        for task, total, rows, kernels in (
+            ("listops", 21_019_658, 1, (393_216, 786_432, 884_736)),
+            ("retrieval", 1_601_538, 1 + 2 + 2, (16_384, 32_768, 36_864)),
+        )
+        for added, options in zip(
+            kernels,
+            (
+                {"num_kernel_layers": 1},
+                {"num_kernel_layers": 2},
+                {"feature_map": "low_rank_glu", "num_kernel_layers": 3},
+            ),
+            strict=True,
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "options", "published", "rows"), PUBLISHED)
+def test_configs_have_the_parameters_that_the_authors_print(name, options, published, rows):
+    config = transformers.AutoConfig.from_pretrained(ROOT / f"modeling_configs/{name}.json", **options)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    assert model.num_parameters() == published + rows * config.hidden_size
 
 
 NEW_FAMILY = """

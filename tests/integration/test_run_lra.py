@@ -17,11 +17,10 @@ from hf_effattn.lra import LraTask
 from hf_effattn.training.checkpoints import damage, last_complete_checkpoint
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
-from tests.models.variants import FAMILIES, SIZES, random_ids
+from tests.models.variants import FAMILIES, over_families, random_ids, tiny_config
 
 
 SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra.py"
-over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def toy_run(run_lra, monkeypatch, tmp_path):
     monkeypatch.setattr(run_lra, "get_task", lambda name: task)
 
     def run(folder, family=FAMILIES[0], steps=8, **options):
-        config = family.config_class(**SIZES | {"vocab_size": 260, "hidden_dropout_prob": 0.1})
+        config = tiny_config(family, vocab_size=260, hidden_dropout_prob=0.1)
         config.save_pretrained(tmp_path / "config")
         arguments = {
             "task": "toy",

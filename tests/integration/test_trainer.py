@@ -1,10 +1,9 @@
 """`Trainer` on every kind of loss: accumulated batches make the step of one large batch."""
 
-import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from tests.models.variants import FAMILIES, random_ids, tiny_model
+from tests.models.variants import over_heads, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
@@ -37,8 +36,7 @@ def weights_after_one_step(family, auto_class, folder, batch_size):
     return torch.cat([(after - start).flatten() for after, start in zip(model.parameters(), before, strict=True)])
 
 
-@pytest.mark.parametrize("auto_class", LABELS)
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+@over_heads(*LABELS)
 def test_accumulated_batches_make_the_step_of_one_large_batch(family, auto_class, tmp_path):
     whole = weights_after_one_step(family, auto_class, tmp_path / "whole", batch_size=8)
     parts = weights_after_one_step(family, auto_class, tmp_path / "parts", batch_size=2)

@@ -11,6 +11,7 @@ from tests.models.variants import (
     SIZES,
     over_causal_families,
     over_families,
+    over_heads,
     random_ids,
     tiny_config,
     tiny_model,
@@ -97,6 +98,14 @@ FAMILY_CHANGES = {
         "num_kernel_layers": 2,
         "normalizer_eps": 1.0,
     },
+    "memory_transformer": {
+        "pooling": "memory",
+        "memory_size": 6,
+        "segment_length": 3,
+        "memory_filter": "conv",
+        "filter_kernel_size": 2,
+        "filter_stride": 3,
+    },
     "vanilla_transformer": {},
 }
 
@@ -108,12 +117,17 @@ FAMILY_CHANGES["convluna"] = FAMILY_CHANGES["luna"] | {
     "filter_kernel_size": 3,
     "filter_stride": 2,
 }
-for changes in (
-    FAMILY_CHANGES["simpletron"],
-    FAMILY_CHANGES["kernel_transformer"],
-    FAMILY_CHANGES["vanilla_transformer"],
-):
-    changes |= {"key_value_filter": "avg_pool"}
+for name in ("simpletron", "kernel_transformer", "vanilla_transformer"):
+    FAMILY_CHANGES[name] |= {"key_value_filter": "avg_pool", "filter_kernel_size": 3}
+#: Options without which a field of a family has no effect.
+NEEDED = {
+    **{(name, "use_value_projection"): {"shared_projections": []} for name in ("luna", "convluna")},
+    **{(name, "filter_kernel_size"): {"key_value_filter": "conv"} for name in FAMILY_CHANGES},
+    **{
+        ("memory_transformer", f"filter_{field}"): {"memory_filter": "avg_pool"} for field in ("kernel_size", "stride")
+    },
+    ("convluna", "filter_kernel_size"): {},
+}
 
 
 def fingerprint(family, **options):
@@ -129,16 +143,17 @@ def test_every_field_changes_something(family):
     baseline = fingerprint(family)
     assert torch.equal(fingerprint(family)[1], baseline[1])
     for field, value in (CHANGES | FAMILY_CHANGES.get(family.model_type, {})).items():
-        others = {"shared_projections": []} if field == "use_value_projection" else {}
-        changed = fingerprint(family, **others | {field: value})
-        assert changed[0] != baseline[0] or not torch.equal(changed[1], baseline[1]), field
+        needed = NEEDED.get((family.model_type, field), {})
+        before = fingerprint(family, **needed) if needed else baseline
+        changed = fingerprint(family, **needed | {field: value})
+        assert changed[0] != before[0] or not torch.equal(changed[1], before[1]), field
     if family.causal:
         assert not torch.equal(fingerprint(family, is_decoder=True)[1], baseline[1])
 
 
 #: Fields whose dropout a family has, beside those that every family has.
 DROPOUTS = {"simpletron": "attention_probs_dropout_prob", "vanilla_transformer": "attention_probs_dropout_prob"}
-DROPOUTS |= dict.fromkeys(("luna", "convluna"), "attention_probs_dropout_prob")
+DROPOUTS |= dict.fromkeys(("luna", "convluna", "memory_transformer"), "attention_probs_dropout_prob")
 DROPOUTS["kernel_transformer"] = "kernel_dropout_prob"
 
 
@@ -214,12 +229,8 @@ def test_remaining_fields_are_read(family):
     assert untied.num_parameters() == causal.num_parameters() + 64 * 24
 
 
-@over_families
-@pytest.mark.parametrize("auto_class", ["AutoModelForCausalLM", "AutoModelForMaskedLM"])
+@over_heads("AutoModelForCausalLM", "AutoModelForMaskedLM")
 def test_language_models_share_the_embedding(family, auto_class):
-    if auto_class not in family.class_names:
-        assert not family.causal
-        return
     model = tiny_model(family, auto_class)
     assert model.lm_head.weight is model.get_input_embeddings().weight
 

@@ -200,3 +200,17 @@ def test_parameters_added_are_those_that_the_authors_print(hidden, heads, layers
         hidden_size=hidden, num_attention_heads=heads, feature_map=name, num_kernel_layers=kernel_layers
     )
     assert layers * sum(parameter.numel() for parameter in make_feature_map(config).parameters()) == added
+
+
+def test_one_feature_makes_kernel_attention_a_mean_that_no_query_changes():
+    """``phi(q) sum phi(k_m) v_m / phi(q) sum phi(k_m)``: phi(q) cancels; where phi is constant the mean is plain."""
+    mapped = make_map(feature_map="linear", num_features=1)
+    value = HEADS.flip(0)
+    query = mapped(HEADS.flip(2), is_query=True)
+    weights = mapped(HEADS, is_query=False)
+    expected = (weights * value).sum(2, keepdim=True) / weights.sum(2, keepdim=True)
+    output, _ = linear_attention(query, weights, value, eps=0.0)
+    assert_close("weighted mean", output, expected.expand_as(output))
+    torch.nn.init.zeros_(mapped.weight_0)
+    output, _ = linear_attention(mapped(HEADS, is_query=True), mapped(HEADS, is_query=False), value, eps=0.0)
+    assert_close("mean", output, value.mean(2, keepdim=True).expand_as(output))

@@ -5,7 +5,6 @@ import torch
 from transformers import DynamicCache
 
 from tests.models.variants import (
-    CAUSAL_FAMILIES,
     FAMILIES,
     MEMORY_FAMILIES,
     VARIANT_NAMES,
@@ -159,15 +158,24 @@ def test_gradient_checkpointing_changes_nothing(family, options, is_decoder):
         assert torch.equal(plain, checkpointed)
 
 
+#: Families at long length, with the options under which they cost O(N), as encoders and as decoders.
+LONG = [
+    (family, options, is_decoder)
+    for family in FAMILIES
+    for options in ([{"segment_length": 1024}] if family.model_type == "memory_transformer" else [{}])
+    for is_decoder in ([False, True] if family.causal else [False])
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "is_decoder"),
-    [(family, False) for family in FAMILIES] + [(family, True) for family in CAUSAL_FAMILIES],
-    ids=lambda value: getattr(value, "model_type", "causal" if value else "bidirectional"),
+    ("family", "options", "is_decoder"),
+    LONG,
+    ids=[f"{family.model_type}-{'causal' if is_decoder else 'bidirectional'}" for family, _, is_decoder in LONG],
 )
-def test_bf16_is_finite_at_long_length(family, is_decoder):
-    length = 4_096 if "N²" in family.cost else 65_536
-    options = {"is_decoder": is_decoder, "num_hidden_layers": 1, "max_position_embeddings": length}
+def test_bf16_is_finite_at_long_length(family, options, is_decoder):
+    length = 4_096 if family.model_type == "vanilla_transformer" else 65_536
+    options = options | {"is_decoder": is_decoder, "num_hidden_layers": 1, "max_position_embeddings": length}
     model = tiny_model(family, dtype=torch.bfloat16, **options).train()
     output = model(random_ids(1, length)).last_hidden_state
     output.float().pow(2).mean().backward()

@@ -107,6 +107,13 @@ def over_causal_families(test):
     return pytest.mark.parametrize("family", CAUSAL_FAMILIES, ids=lambda family: family.model_type)(test)
 
 
+def over_heads(*auto_classes):
+    """Run a test on ``family, auto_class`` for every family and those of the heads that it has."""
+    cases = [(family, auto) for family in FAMILIES for auto in auto_classes if auto in family.class_names]
+    names = [f"{family.model_type}-{auto}" for family, auto in cases]
+    return pytest.mark.parametrize(("family", "auto_class"), cases, ids=names)
+
+
 def tiny_config(family: Family, **options):
     return family.config_class(**SIZES | FAMILY_SIZES.get(family.model_type, {}) | options)
 

@@ -9,7 +9,7 @@ import torch
 from transformers.models.auto import modeling_auto
 
 from hf_effattn.families import Family
-from tests.models.variants import FAMILIES, SIZES, random_ids
+from tests.models.variants import FAMILIES, FAMILY_SIZES, random_ids, tiny_config
 from tests.upstream.fetch import PACKAGE, fetch
 
 
@@ -57,10 +57,14 @@ class Tester:
         self.parent, self.family, self.images = parent, family, images
         if images:
             self.seq_length = 1 + 4 * 5
+        # How many keys a token reads: the cells of a memory, or memory tokens beside the others.
+        cells = FAMILY_SIZES.get(family.model_type, {}).get("memory_size", 0)
+        beside = 0 if family.model_type in ("luna", "convluna") else self.seq_length
+        self.key_length = cells + beside
 
     def get_config(self):
         options = {"num_channels": 2} if self.images else {}
-        return self.family.config_class(**SIZES | options)
+        return tiny_config(self.family, **options)
 
     def prepare_config_and_inputs_for_common(self):
         if self.images:
