@@ -24,7 +24,7 @@ help: ## list the targets
 	@touch $@ .venv/train
 
 quickstart: .venv/train ## train two models on film reviews, compare them, prove that they load anywhere
-	@echo "==> training into runs/quickstart (about ten minutes on two cores)"
+	@echo "==> training into runs/quickstart (some six to eight minutes on two cores)"
 	$(BIN)/python training_scripts/quickstart.py
 
 lint: .venv/dev ## check format, style and types
