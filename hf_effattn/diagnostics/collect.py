@@ -97,7 +97,7 @@ def _pack_unpack(module: PackUnpackAttention, hidden_states, memory, sequence) -
         windows = torch.arange(pack_weights.shape[-1], device=count.device) < count
     measured = {"pack_entropy": attention_entropy(pack_weights, windows)}
     if packed.shape[1] > 1:
-        measured["unpack_entropy"] = attention_entropy(weights)
+        measured["unpack_entropy"] = attention_entropy(weights, query_mask=sequence.key_mask)
     return {name: float(value) for name, value in measured.items()}
 
 

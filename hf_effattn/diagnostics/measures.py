@@ -36,10 +36,12 @@ def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(share).sum(-1).exp().mean()
 
 
-def attention_entropy(weights: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
+def attention_entropy(
+    weights: torch.Tensor, key_mask: torch.Tensor | None = None, query_mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean entropy of the rows of ``[B, H, N, M]``, over the log of the keys that a row can read: 1 is uniform.
 
-    `key_mask` is ``[B, M]`` bool. Rows that have one key to read, or none, tell nothing and are left out; where there
+    `key_mask` is ``[B, M]`` bool, `query_mask` ``[B, N]``: which rows count. Rows that have one key to read, or none, tell nothing and are left out; where there
     are only such rows the result is NaN.
     """
     entropy = torch.special.entr(weights.double()).sum(-1)
@@ -47,6 +49,8 @@ def attention_entropy(weights: torch.Tensor, key_mask: torch.Tensor | None = Non
     if key_mask is not None:
         keys = keys * 0 + key_mask.sum(-1)[:, None, None]
     telling = keys > 1
+    if query_mask is not None:
+        telling &= query_mask[:, None]
     return (entropy[telling] / keys[telling].log()).mean()
 
 

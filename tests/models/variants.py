@@ -57,7 +57,7 @@ OPTIONS: dict[str, list[dict]] = {
     "memory_transformer": [
         {"norm_position": "post"},
         {"segment_length": 5, "memory_filter": "conv"},
-        {"segment_length": 6, "memory_filter": "max_pool", "filter_stride": 2, "backprop_segments": 1},
+        {"segment_length": 6, "memory_filter": "max_pool", "filter_stride": 2},
         {"segment_length": 1, "norm_position": "post"},
         {"segment_length": 40, "memory_filter": "avg_pool", "filter_kernel_size": 3},
     ],
