@@ -41,8 +41,8 @@ def attention_entropy(
 ) -> torch.Tensor:
     """Mean entropy of the rows of ``[B, H, N, M]``, over the log of the keys that a row can read: 1 is uniform.
 
-    `key_mask` is ``[B, M]`` bool, `query_mask` ``[B, N]``: which rows count. Rows that have one key to read, or none, tell nothing and are left out; where there
-    are only such rows the result is NaN.
+    `key_mask` is ``[B, M]`` bool, `query_mask` ``[B, N]``: which rows count. Rows that have one key to read, or none,
+    tell nothing and are left out; where there are only such rows the result is NaN.
     """
     entropy = torch.special.entr(weights.double()).sum(-1)
     keys = torch.full_like(entropy, weights.shape[-1])

@@ -25,6 +25,9 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
 
+    def reset(self) -> None:
+        """Initialise the layer's own parameters, if it has any, through `transformers.initialization`."""
+
     def penalty(self) -> torch.Tensor | None:
         """What the layer adds to the loss, or None."""
         return None

@@ -123,7 +123,7 @@ class EncoderConfig(PreTrainedConfig):
     #: classes here, so that importing the package does not have to import the models.
     before_first_config: ClassVar[Callable[[], None] | None] = None
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss", "memory", "pack_attentions"]
 
     def __post_init__(self, **kwargs: Any) -> None:
         if EncoderConfig.before_first_config is not None:

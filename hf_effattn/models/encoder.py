@@ -82,6 +82,8 @@ class EncoderPreTrainedModel(PreTrainedModel):
             # As torch starts a convolution with one channel per group, which is what the authors use.
             bound = module.kernel_size**-0.5
             init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, AttentionLayer):
+            module.reset()
         elif isinstance(module, LearnedMemory):
             init.normal_(module.cells)
         else:
@@ -117,7 +119,8 @@ class EncoderModel(EncoderPreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        config.validate()
+        # Again, because a head or a user may have changed the direction of a config that was made before.
+        config.validate_architecture()
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)

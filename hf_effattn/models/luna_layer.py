@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from .attention import AttentionLayer, join_heads, refuse_long_map, split_heads
@@ -42,6 +43,11 @@ class PackUnpackAttention(AttentionLayer):
 
     def _log_temperature(self, kind: str) -> nn.Parameter | None:
         return nn.Parameter(torch.zeros(1)) if kind == "learned" else None
+
+    def reset(self) -> None:
+        for log_temperature in (self.pack_log_temperature, self.unpack_log_temperature):
+            if log_temperature is not None:
+                init.zeros_(log_temperature)
 
     def temperature(self, side: str) -> float | torch.Tensor:
         """tau of ``"pack"`` or ``"unpack"``."""
@@ -133,7 +139,10 @@ class LunaBlock(EncoderBlock):
 
     def __init__(self, config: LunaConfig, attention: PackUnpackAttention):
         super().__init__(config, attention)
-        self.memory_norm = make_norm(config)
+        # A norm of the last layer's memory would have no gradient unless a classifier reads it.
+        is_last = attention.layer_idx == config.num_hidden_layers - 1
+        unread = is_last and not self.pre_norm and config.pooling != "memory"
+        self.memory_norm = nn.Identity() if unread else make_norm(config)
 
     def forward(  # type: ignore[override]
         self,
@@ -160,7 +169,8 @@ class LunaEncoderModel(EncoderModel):
     def __init__(self, config: LunaConfig):
         super().__init__(config)
         self.memory = LearnedMemory(config.memory_size, config.hidden_size)
-        self.memory_norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
+        read_normed = config.norm_position == "pre" and config.pooling == "memory"
+        self.memory_norm = make_norm(config) if read_normed else nn.Identity()
         self.post_init()
 
     def encode(

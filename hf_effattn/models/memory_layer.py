@@ -106,23 +106,31 @@ class MemoryBlock(EncoderBlock):
     def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
-        before: list[Stretch],
+        memory: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         causal: bool = False,
-        memory: torch.Tensor | None = None,
         cache: Cache | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Attended, Attended | None]:
-        """See `MemoryAttention.forward`; the states are those after the whole block."""
+        *before: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """See `MemoryAttention.forward`; `before` is flat: key, value and mask of one stretch after the other.
+
+        Tensors go in and out one by one, since reentrant gradient checkpointing finds them nowhere else.
+
+        Returns:
+            Of the tokens the states after the block, key, value and weights; of the memory its states and weights.
+        """
         tokens, cells = hidden_states, memory
         if self.pre_norm:
             tokens = self.attention_norm(hidden_states)
             cells = None if memory is None else self.attention_norm(memory)
-        read, written = self.attention(tokens, before, mask, causal, cells, cache, output_attentions)
-        tokens = self.finish(hidden_states, read.states)
-        if memory is not None:
-            written = Attended(self.finish(memory, written.states), written.stretch, written.weights)
-        return Attended(tokens, read.stretch, read.weights), written
+        stretches = [Stretch(*before[start : start + 3]) for start in range(0, len(before), 3)]  # type: ignore[arg-type]
+        read, written = self.attention(tokens, stretches, mask, causal, cells, cache, output_attentions)
+        states = self.finish(hidden_states, read.states)
+        of_tokens = (states, read.stretch.key, read.stretch.value, read.weights)
+        if memory is None:
+            return *of_tokens, None, None
+        return *of_tokens, self.finish(memory, written.states), written.weights
 
 
 def _joined(parts: list[Stretch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

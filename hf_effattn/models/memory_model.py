@@ -40,6 +40,7 @@ class MemoryEncoderModel(EncoderModel):
 
     def __init__(self, config: MemoryTransformerConfig):
         super().__init__(config)
+        config.validate_memory()
         self.memory = LearnedMemory(config.memory_size, config.hidden_size)
         self.post_init()
 
@@ -88,16 +89,16 @@ class MemoryEncoderModel(EncoderModel):
         passed = Passed(states, memory, [], [], [], [])
         for index, layer in enumerate(self.layers):
             read = [] if before is None else before[index]
-            tokens, cells = layer(passed.states, read, mask, causal, passed.memory, cache, output_attentions)
-            passed.states = tokens.states
-            passed.hidden.append(tokens.states)
-            passed.stretches.append(tokens.stretch)
-            if tokens.weights is not None:
-                passed.weights.append(tokens.weights)
-            if cells is not None:
-                passed.memory = cells.states
-                if cells.weights is not None:
-                    passed.memory_weights.append(cells.weights)
+            flat = [tensor for part in read for tensor in (part.key, part.value, part.mask)]
+            states, key, value, weights, cells, cell_weights = layer(
+                passed.states, passed.memory, mask, causal, cache, output_attentions, *flat
+            )
+            passed.states, passed.memory = states, cells
+            passed.hidden.append(states)
+            passed.stretches.append(Stretch(key, value, mask))
+            if output_attentions:
+                passed.weights.append(weights)
+                passed.memory_weights.append(cell_weights)
         if passed.memory is not None:
             # Normed, so that what a segment writes is of the size of what the next one expects to read.
             passed.memory = self.norm(passed.memory)

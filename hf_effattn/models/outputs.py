@@ -12,7 +12,8 @@ class EffAttnFields:
 
     Attributes:
         aux_loss: the sum of the layers' penalties, which `loss` includes; None if they have none.
-        memory: the memory after the last layer, ``[batch, cells, hidden]``, of families that have one.
+        memory: the memory after the last layer, ``[batch, cells, hidden]``, of families that have one. Luna and
+            ConvLuna norm it only with ``pooling="memory"``: where nothing reads it, the norm would stay untrained.
         pack_attentions: with `output_attentions`, for every layer of such a family how much each cell reads of each
             token (or window of a strided filter), ``[batch, heads, cells, tokens]``; `attentions` then holds what each
             token reads of each cell.

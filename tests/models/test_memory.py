@@ -123,7 +123,7 @@ def test_without_a_memory_worth_reading_segments_are_independent():
     torch.nn.init.zeros_(model.norm.weight)
     model.norm.bias.data += 1
     kept = {}
-    model.layers[-1].register_forward_hook(lambda module, given, out: kept.update(last=out[0].states))
+    model.layers[-1].register_forward_hook(lambda module, given, out: kept.update(last=out[0]))
     model(ids)
     first = kept["last"]
     model(mixed)
@@ -199,6 +199,11 @@ def test_a_decoder_can_be_read_at_the_memory_that_it_writes():
     together = model(ids, attention_mask=mask).logits
     for index, row in enumerate(rows):
         assert_close(f"row {index}", together[index : index + 1], model(row[None]).logits)
+
+
+def test_a_head_that_decodes_refuses_a_filter_that_nothing_would_read():
+    with pytest.raises(ValueError, match="a decoder writes none without segment_length"):
+        tiny_model(MEMORY, "AutoModelForCausalLM", memory_filter="conv")
 
 
 @pytest.mark.parametrize(

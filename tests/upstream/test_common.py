@@ -104,7 +104,8 @@ def heads(family: Family, images: bool) -> tuple[type, ...]:
 
 for family in FAMILIES:
     for auto_class, table in TABLES.items():
-        getattr(modeling_auto, table)[family.model_type] = family.class_names[auto_class]
+        if auto_class in family.class_names:
+            getattr(modeling_auto, table)[family.model_type] = family.class_names[auto_class]
     for images in {False, family.images}:
         name = f"{family.name}{'Images' if images else ''}ModelTest"
         members = {"family": family, "images": images, "all_model_classes": heads(family, images)}
