@@ -30,7 +30,8 @@ from transformers import (
 import hf_effattn
 from hf_effattn.files import write_json
 from hf_effattn.lra import LraTask, get_task
-from hf_effattn.lra.task import content_checksum, tokenize
+from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import last_complete_checkpoint
 from hf_effattn.training.measure import ThroughputCallback, environment, peak_memory_bytes
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     set_seed(training.seed)
     model = build_model(lra, task)
     splits = task.load(lra.source)
-    trainer, throughput = build_trainer(lra, training, model, splits)
+    trainer, throughput = build_trainer(lra, task, training, model, splits)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     scores = trainer.evaluate(trainer.test_dataset, metric_key_prefix="test")
     results = collect_results(lra, trainer, throughput, splits, scores)
@@ -106,11 +107,10 @@ def build_model(lra: LraArguments, task: LraTask) -> PreTrainedModel:
     else:
         config = AutoConfig.from_pretrained(str(lra.model_config), **label_fields)
         model = AutoModelForSequenceClassification.from_config(config)
-    if lra.max_length > model.config.max_position_embeddings:
-        raise ValueError(
-            f"max_length ({lra.max_length}) exceeds the model's max_position_embeddings "
-            f"({model.config.max_position_embeddings})"
-        )
+    # Models of other libraries have no such limit but their positions.
+    limit = getattr(model.config, "max_input_length", model.config.max_position_embeddings)
+    if limit is not None and lra.max_length > limit:
+        raise ValueError(f"max_length ({lra.max_length}) exceeds the model's max_position_embeddings ({limit})")
     return model
 
 
@@ -121,10 +121,10 @@ class LraTrainer(Trainer):
 
 
 def build_trainer(
-    lra: LraArguments, training: TrainingArguments, model: PreTrainedModel, splits: DatasetDict
+    lra: LraArguments, task: LraTask, training: TrainingArguments, model: PreTrainedModel, splits: DatasetDict
 ) -> tuple[LraTrainer, ThroughputCallback]:
     """The trainer with its tokenized splits, metric and throughput."""
-    tokenizer = hf_effattn.byte_tokenizer(model_max_length=lra.max_length)
+    tokenizer = task.tokenizer(lra.max_length)
     encoded = tokenize(splits, tokenizer, lra.max_length)
     accuracy = load_metric("accuracy")
     throughput = ThroughputCallback()

@@ -1,13 +1,13 @@
 """What a task is, and the table of tasks."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from datasets import Dataset, DatasetDict
-from transformers import PreTrainedTokenizerBase
+from datasets import DatasetDict
+from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
-from . import text
+from ..tokenization import byte_tokenizer
+from . import listops, text
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,20 @@ class LraTask:
         labels: names of the classes, in the order of their ids.
         sources: where its data can come from; the first is the default.
         load: gives the splits ``train``, ``validation`` and ``test`` with the columns ``text`` and ``label``.
+        tokenizer: the tokenizer of the texts, given the longest input.
     """
 
     name: str
     labels: tuple[str, ...]
     sources: tuple[str, ...]
     load: Callable[[str], DatasetDict]
+    tokenizer: Callable[[int], TokenizersBackend]
 
 
-TASKS = {"text": LraTask(name="text", labels=text.LABELS, sources=text.SOURCES, load=text.load_text)}
+TASKS = {
+    "text": LraTask("text", text.LABELS, text.SOURCES, text.load_text, byte_tokenizer),
+    "listops": LraTask("listops", listops.LABELS, listops.SOURCES, listops.load_listops, listops.listops_tokenizer),
+}
 
 
 def get_task(name: str) -> LraTask:
@@ -47,12 +52,4 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length
     def encode(batch: dict) -> dict:
         return tokenizer(batch["text"], truncation=True, max_length=max_length)
 
-    return splits.map(encode, batched=True, remove_columns=["text"], desc=f"bytes, at most {max_length}")
-
-
-def content_checksum(split: Dataset) -> str:
-    """SHA-256 over the texts and labels of a split, in their order."""
-    digest = hashlib.sha256()
-    for text_, label in zip(split["text"], split["label"], strict=True):
-        digest.update(f"{label}\0{text_}\0".encode())
-    return digest.hexdigest()
+    return splits.map(encode, batched=True, remove_columns=["text"], desc=f"at most {max_length} tokens")

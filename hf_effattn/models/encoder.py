@@ -91,6 +91,11 @@ class EncoderPreTrainedModel(PreTrainedModel):
         if isinstance(module, Embeddings) and module.config.num_channels is not None:
             init.normal_(module.cls, std=self.config.initializer_range)
 
+    @property
+    def _is_stateful(self) -> bool:  # type: ignore[override]
+        """Whether a cache holds states that cannot be rolled back, as speculative decoding would need."""
+        return set(self.config.layer_types) != {"full_attention"}
+
     def effattn_report(self) -> dict[str, Any]:
         """Which backend every attention layer runs, for the model's present device and dtype."""
         requested = attention_backend(self.config)

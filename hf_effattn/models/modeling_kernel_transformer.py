@@ -57,7 +57,6 @@ class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):
     config_class = KernelTransformerConfig
     attention_class = KernelTransformerAttention
     attention_operator = OPERATOR
-    _is_stateful = True
     _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": KernelTransformerAttention}
 
     def _init_weights(self, module: torch.nn.Module) -> None:

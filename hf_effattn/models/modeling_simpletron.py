@@ -52,7 +52,6 @@ class SimpleTronPreTrainedModel(EncoderPreTrainedModel):
     config_class = SimpleTronConfig
     attention_class = SimpleTronAttention
     attention_operator = OPERATOR
-    _is_stateful = True
     _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": SimpleTronAttention}
 
 

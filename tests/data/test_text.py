@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_effattn.lra import get_task, text
-from hf_effattn.lra.task import content_checksum, tokenize
+from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.lra.task import tokenize
 from hf_effattn.tokenization import byte_tokenizer
 
 

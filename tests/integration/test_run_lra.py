@@ -41,7 +41,9 @@ def toy_splits(source):
 @pytest.fixture
 def toy_run(run_lra, monkeypatch, tmp_path):
     """A function that runs the script on the toy task, with further arguments."""
-    task = LraTask(name="toy", labels=("a", "b"), sources=("made",), load=toy_splits)
+    task = LraTask(
+        name="toy", labels=("a", "b"), sources=("made",), load=toy_splits, tokenizer=hf_effattn.byte_tokenizer
+    )
     monkeypatch.setattr(run_lra, "get_task", lambda name: task)
 
     def run(folder, family=FAMILIES[0], steps=8, **options):

@@ -1,0 +1,268 @@
+"""The `listops` task: the value of a nested expression of MIN, MAX, MED and SM over digits (ten classes).
+
+Expressions are drawn from the distribution of Long Range Arena's generator (Tay et al. 2020, arXiv 2011.04006, after
+Nangia & Bowman 2018): a node is an operator with probability 1/4 until the tree is `max_depth` deep, else a digit; an
+operator is uniform over the four and has 2 to `max_args` arguments; kept are new trees with ``min_length < length <
+max_length``, where every operator, every closing bracket and every digit counts one. MED is the median, rounded down;
+SM is the sum modulo 10.
+
+Few trees are long enough, so trees are first drawn as numbers of nodes per level, a batch at a time, and only those
+that are kept are written out. That changes nothing in the distribution: given their numbers, which nodes of a level
+are operators is uniform.
+
+Sources: ``"generated"`` (96,000 training, 2,000 validation and 2,000 test expressions, always the same), or the folder
+of the official ``basic_{train,val,test}.tsv``. The text has a token per word, without the round brackets of the
+official files, which their tokenizer drops.
+"""
+
+import csv
+import os
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import TokenizersBackend
+
+from .checksums import content_checksum
+
+
+LABELS = tuple(str(digit) for digit in range(10))
+SOURCES = ("generated",)
+OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
+CLOSE = "]"
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[UNK]")
+#: In the order of their ids, which never changes.
+VOCABULARY = (*SPECIAL_TOKENS, CLOSE, *LABELS, *OPERATORS)
+
+#: SHA-256 of the texts and labels of the splits that are generated (`content_checksum`).
+CHECKSUMS = {
+    "train": "8e6dfd296cfc71518250fe87517fb8ad8e6bb3a4816a28c3d538e54dc00cf820",
+    "validation": "c1e0cbf34b00a841b275090e78267f0ebbd7e86e6f868bd80d3fbdc4cccbe595",
+    "test": "52c8b36ad8417af234b3aab0610909db93ab5e8b65183f5b6cf0ccd1ae9318a1",
+}
+SPLIT_SIZES = {"train": 96_000, "validation": 2_000, "test": 2_000}
+#: Trees that are drawn at once.
+BATCH = 16_000
+#: Expressions that one seed gives; a split is made of whole shards, which can be drawn in parallel.
+SHARD = 1_000
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Which expressions there are; the defaults are those of Long Range Arena."""
+
+    min_length: int = 500
+    max_length: int = 2000
+    max_depth: int = 10
+    max_args: int = 10
+    operator_probability: float = 0.25
+
+
+def load_listops(source: str = "generated") -> DatasetDict:
+    """The splits ``train``, ``validation`` and ``test``, with the columns ``text`` and ``label``.
+
+    Raises:
+        ValueError: a source that is neither ``"generated"`` nor a folder with the official files, or a file among them
+            that does not hold what it should.
+    """
+    if source == "generated":
+        return verified(generate_listops(SPLIT_SIZES))
+    if Path(source).is_dir():
+        return read_official(Path(source))
+    raise ValueError(f"unknown source {source!r}; choose 'generated', or a folder with the official basic_*.tsv")
+
+
+def verified(splits: DatasetDict) -> DatasetDict:
+    """The generated splits themselves.
+
+    Raises:
+        ValueError: they are not those that `CHECKSUMS` identify.
+    """
+    for name, expected in CHECKSUMS.items():
+        if (found := content_checksum(splits[name])) != expected:
+            raise ValueError(
+                f"the generated {name} split has SHA-256 {found}, expected {expected}: numpy's random numbers or this "
+                "generator have changed, so scores would not compare. Install the numpy of constraints.txt."
+            )
+    return splits
+
+
+def generate_listops(
+    sizes: dict[str, int], distribution: Distribution | None = None, seed: int = 0, num_proc: int | None = None
+) -> DatasetDict:
+    """Splits of the given sizes, no expression in two places; the same arguments always give the same splits.
+
+    Args:
+        sizes: expressions per split.
+        distribution: which expressions, by default those of Long Range Arena.
+        seed: another seed gives another benchmark.
+        num_proc: processes; by default one per core. It does not change the result.
+    """
+    total = sum(sizes.values())
+    # A tenth more than needed, since repeated expressions are left out (they only occur among short ones).
+    shards = -(-(total + total // 10) // SHARD)
+    arguments = {"shards": list(range(shards)), "seed": seed, "distribution": asdict(distribution or Distribution())}
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    processes = min(num_proc or os.cpu_count() or 1, shards)
+    rows = Dataset.from_generator(_shards, features=features, gen_kwargs=arguments, num_proc=processes)
+    order = rows.to_pandas().drop_duplicates("text").index
+    if len(order) < total:
+        raise ValueError(f"only {len(order)} different expressions were drawn, {total} are needed: allow longer ones")
+    splits, start = {}, 0
+    for name, size in sizes.items():
+        splits[name] = rows.select(order[start : start + size])
+        start += size
+    return DatasetDict(splits)
+
+
+def _shards(shards: list[int], seed: int, distribution: dict) -> Iterator[dict]:
+    for shard in shards:
+        expressions = draw(np.random.default_rng([seed, shard]), Distribution(**distribution))
+        for _, (text, label) in zip(range(SHARD), expressions, strict=False):
+            if evaluate(text) != label:
+                raise RuntimeError(f"the evaluators disagree on {text!r}: {evaluate(text)} and {label}")
+            yield {"text": text, "label": label}
+
+
+def draw(rng: np.random.Generator, distribution: Distribution) -> Iterator[tuple[str, int]]:
+    """Expressions and their values, without end."""
+    while True:
+        for levels in draw_shapes(rng, distribution, BATCH):
+            yield write(rng, levels)
+
+
+def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int) -> Iterator[list[np.ndarray]]:
+    """The shapes of those of `batch` trees whose length is kept.
+
+    A shape is, for every level from the root down, the number of arguments of each of its operators, in an order that
+    says nothing yet about where among the level's nodes they stand.
+    """
+    nodes = np.ones(batch, dtype=np.int64)
+    length = np.zeros(batch, dtype=np.int64)
+    trees = np.arange(batch)
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    for depth in range(1, distribution.max_depth + 1):
+        deepest = depth == distribution.max_depth
+        operators = np.zeros_like(nodes) if deepest else rng.binomial(nodes, distribution.operator_probability)
+        arguments = rng.integers(2, distribution.max_args + 1, size=operators.sum())
+        owner = np.repeat(np.arange(len(nodes)), operators)
+        length += nodes + operators
+        children = np.bincount(owner, weights=arguments, minlength=len(nodes)).astype(np.int64)
+        kept.append((np.repeat(trees, operators), arguments))
+        # Trees without a next level are complete, and those that are too long already are given up.
+        growing = (children > 0) & (length < distribution.max_length)
+        complete = (children == 0) & (length > distribution.min_length) & (length < distribution.max_length)
+        for tree in trees[complete]:
+            bounds = [np.searchsorted(owners, [tree, tree + 1]) for owners, _ in kept]
+            of_tree = [values[low:high] for (low, high), (_, values) in zip(bounds, kept, strict=True)]
+            yield [level for level in of_tree if len(level)]
+        nodes, length, trees = children[growing], length[growing], trees[growing]
+
+
+def write(rng: np.random.Generator, levels: list[np.ndarray]) -> tuple[str, int]:
+    """A tree of the given shape as an expression, and its value.
+
+    The levels are filled from the deepest up, so the value comes from the tree and not from the text.
+    """
+    below: list[tuple[str, int]] = []
+    for depth in range(len(levels), -1, -1):
+        operators = levels[depth] if depth < len(levels) else np.empty(0, dtype=np.int64)
+        width = int(levels[depth - 1].sum()) if depth > 0 else 1
+        digits = rng.integers(0, 10, size=width - len(operators))
+        level: list[tuple[str, int]] = [(str(digit), int(digit)) for digit in digits]
+        names = rng.integers(0, len(OPERATORS), size=len(operators))
+        start = 0
+        for name, count in zip(names, operators, strict=True):
+            arguments = below[start : start + count]
+            start += count
+            operator = OPERATORS[name]
+            text = " ".join([operator, *(text for text, _ in arguments), CLOSE])
+            level.append((text, apply(operator, [value for _, value in arguments])))
+        below = [level[index] for index in rng.permutation(width)]
+    return below[0]
+
+
+def apply(operator: str, values: list[int]) -> int:
+    """The value of an operator on digits."""
+    if operator == "[MIN":
+        return min(values)
+    if operator == "[MAX":
+        return max(values)
+    if operator == "[MED":
+        return int(statistics.median(values))
+    return sum(values) % 10
+
+
+def evaluate(text: str) -> int:
+    """The value of an expression, read from its text with a stack; round brackets and ``X`` for ``]`` may occur.
+
+    Raises:
+        ValueError: the text is not one whole expression.
+    """
+    stack: list[list] = [[]]
+    for token in text.split():
+        if token in "()":
+            continue
+        if token in OPERATORS:
+            stack.append([token])
+        elif token in (CLOSE, "X"):
+            operator, *values = stack.pop()
+            if not stack or not values:
+                raise ValueError(f"a bracket closes nothing in {text!r}")
+            ordered = sorted(values)
+            middle = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) // 2
+            results = {"[MIN": ordered[0], "[MAX": ordered[-1], "[MED": middle, "[SM": sum(values) % 10}
+            stack[-1].append(results[operator])
+        elif token in LABELS:
+            stack[-1].append(int(token))
+        else:
+            raise ValueError(f"{token!r} is no token of an expression, in {text!r}")
+    if len(stack) != 1 or len(stack[0]) != 1:
+        raise ValueError(f"not one whole expression: {text!r}")
+    return stack[0][0]
+
+
+def read_official(folder: Path) -> DatasetDict:
+    """The splits of the official files, with every label verified.
+
+    Raises:
+        ValueError: a file is missing, or a row's target is not the value of its source.
+    """
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    splits = {}
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        path = folder / f"basic_{name}.tsv"
+        if not path.is_file():
+            raise ValueError(f"{folder} has no {path.name}")
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        texts = [" ".join(token for token in row["Source"].split() if token not in "()") for row in rows]
+        labels = [int(row["Target"]) for row in rows]
+        for line, (text, label) in enumerate(zip(texts, labels, strict=True), start=2):
+            if evaluate(text) != label:
+                raise ValueError(f"{path}:{line}: the expression's value is {evaluate(text)}, not {label}")
+        splits[split] = Dataset.from_dict({"text": texts, "label": labels}, features=features)
+    return DatasetDict(splits)
+
+
+def listops_tokenizer(model_max_length: int) -> TokenizersBackend:
+    """One token per word of an expression, with ``[CLS]`` in front; it loads without custom code."""
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", vocabulary["[CLS]"])]
+    )
+    return TokenizersBackend(
+        tokenizer_object=backend,
+        model_max_length=model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        unk_token="[UNK]",
+        clean_up_tokenization_spaces=False,
+    )
