@@ -107,6 +107,18 @@ def test_collected_measures_are_those_of_the_outputs():
     assert found["layer_1/memory_cosine"] == pytest.approx(diagnostics.memory_cosine(outputs.memory).item())
 
 
+@pytest.mark.parametrize("name", ["luna", "memory_transformer", "simpletron"])
+def test_pairs_give_the_mean_of_both(name):
+    model = tiny_model(family_of(name), "AutoModelForSequenceClassification", pair_features="concat").train()
+    model.model.embeddings.eval()
+    first, second = random_ids(1, 9), random_ids(1, 7, seed=4)
+    both = hf_effattn.diagnose(model, input_ids=first, pair_input_ids=second)
+    alone = [hf_effattn.diagnose(model.model, input_ids=ids) for ids in (first, second)]
+    assert both == pytest.approx({key: (alone[0][key] + alone[1][key]) / 2 for key in alone[0]})
+    assert model.training
+    assert not model.model.embeddings.training, "every module is left in its own mode"
+
+
 def test_a_softmax_model_has_nothing_to_measure():
     with pytest.raises(ValueError, match="neither a memory nor linear attention"):
         hf_effattn.diagnose(tiny_model(family_of("vanilla_transformer")), **INPUTS)

@@ -31,6 +31,7 @@ import hf_effattn
 from hf_effattn.files import write_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.lra.collate import PairCollator
 from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import last_complete_checkpoint
@@ -107,6 +108,12 @@ def build_model(lra: LraArguments, task: LraTask) -> PreTrainedModel:
     else:
         config = AutoConfig.from_pretrained(str(lra.model_config), **label_fields)
         model = AutoModelForSequenceClassification.from_config(config)
+    pair_features = getattr(model.config, "pair_features", None)
+    if task.pairs != (pair_features is not None):
+        kind, remedy = ("pairs", "'concat'") if task.pairs else ("single sequences", "null")
+        raise ValueError(
+            f"task {task.name!r} has {kind}, but the model has pair_features={pair_features!r}: set it to {remedy}"
+        )
     # Models of other libraries have no such limit but their positions.
     limit = getattr(model.config, "max_input_length", model.config.max_position_embeddings)
     if limit is not None and lra.max_length > limit:
@@ -138,7 +145,7 @@ def build_trainer(
     trainer = LraTrainer(
         model=model,
         args=training,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=(PairCollator if task.pairs else DataCollatorWithPadding)(tokenizer),
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         processing_class=tokenizer,

@@ -8,7 +8,7 @@ import torch
 from ..models.encoder import EncoderModel, EncoderPreTrainedModel
 from ..models.linear_layer import LinearAttentionLayer
 from ..models.luna_layer import LunaBlock, PackUnpackAttention
-from ..models.memory_layer import MemoryBlock
+from ..models.memory_model import MemoryEncoderModel
 from ..models.modeling_kernel_transformer import KernelTransformerAttention
 from .measures import (
     attention_entropy,
@@ -18,6 +18,7 @@ from .measures import (
     stable_rank,
     state_norm,
 )
+from .modes import evaluating
 
 
 @torch.no_grad()
@@ -32,47 +33,44 @@ def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
 
     Args:
         model: any model of the library, with a head or without. It is run in eval mode, and left as it was.
-        **inputs: what its forward takes, such as `input_ids` and `attention_mask`. Labels are not needed.
+        **inputs: what its forward takes, such as `input_ids` and `attention_mask`; labels are not needed. Of pairs
+            both sequences are measured, and the mean is given.
 
     Raises:
         ValueError: a family whose layers have none of these measures.
     """
-    found: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     base = model if isinstance(model, EncoderModel) else model.model
-    handles = [
-        layer.register_forward_hook(_measuring(found, index), with_kwargs=True)
-        for index, layer in enumerate(base.layers)
-    ]
-    handles += [
-        layer.attention.register_forward_hook(_measuring(found, index), with_kwargs=True)
-        for index, layer in enumerate(base.layers)
-    ]
-    was_training = model.training
+    places = {base: "memory"}
+    for index, layer in enumerate(base.layers):
+        places |= {layer: f"layer_{index}", layer.attention: f"layer_{index}"}
+    handles = [module.register_forward_hook(_measuring(found, place)) for module, place in places.items()]
     try:
-        outputs = model.eval()(**inputs, **({"use_cache": False} if base.config.is_decoder else {}))
+        with evaluating(model):
+            model(**inputs, **({"use_cache": False} if base.config.is_decoder else {}))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
-    if any(isinstance(layer, MemoryBlock) for layer in base.layers) and outputs.memory is not None:
-        found |= {f"memory/{name}": value for name, value in _memory(outputs.memory).items()}
     if not found:
         raise ValueError(f"{type(model).__name__} has neither a memory nor linear attention that could be measured")
-    return dict(sorted(found.items()))
+    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
 
 
-def _measuring(found: dict[str, float], index: int) -> Callable[..., None]:
+def _measuring(found: dict[str, list[float]], place: str) -> Callable[..., None]:
     """A hook that adds the measures of one module to `found`."""
 
-    def measure(module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def measure(module: torch.nn.Module, args: tuple, output: Any) -> None:
         measured: dict[str, float] = {}
         if isinstance(module, LunaBlock):
             measured = _memory(output[1])
+        elif isinstance(module, MemoryEncoderModel) and output.memory is not None:
+            measured = _memory(output.memory)
         elif isinstance(module, PackUnpackAttention):
             measured = _pack_unpack(module, *args[:3])
         elif isinstance(module, LinearAttentionLayer):
             measured = _linear(module, *args[:2])
-        found.update({f"layer_{index}/{name}": value for name, value in measured.items()})
+        for name, value in measured.items():
+            found.setdefault(f"{place}/{name}", []).append(value)
 
     return measure
 

@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..models.encoder import EncoderPreTrainedModel
+from .modes import evaluating
 
 
 @torch.no_grad()
@@ -27,12 +28,9 @@ def attention_figure(model: EncoderPreTrainedModel, **inputs: Any) -> Figure:
     Raises:
         ValueError: as the model does for `output_attentions`.
     """
-    was_training = model.training
     options = {"use_cache": False} if model.config.is_decoder else {}
-    try:
-        outputs = model.eval()(**inputs, output_attentions=True, **options)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        outputs = model(**inputs, output_attentions=True, **options)
     rows = {"attention": outputs.attentions, "pack attention": outputs.pack_attentions}
     shown = {name: [layer[0].mean(0).float().cpu() for layer in maps] for name, maps in rows.items() if maps}
     layers = len(outputs.attentions)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import merge_with_config_defaults
@@ -242,6 +242,11 @@ class EncoderModel(EncoderPreTrainedModel):
 
     def _sequence(self, content, attention_mask, cache: Cache | None) -> SequenceInfo:
         batch, length = content.shape[:2]
+        if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
+            raise ValueError(
+                f"attention_mask must be a tensor [batch, length], got {type(attention_mask).__name__}; generate "
+                'makes other masks for a static cache, use cache_implementation="dynamic"'
+            )
         past_length, past_counts = self._past(cache, attention_mask, length)
         if attention_mask is not None:
             attention_mask = check_attention_mask(attention_mask, batch, past_length, length, cache is not None)
@@ -266,6 +271,11 @@ class EncoderModel(EncoderPreTrainedModel):
             check_recurrent_cache(cache, self.config.layer_types)
         if self.config.cache_type == "linear_attention":
             return 0, cached_token_count(cache)
+        if any(isinstance(layer, StaticLayer) for layer in cache.layers):
+            raise ValueError(
+                "a static cache hands out slots that hold no keys yet: use "
+                'transformers.DynamicCache(config=model.config), in generate cache_implementation="dynamic"'
+            )
         past_length = cache.get_seq_length()
         if attention_mask is None:
             return past_length, torch.tensor([[past_length]], device=self.device)

@@ -85,8 +85,7 @@ class KeyValueFilter(nn.Module):
             return length + self.kernel_size - 1 - columns, 0
         if self.stride == 1:
             return (self.kernel_size - 1) // 2, self.kernel_size // 2
-        last_start = (length - 1) // self.stride * self.stride
-        return 0, max(last_start + self.kernel_size - length, 0)
+        return 0, self.kernel_size - 1
 
     def _windows(
         self, columns: torch.Tensor, real: torch.Tensor | None, heads: int, margins: tuple[int, int]

@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 from .configuration_encoder import EncoderConfig
 from .encoder import EncoderModel, EncoderPreTrainedModel
 from .layers import make_norm
+from .ops_reference import accumulation_dtype
 from .outputs import (
     CausalLMOutput,
     EncoderOutput,
@@ -24,6 +25,10 @@ from .outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+
+
+#: Heads that read a whole input at once have no use for a decoder's cache.
+NO_CACHE: dict[str, Any] = {"use_cache": False}
 
 
 class EncoderHead(EncoderPreTrainedModel):
@@ -165,10 +170,10 @@ class EncoderForSequenceClassification(EncoderHead):
         if (pair_input_ids is None) != (self.config.pair_features is None):
             given = "was given" if pair_input_ids is not None else "is missing"
             raise ValueError(f"pair_features={self.config.pair_features!r}, but pair_input_ids {given}")
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
         pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
-            pair = self.model(pair_input_ids, pair_attention_mask)
+            pair = self.model(pair_input_ids, pair_attention_mask, **NO_CACHE)
             pair = pool(pair.last_hidden_state, pair_attention_mask, self.pooling, pair.memory)
             pooled = combine_pair(pooled, pair, self.config.pair_features)
         logits = self.classifier(pooled)
@@ -201,7 +206,7 @@ class EncoderForTokenClassification(EncoderHead):
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Logits ``[batch, length, num_labels]``; `labels` ``[batch, length]`` with -100 to leave one out."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -232,7 +237,7 @@ class EncoderForQuestionAnswering(EncoderHead):
         **kwargs: Any,
     ) -> QuestionAnsweringOutput:
         """Start and end logits ``[batch, length]``; the positions ``[batch]`` are their targets."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
         logits = self.qa_outputs(self.dropout(outputs.last_hidden_state))
         start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()
         loss = None
@@ -264,7 +269,7 @@ class EncoderForImageClassification(EncoderHead):
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Logits ``[batch, num_labels]`` of images ``[batch, num_channels, height, width]``."""
-        outputs = self.model(pixel_values=pixel_values, **kwargs)
+        outputs = self.model(pixel_values=pixel_values, **NO_CACHE | kwargs)
         logits = self.classifier(pool(outputs.last_hidden_state, None, self.pooling, outputs.memory))
         loss = None
         if labels is not None:
@@ -336,15 +341,18 @@ def pool(
 
     A row without real tokens is read at its first position, or for the mean gives zeros.
     """
-    if memory is not None and pooling == "memory":
+    if pooling == "memory":
+        if memory is None:
+            raise ValueError('pooling="memory" needs use_cache=False: with a cache the last segment writes no memory')
         return memory.mean(1)
     batch, length = hidden_states.shape[:2]
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, device=hidden_states.device)
     real = attention_mask.ne(0)
     if pooling == "mean":
-        total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1)
-        return total / real.sum(1, keepdim=True).clamp(min=1)
+        # A sum over a long input leaves the range of half precision.
+        total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1, dtype=accumulation_dtype(hidden_states.dtype))
+        return (total / real.sum(1, keepdim=True).clamp(min=1)).to(hidden_states.dtype)
     # The largest score marks the token to read; argmax takes the first of equals.
     score = real.int() if pooling == "cls" else real * torch.arange(length, device=real.device)
     index = score.argmax(1)

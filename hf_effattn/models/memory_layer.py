@@ -109,9 +109,9 @@ class MemoryBlock(EncoderBlock):
         memory: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         causal: bool = False,
-        cache: Cache | None = None,
         output_attentions: bool = False,
         *before: torch.Tensor | None,
+        cache: Cache | None = None,
     ) -> tuple[torch.Tensor | None, ...]:
         """See `MemoryAttention.forward`; `before` is flat: key, value and mask of one stretch after the other.
 

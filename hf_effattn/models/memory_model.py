@@ -91,7 +91,7 @@ class MemoryEncoderModel(EncoderModel):
             read = [] if before is None else before[index]
             flat = [tensor for part in read for tensor in (part.key, part.value, part.mask)]
             states, key, value, weights, cells, cell_weights = layer(
-                passed.states, passed.memory, mask, causal, cache, output_attentions, *flat
+                passed.states, passed.memory, mask, causal, output_attentions, *flat, cache=cache
             )
             passed.states, passed.memory = states, cells
             passed.hidden.append(states)
@@ -156,7 +156,11 @@ class MemoryEncoderModel(EncoderModel):
                 passed = self._pass(tokens, None, mask, memory=memory)
             hidden.append(passed.hidden)
             if passed.memory is not None:
-                memory = passed.memory if mask is None else torch.where(mask[:, :1, None], passed.memory, memory)
+                if mask is not None:
+                    # With the layers on several devices the memory comes back from the last of them.
+                    begun, memory = (part.to(passed.memory.device) for part in (mask[:, :1, None], memory))
+                    passed.memory = torch.where(begun, passed.memory, memory)
+                memory = passed.memory
         by_layer = [torch.cat(parts, dim=1) for parts in zip(*hidden, strict=True)]
         return by_layer, memory if keep_last else None
 
@@ -175,6 +179,11 @@ class MemoryEncoderModel(EncoderModel):
 
         Rows may stand at different places of their segments, so every round takes of each row what fits into its own.
         """
+        if self.config.backprop_segments is not None and torch.is_grad_enabled():
+            raise ValueError(
+                f"backprop_segments={self.config.backprop_segments} is counted from the last segment, which is not "
+                "known while a cache can be continued: pass use_cache=False, or wrap the call in torch.no_grad()"
+            )
         length, total = int(self.config.segment_length or 0), states.shape[1]
         past = (sequence.total_counts[:, 0] - counts).expand(states.shape[0])
         fresh = cache.get_conv_state(0) is None

@@ -35,32 +35,28 @@ def linear_attention(
     """Attention whose weights are dot products: ``out_n = scale * q_n S / (q_n . z + eps)``.
 
     ``S = sum_m k_m v_m^T`` and ``z = sum_m k_m`` run over the real tokens, with ``causal`` over ``m <= n`` only.
-    Without ``normalize`` there is no denominator and `eps` is not used: SimpleTRON (Yorsh et al. 2021, arXiv
-    2111.15588). With it, and mapped queries and keys, this is the kernel form of Katharopoulos et al. 2020
-    (arXiv 2006.16236, eq. 5 and 9).
+    Without ``normalize`` there is no denominator: SimpleTRON (Yorsh et al. 2021, arXiv 2111.15588). With it this is
+    the kernel form of Katharopoulos et al. 2020 (arXiv 2006.16236, eq. 5 and 9).
 
     Args:
-        query: ``[B, H, N, F]``, already mapped; any strides, any floating dtype.
-        key: ``[B, H, N, F]``, already mapped.
+        query, key: ``[B, H, N, F]``, already mapped; any strides, any floating dtype.
         value: ``[B, H, N, D]``.
-        key_mask: ``[B, N]`` bool, True for a real token. It acts on the mapped keys, hence on `S` and on `z`; a
-            row without any real token reads zeros (unless `initial_state` holds something to read).
+        key_mask: ``[B, N]`` bool, True for a real token; it acts on the mapped keys. A row without any real token
+            reads zeros (unless `initial_state` holds something to read).
         causal: whether a query sees only tokens at or before its own position.
-        normalize: whether to divide by ``q_n . z + eps``. The features must then be non-negative.
+        normalize: whether to divide by ``q_n . z + eps``; the features must then be non-negative.
         scale: a factor on the output: a number, or a tensor that broadcasts to ``[B, H, N, 1]``.
         eps: added to the denominator.
         initial_state: the state that earlier tokens left, see Returns.
-        dropout_p: probability of dropping an entry of `S`, and only with ``causal=False`` and
-            ``normalize=False``: elsewhere no such dropout is defined.
+        dropout_p: dropout on the entries of `S`, defined with ``causal=False`` and ``normalize=False`` only.
         backend: ``"auto"``, or the name of a backend (`hf_effattn.backends()` lists them).
 
     Returns:
-        The output ``[B, H, N, D]`` in the query's dtype, and the state after the last token in float32 (float64
-        for float64 input): ``[B, H, F, D]``, or ``[B, H, F, D + 1]`` with ``normalize``, whose last column is `z`.
+        The output ``[B, H, N, D]`` in the query's dtype, and the last state in float32 (float64 for float64 input):
+        ``[B, H, F, D]``, or ``[B, H, F, D + 1]`` with ``normalize``, whose last column is `z`.
 
     Raises:
-        ValueError: shapes that do not fit, an empty sequence, a mask that is not bool, a dropout that is not
-            defined, or an unknown backend.
+        ValueError: shapes that do not fit, an empty sequence, a mask that is not bool, or an unknown backend.
         RuntimeError: the backend asked for by name cannot serve this device and dtype.
 
     Complexity: O(N F D) time; O(N (F + D)) memory bidirectional, O(N (F + D + F D / 128)) causal.

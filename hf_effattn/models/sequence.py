@@ -1,6 +1,7 @@
 """What layers know of a sequence beside its hidden states, and the check of the mask that says it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,6 +23,16 @@ class SequenceInfo:
     attention_mask: torch.Tensor | None
     token_counts: torch.Tensor
     total_counts: torch.Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "SequenceInfo":
+        """The same on another device: accelerate calls this where a model is spread over several."""
+
+        def moved(tensor: torch.Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        return SequenceInfo(
+            self.length, moved(self.attention_mask), moved(self.token_counts), moved(self.total_counts)
+        )
 
     @property
     def key_mask(self) -> torch.Tensor | None:

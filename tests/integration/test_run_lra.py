@@ -46,8 +46,8 @@ def toy_run(run_lra, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(run_lra, "get_task", lambda name: task)
 
-    def run(folder, family=FAMILIES[0], steps=8, **options):
-        config = tiny_config(family, vocab_size=260, hidden_dropout_prob=0.1)
+    def run(folder, family=FAMILIES[0], steps=8, fields=None, **options):
+        config = tiny_config(family, vocab_size=260, hidden_dropout_prob=0.1, **fields or {})
         config.save_pretrained(tmp_path / "config")
         arguments = {
             "task": "toy",
@@ -89,6 +89,29 @@ def test_end_to_end(toy_run, tmp_path, family):
     assert stored["parameters"] == model.num_parameters()
     ids = random_ids(2, 6)
     hf_effattn.verify_checkpoint(folder, "AutoModelForSequenceClassification", {"input_ids": ids}, model(ids).logits)
+
+
+def toy_pairs(source):
+    """Pairs of ``a`` or ``b``: the same letter or not."""
+    pairs = [("ab"[i % 2] * (3 + i % 5), "ab"[i // 2 % 2] * (2 + i % 3)) for i in range(64)]
+    rows = {
+        "text": [a for a, _ in pairs],
+        "pair_text": [b for _, b in pairs],
+        "label": [a[0] == b[0] for a, b in pairs],
+    }
+    split = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["different", "same"]))
+    return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
+
+
+def test_pairs_are_learnt(run_lra, toy_run, monkeypatch, tmp_path):
+    task = LraTask("pairs", ("different", "same"), ("made",), toy_pairs, hf_effattn.byte_tokenizer, pairs=True)
+    with pytest.raises(ValueError, match="has single sequences, but the model has pair_features='concat'"):
+        toy_run("wrong", fields={"pair_features": "concat"})
+    monkeypatch.setattr(run_lra, "get_task", lambda name: task)
+    with pytest.raises(ValueError, match="has pairs, but the model has pair_features=None: set it to 'concat'"):
+        toy_run("run")
+    results = toy_run("run", steps=60, eval_steps=20, save_steps=20, fields={"pair_features": "interaction"})
+    assert results["test"]["test_accuracy"] == 1.0
 
 
 class Killed(BaseException):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import StaticCache
 
 from tests.models.variants import FAMILIES, over_causal_families, padded, random_ids, tiny_model
 
@@ -70,6 +71,20 @@ def test_generation_can_go_on_from_a_cache(family):
         step = output.logits[:, -1:].argmax(-1)
         tokens.append(step)
     assert torch.equal(torch.cat(tokens, dim=1), whole[:, 6:])
+
+
+@over_causal_families
+def test_a_static_cache_works_or_is_refused(family):
+    model = tiny_model(family, "AutoModelForCausalLM")
+    ids, static = random_ids(1, 6), {"cache_implementation": "static", "disable_compile": True}
+    if family.constant_state:
+        dynamic = model.generate(ids, do_sample=False, **NEW)
+        assert torch.equal(model.generate(ids, do_sample=False, **static, **NEW), dynamic)
+        return
+    with pytest.raises(ValueError, match='cache_implementation="dynamic"'):
+        model.generate(ids, **static, **NEW)
+    with pytest.raises(ValueError, match="a static cache hands out slots"):
+        model(ids, cache=StaticCache(config=model.config, max_cache_len=20))
 
 
 @over_causal_families

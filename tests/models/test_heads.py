@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from hf_effattn.models.heads import pool
+from hf_effattn.models.sequence import SequenceInfo
 from tests.models.variants import (
     FAMILIES,
     over_causal_families,
@@ -77,6 +79,17 @@ def test_pairs(family, pair_features):
         model(first)
     with pytest.raises(ValueError, match="pair_features=None, but pair_input_ids was given"):
         tiny_model(family, "AutoModelForSequenceClassification")(first, pair_input_ids=second)
+
+
+def test_a_mean_over_many_tokens_stays_in_the_range_of_half_precision():
+    assert pool(torch.full((1, 4096, 1), 20.0).half(), None, "mean").item() == 20
+
+
+def test_a_sequence_follows_the_model_to_another_device():
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    moved = SequenceInfo(3, mask, mask.long().cumsum(1), mask.sum(1, keepdim=True)).to(torch.device("meta"))
+    assert {moved.key_mask.device.type, moved.token_counts.device.type, moved.total_counts.device.type} == {"meta"}
+    assert SequenceInfo(3, None, mask, mask).to(torch.device("meta")).key_mask is None
 
 
 @over_families

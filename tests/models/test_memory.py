@@ -191,6 +191,41 @@ def test_classifiers_of_segments_read_what_has_seen_them_all(pooling):
         tiny_model(MEMORY, "AutoModelForSequenceClassification", segment_length=4, pooling="cls")
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last", "memory"])
+@pytest.mark.parametrize("segment_length", [None, 4])
+def test_training_and_evaluation_read_the_same(pooling, segment_length):
+    if pooling == "memory" and segment_length is None:
+        return
+    options = {"segment_length": segment_length, "pooling": pooling, "is_decoder": True}
+    model = tiny_model(MEMORY, "AutoModelForSequenceClassification", **options)
+    assert_close(
+        "logits", model.eval()(IDS, attention_mask=MASK).logits, model.train()(IDS, attention_mask=MASK).logits
+    )
+    if pooling == "memory":
+        with pytest.raises(ValueError, match="needs use_cache=False"):
+            model.eval()(IDS, attention_mask=MASK, use_cache=True)
+
+
+def test_a_cache_cannot_count_segments_from_the_last():
+    model = tiny_model(MEMORY, is_decoder=True, segment_length=4, backprop_segments=2)
+    with pytest.raises(ValueError, match="backprop_segments=2 is counted from the last segment"):
+        model(IDS)
+    with torch.no_grad():
+        cached = model(IDS).last_hidden_state
+    assert_close("states", cached, model(IDS, use_cache=False).last_hidden_state)
+
+
+def test_checkpointing_with_a_cache_gives_the_gradients_without():
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model(MEMORY, "AutoModelForCausalLM").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(IDS, cache=DynamicCache(config=model.config)).logits.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.equal(*gradients)
+
+
 def test_a_decoder_can_be_read_at_the_memory_that_it_writes():
     options = {"segment_length": 4, "pooling": "memory", "is_decoder": True}
     model = tiny_model(MEMORY, "AutoModelForSequenceClassification", **options)

@@ -1,0 +1,112 @@
+"""The `retrieval` tasks: do two texts belong together? Both are read byte by byte, one by one.
+
+- `retrieval` reads the official pairs of Long Range Arena (papers of the ACL Anthology Network: does one cite the
+  other?) from a folder with ``new_aan_pairs.{train,eval,test}.tsv``. They cannot be shipped, so the folder has to be
+  named.
+- `retrieval_reviews` is made of the film reviews of the `text` task and is another task: do two halves come from the
+  same review? Its scores say nothing about the official pairs.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from .text import load_text
+
+
+LABELS = ("different", "same")
+SOURCES = ("<folder with new_aan_pairs.*.tsv>",)
+FILES = {"train": "train", "validation": "eval", "test": "test"}
+
+#: The share of rows that may be broken before a file is refused.
+BROKEN_SHARE = 0.001
+
+#: Goes into the hashes that pair halves and cut reviews. Another value is another benchmark.
+PAIR_SEED = "hf_effattn retrieval 1"
+
+FEATURES = Features({"text": Value("string"), "pair_text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+
+
+def load_retrieval(source: str) -> DatasetDict:
+    """The official pairs, with the columns ``text``, ``pair_text`` and ``label``.
+
+    Raises:
+        ValueError: `source` is no folder with the three files, or one of them has too many broken rows.
+    """
+    folder = Path(source)
+    missing = [name for name in FILES.values() if not (folder / f"new_aan_pairs.{name}.tsv").is_file()]
+    if missing:
+        raise ValueError(
+            f"--source must be a folder with new_aan_pairs.train.tsv, .eval.tsv and .test.tsv of Long Range Arena; "
+            f"{source!r} lacks {missing}. Without them, --task retrieval_reviews compares halves of film reviews."
+        )
+    return DatasetDict({split: read_pairs(folder / f"new_aan_pairs.{name}.tsv") for split, name in FILES.items()})
+
+
+def read_pairs(path: Path) -> Dataset:
+    """The rows of an official file: label, two ids, two texts, between tabs and without a header.
+
+    Raises:
+        ValueError: more than `BROKEN_SHARE` of the rows are broken; the message names the first of them.
+    """
+    rows: dict[str, list] = {"text": [], "pair_text": [], "label": []}
+    broken = []
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            cells = line.rstrip("\n").split("\t")
+            label = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}.get(cells[0].strip())
+            if len(cells) != 5 or label is None or not cells[3] or not cells[4]:
+                broken.append(number)
+                continue
+            rows["text"].append(cells[3])
+            rows["pair_text"].append(cells[4])
+            rows["label"].append(label)
+    total = len(rows["label"]) + len(broken)
+    if total == 0 or len(broken) > BROKEN_SHARE * total:
+        raise ValueError(
+            f"{path}: {len(broken)} of {total} rows are not a label of 0 or 1, two ids and two texts between tabs; "
+            f"the first are lines {broken[:5]}"
+        )
+    return Dataset.from_dict(rows, features=FEATURES)
+
+
+def load_retrieval_reviews(source: str = "package") -> DatasetDict:
+    """Pairs of halves of the reviews of `load_text`, whose splits they keep; half of them from the same review.
+
+    Raises:
+        ValueError: as `load_text`.
+    """
+    reviews = load_text(source)
+    return DatasetDict(
+        {name: Dataset.from_list(list(pair_halves(split)), features=FEATURES) for name, split in reviews.items()}
+    )
+
+
+def pair_halves(reviews: Dataset) -> Iterator[dict]:
+    """Two pairs for every two reviews that agree in their label and nearly in their length.
+
+    Both reviews are cut at the same share of their words, and a hash decides whether the second halves change places.
+    So every half stands in the data once, and neither a half alone nor the two lengths say what the label is.
+    """
+    texts, labels = list(reviews["text"]), list(reviews["label"])
+    by_length = sorted(range(len(texts)), key=lambda i: (labels[i], len(texts[i].encode()), texts[i]))
+    pairs = []
+    for first, second in zip(by_length[::2], by_length[1::2], strict=False):
+        digest = hashlib.sha256(f"{PAIR_SEED}\0{texts[first]}\0{texts[second]}".encode()).digest()
+        share = 0.4 + 0.2 * digest[0] / 255
+        (a, b), (c, d) = cut(texts[first], share), cut(texts[second], share)
+        if not all((a, b, c, d)):
+            continue
+        same = digest[1] % 2
+        pairs.append((digest, {"text": a, "pair_text": b if same else d, "label": same}))
+        pairs.append((digest[::-1], {"text": c, "pair_text": d if same else b, "label": same}))
+    for _, pair in sorted(pairs, key=lambda item: item[0]):
+        yield pair
+
+
+def cut(text: str, share: float) -> tuple[str, str]:
+    """A text in two parts, between two words, after about `share` of its characters."""
+    place = text.rfind(" ", 0, round(share * len(text)) + 1)
+    return (text[:place].strip(), text[place:].strip()) if place > 0 else ("", "")

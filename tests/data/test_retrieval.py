@@ -1,0 +1,88 @@
+"""Pairs of texts: the official files, and halves of film reviews whose lengths give nothing away."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from hf_effattn.lra import get_task, retrieval
+from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.lra.collate import PairCollator
+from hf_effattn.lra.task import tokenize
+from hf_effattn.tokenization import byte_tokenizer
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return get_task("retrieval_reviews").load("package")
+
+
+#: The splits that results refer to. If one of these changes, it is another benchmark.
+CHECKSUMS = {
+    "train": "1be91735c500ff42393c16e4b6db30c9601ce46d0c23d3ca1084d11ca1a84bc9",
+    "validation": "3f6d2379ae2c96e783cb50e2956159b744f2072aacf4d004c49ef03b611b4b4f",
+    "test": "68966c39c76ebf87fa5ebacb11117a4e00c32aa0d9a357533f8cd4ce4341b34e",
+}
+
+
+def test_the_splits_never_change(splits):
+    assert {name: content_checksum(split) for name, split in splits.items()} == CHECKSUMS
+
+
+def test_every_half_stands_once_and_comes_from_its_own_split(splits):
+    reviews = get_task("text").load("package")
+    halves = []
+    for name, split in splits.items():
+        assert abs(np.mean(split["label"]) - 0.5) < 0.03, "balanced"
+        assert len(split) > 0.99 * len(reviews[name])
+        halves += [*split["text"], *split["pair_text"]]
+        wholes = {"".join(text.split()) for text in reviews[name]["text"]}
+        joined = ["".join((row["text"] + row["pair_text"]).split()) in wholes for row in split]
+        assert joined == [label == 1 for label in split["label"]]
+    assert len(set(halves)) > 0.999 * len(halves), "reviews may share a phrase"
+
+
+def test_lengths_do_not_give_the_answer_away(splits):
+    def features(split):
+        first, second = (np.array([len(text.encode()) for text in split[name]]) for name in ("text", "pair_text"))
+        logs = np.log(np.stack([first, second, first + second], axis=1))
+        return np.concatenate([logs, logs**2, (logs[:, :1] - logs[:, 1:2]) ** 2], axis=1)
+
+    probe = LogisticRegression(max_iter=2000).fit(features(splits["train"]), splits["train"]["label"])
+    accuracy = probe.score(features(splits["test"]), splits["test"]["label"])
+    assert abs(accuracy - 0.5) < 0.03
+
+
+def test_official_files_are_read_and_broken_rows_named(tmp_path, monkeypatch):
+    good = "1.0\ta\tb\tb'one text'\tb'another'\n0\tc\td\tthird\tfourth \"quoted\n"
+    for name in ("train", "eval", "test"):
+        (tmp_path / f"new_aan_pairs.{name}.tsv").write_text(good)
+    loaded = get_task("retrieval").load(str(tmp_path))
+    assert loaded["validation"].to_dict() == {
+        "text": ["b'one text'", "third"],
+        "pair_text": ["b'another'", 'fourth "quoted'],
+        "label": [1, 0],
+    }
+    path = tmp_path / "new_aan_pairs.eval.tsv"
+    path.write_text(good + "0\tonly\tthree\n2\ta\tb\tc\td\n")
+    with pytest.raises(ValueError, match=r"eval\.tsv: 2 of 4 rows are not .* lines \[3, 4\]"):
+        get_task("retrieval").load(str(tmp_path))
+    monkeypatch.setattr(retrieval, "BROKEN_SHARE", 0.5)
+    assert len(get_task("retrieval").load(str(tmp_path))["validation"]) == 2
+    path.unlink()
+    with pytest.raises(ValueError, match=r"lacks \['eval'\]"):
+        get_task("retrieval").load(str(tmp_path))
+
+
+def test_pairs_are_tokenized_and_padded_apart(splits):
+    tokenizer = byte_tokenizer(40)
+    encoded = tokenize(type(splits)({"train": splits["train"].select(range(4))}), tokenizer, 40)["train"]
+    assert set(encoded.column_names) == {
+        *("input_ids", "attention_mask", "pair_input_ids", "pair_attention_mask", "label"),
+    }
+    rows = [encoded[0], {**encoded[1], "pair_input_ids": [1, 9], "pair_attention_mask": [1, 1]}]
+    batch = PairCollator(tokenizer)(rows)
+    assert batch["input_ids"].shape == batch["pair_input_ids"].shape == (2, 40)
+    assert batch["pair_attention_mask"].sum(1).tolist() == [40, 2]
+    assert batch["labels"].tolist() == encoded["label"][:2]
+    short = [{**row, "pair_input_ids": [1, 9], "pair_attention_mask": [1, 1]} for row in rows]
+    assert PairCollator(tokenizer)(short)["pair_input_ids"].shape == (2, 2)
