@@ -99,7 +99,8 @@ def pair_halves(reviews: Dataset) -> Iterator[dict]:
         (a, b), (c, d) = cut(texts[first], share), cut(texts[second], share)
         if not all((a, b, c, d)):
             continue
-        same = digest[1] % 2
+        # Reviews that share a half cannot be told apart by the other one.
+        same = 1 if a == c or b == d else digest[1] % 2
         pairs.append((digest, {"text": a, "pair_text": b if same else d, "label": same}))
         pairs.append((digest[::-1], {"text": c, "pair_text": d if same else b, "label": same}))
     for _, pair in sorted(pairs, key=lambda item: item[0]):
