@@ -43,6 +43,21 @@ NOT_APPLICABLE_TO_IMAGES = {
     "test_resize_embeddings_untied": "pixels have no vocabulary to resize",
 }
 
+#: Per family options that change its parameters, its cache and its way through the layers, beside its defaults.
+OPTIONS = {
+    "simpletron": {"key_value_filter": "conv", "use_output_projection": True, "norm_position": "post"},
+    "kernel_transformer": {
+        "feature_map": "low_rank_glu",
+        "num_kernel_layers": 2,
+        "orthogonality_penalty": 0.1,
+        "key_value_filter": "max_pool",
+    },
+    "luna": {"memory_size": 1, "shared_projections": [], "norm_position": "pre"},
+    "convluna": {"filter_stride": 2, "use_value_projection": True, "shared_projections": []},
+    "memory_transformer": {"segment_length": 4, "memory_filter": "conv"},
+    "vanilla_transformer": {"key_value_filter": "conv", "norm_type": "scale_norm"},
+}
+
 # It sets every epsilon that any model of transformers has, and our configs refuse fields that they do not have.
 common.set_config_for_less_flaky_test = lambda config: None
 
@@ -53,18 +68,18 @@ class Tester:
     batch_size, seq_length, num_hidden_layers, hidden_size, num_attention_heads = 3, 7, 2, 24, 3
     is_training = True
 
-    def __init__(self, parent: unittest.TestCase, family: Family, images: bool):
-        self.parent, self.family, self.images = parent, family, images
+    def __init__(self, parent: unittest.TestCase, family: Family, images: bool, options: dict):
+        self.parent, self.family, self.images, self.options = parent, family, images, options
         if images:
             self.seq_length = 1 + 4 * 5
         # How many keys a token reads: the cells of a memory, or memory tokens beside the others.
-        cells = FAMILY_SIZES.get(family.model_type, {}).get("memory_size", 0)
+        cells = (FAMILY_SIZES.get(family.model_type, {}) | options).get("memory_size", 0)
         beside = 0 if family.model_type in ("luna", "convluna") else self.seq_length
         self.key_length = cells + beside
 
     def get_config(self):
-        options = {"num_channels": 2} if self.images else {}
-        return tiny_config(self.family, **options)
+        channels = {"num_channels": 2} if self.images else {}
+        return tiny_config(self.family, **channels | self.options)
 
     def prepare_config_and_inputs_for_common(self):
         if self.images:
@@ -82,10 +97,11 @@ class FamilyTests:
 
     family: Family
     images = False
+    options: dict = {}
     test_can_init_all_missing_weights_before_2023 = True
 
     def setUp(self):
-        self.model_tester = Tester(self, self.family, self.images)
+        self.model_tester = Tester(self, self.family, self.images, self.options)
         reasons = NOT_APPLICABLE | (NOT_APPLICABLE_TO_IMAGES if self.images else {})
         if reason := reasons.get(self._testMethodName):
             self.skipTest(reason)
@@ -106,7 +122,13 @@ for family in FAMILIES:
     for auto_class, table in TABLES.items():
         if auto_class in family.class_names:
             getattr(modeling_auto, table)[family.model_type] = family.class_names[auto_class]
-    for images in {False, family.images}:
-        name = f"{family.name}{'Images' if images else ''}ModelTest"
-        members = {"family": family, "images": images, "all_model_classes": heads(family, images)}
+    kinds = [("", False, {}), ("Images", True, {}), ("Options", False, OPTIONS.get(family.model_type))]
+    for kind, images, options in kinds:
+        if (images and not family.images) or options is None:
+            continue
+        name = f"{family.name}{kind}ModelTest"
+        members = {"family": family, "images": images, "options": options}
+        # Segments never attend to the whole input at once, and so have no maps of it.
+        members["has_attentions"] = "segment_length" not in options
+        members["all_model_classes"] = heads(family, images)
         globals()[name] = type(name, (FamilyTests, common.ModelTesterMixin, unittest.TestCase), copy.copy(members))
