@@ -168,15 +168,16 @@ LONG = [
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize(
     ("family", "options", "is_decoder"),
     LONG,
     ids=[f"{family.model_type}-{'causal' if is_decoder else 'bidirectional'}" for family, _, is_decoder in LONG],
 )
-def test_bf16_is_finite_at_long_length(family, options, is_decoder):
+def test_half_precision_is_finite_at_long_length(family, options, is_decoder, dtype):
     length = 4_096 if family.model_type == "vanilla_transformer" else 65_536
     options = options | {"is_decoder": is_decoder, "num_hidden_layers": 1, "max_position_embeddings": length}
-    model = tiny_model(family, dtype=torch.bfloat16, **options).train()
+    model = tiny_model(family, dtype=dtype, **options).train()
     output = model(random_ids(1, length)).last_hidden_state
     output.float().pow(2).mean().backward()
     assert torch.isfinite(output).all()
