@@ -182,8 +182,13 @@ class EncoderModel(EncoderPreTrainedModel):
             cache = DynamicCache(config=self.config)
         sequence = self._sequence(content, attention_mask, cache)
         position_ids = self._positions(position_ids, sequence)
-        wanted = (kwargs.get(name, getattr(self.config, name)) or False for name in sorted(_FORWARD_KEYS))
-        outputs = self.encode(self.embeddings(content, position_ids), sequence, cache, *wanted)
+        outputs = self.encode(
+            self.embeddings(content, position_ids),
+            sequence,
+            cache,
+            output_attentions=kwargs.get("output_attentions", self.config.output_attentions) or False,
+            output_hidden_states=kwargs.get("output_hidden_states", self.config.output_hidden_states) or False,
+        )
         outputs.cache, outputs.aux_loss = cache, self._penalty()
         return outputs
 

@@ -21,6 +21,10 @@ class Stretch:
     value: torch.Tensor
     mask: torch.Tensor | None = None
 
+    def for_rows(self, batch: int) -> "Stretch":
+        """The same for every row of a batch, as a view; for a stretch of one row that has no mask."""
+        return Stretch(self.key.expand(batch, -1, -1, -1), self.value.expand(batch, -1, -1, -1))
+
 
 @dataclass(frozen=True)
 class Attended:

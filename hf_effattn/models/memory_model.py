@@ -116,10 +116,12 @@ class MemoryEncoderModel(EncoderModel):
         return self.norm(self._pass(memory, before).states)
 
     def _whole(self, states, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool) -> Passed:
-        memory = self.memory(states.shape[0])
+        batch = states.shape[0]
         if not self.config.is_decoder:
+            memory = self.memory(batch)
             return self._pass(states, None, sequence.key_mask, memory=memory, output_attentions=output_attentions)
-        before = [[part] for part in self._read(memory)]
+        # All rows read the same, and decoding reads it again in every step; only dropout tells the rows apart.
+        before = [[part.for_rows(batch)] for part in self._read(self.memory(batch if self.training else 1))]
         return self._pass(states, before, sequence.attention_mask, True, None, cache, output_attentions)
 
     def _segments(
