@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import auto
+from .auto import backends
 from .families import Family, list_families
-from .models.backends import backends
 from .models.configuration_convluna import ConvLunaConfig
 from .models.configuration_encoder import HEADS, EncoderConfig
 from .models.configuration_kernel_transformer import KernelTransformerConfig

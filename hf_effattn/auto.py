@@ -2,9 +2,11 @@
 
 import functools
 
+import torch
 import transformers
 
 from .families import list_families
+from .models import backends as table
 from .models.configuration_encoder import EncoderConfig
 
 
@@ -25,3 +27,15 @@ def register_models() -> None:
     for family in list_families():
         for auto_class in family.class_names:
             getattr(transformers, auto_class).register(family.config_class, family.model_class(auto_class))
+
+
+def backends(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, dict[str, str]]:
+    """For every operator of the library and each of its backends: whether it runs on `device` in `dtype`, or why not.
+
+    Compiles the CPU kernels if they could run and are not there yet.
+
+    Returns:
+        Operator to backend to ``"chosen"``, ``"available"``, or the reason why it cannot serve; the fastest first.
+    """
+    register_models()
+    return table.backends(device, dtype)

@@ -28,12 +28,16 @@ class Backend:
         function: the implementation; every backend of an operator has the same signature.
         automatic: whether ``"auto"`` may choose it. The quadratic reference is for reading and checking only.
         refusal: why it cannot serve a device and dtype, or None.
+        fuses_maps: whether it takes a `MapLayer` and runs it itself.
+        step: a faster way through a single token, where there is one.
     """
 
     name: str
     function: Callable[..., Any]
     automatic: bool = True
     refusal: Refusal = _serves_everything
+    fuses_maps: bool = False
+    step: Callable[..., Any] | None = None
 
 
 _BACKENDS: dict[str, dict[str, Backend]] = {}

@@ -12,7 +12,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import AttentionLayer
-from .backends import resolve_backend
+from .backends import backends, resolve_backend
 from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
@@ -97,7 +97,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
         return set(self.config.layer_types) != {"full_attention"}
 
     def effattn_report(self) -> dict[str, Any]:
-        """Which backend every attention layer runs, for the model's present device and dtype."""
+        """Which backend every attention layer runs, for the model's present device and dtype, and why not others."""
         requested = attention_backend(self.config)
         chosen = resolve_backend(self.attention_operator, requested, self.device, self.dtype)
         return {
@@ -106,6 +106,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
             "device": str(self.device),
             "dtype": str(self.dtype),
             "layers": dict.fromkeys(range(self.config.num_hidden_layers), chosen.name),
+            "backends": backends(self.device, self.dtype)[self.attention_operator],
         }
 
 

@@ -8,19 +8,16 @@ Choromanski et al. 2020 (arXiv 2009.14794), the spectral map is Chowdhury et al.
 No map divides by ``sqrt(d)``, as the authors do after phi: the factor cancels between numerator and denominator.
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_kernel_transformer import KernelTransformerConfig
+from .ops_maps import MapLayer
 from .ops_reference import accumulation_dtype
-
-
-Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 class FeatureMap(nn.Module):
@@ -38,7 +35,16 @@ class FeatureMap(nn.Module):
 
     def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query."""
-        raise NotImplementedError
+        prepared, last = self.prepare(heads, is_query), self.last_layer()
+        return prepared if last is None else last(prepared)
+
+    def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+        """What `last_layer` maps to features; the features themselves if there is none."""
+        return heads
+
+    def last_layer(self) -> MapLayer | None:
+        """The end of the map, in the form that an operator can run on the way."""
+        return None
 
     def penalty(self) -> torch.Tensor | None:
         """How far the map is from orthogonal, for maps that are to be kept near it."""
@@ -51,18 +57,12 @@ class FeatureMap(nn.Module):
 class ElementwiseMap(FeatureMap):
     """``elu(x) + 1`` (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 7), ``relu(x)`` or ``softplus(x)``; F = d."""
 
-    FUNCTIONS: dict[str, Activation] = {
-        "elu": lambda x: functional.elu(x) + 1,
-        "relu": functional.relu,
-        "softplus": functional.softplus,
-    }
-
     def __init__(self, config: KernelTransformerConfig):
         super().__init__(config)
-        self.function = self.FUNCTIONS[config.feature_map]
+        self.activation = config.feature_map
 
-    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
-        return self.function(heads)
+    def last_layer(self) -> MapLayer:
+        return MapLayer(self.activation)
 
 
 class TrainedMap(FeatureMap):
@@ -91,15 +91,22 @@ class TrainedMap(FeatureMap):
         """The parameters that `add_stack` registered, in the order of the layers."""
         return [self.get_parameter(f"{name}_{index}") for index in range(self.num_layers)]
 
-    def layer(self, index: int, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    def layer(self, index: int) -> MapLayer:
         """One layer of the stack, ``[B, H, N, in]`` to ``[B, H, N, out]``."""
-        return activation(x @ self.stack("weight")[index])
+        activation = "softplus" if index == self.num_layers - 1 else "identity"
+        return MapLayer(activation, self.stack("weight")[index])
 
-    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
-        for index in range(self.num_layers):
-            activation = functional.softplus if index == self.num_layers - 1 else identity
-            heads = self.layer(index, self.dropout(heads), activation)
-        return heads
+    def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+        for index in range(self.num_layers - 1):
+            heads = self.inner(index, self.dropout(heads))
+        return self.dropout(heads)
+
+    def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """What a layer before the last makes of `x`."""
+        return self.layer(index)(x)
+
+    def last_layer(self) -> MapLayer:
+        return self.layer(self.num_layers - 1)
 
     def penalty(self) -> torch.Tensor:
         """Mean over heads and entries of ``(W W^T - I)^2``, summed over the layers.
@@ -121,9 +128,11 @@ class FeedForwardMap(TrainedMap):
         super().__init__(config)
         self.add_stack("bias", [(1, width) for width in self.widths[1:]])
 
-    def layer(self, index: int, x: torch.Tensor, activation: Activation) -> torch.Tensor:
-        mapped = activation(x @ self.stack("weight")[index] + self.stack("bias")[index])
-        return mapped if index == self.num_layers - 1 else x + mapped
+    def layer(self, index: int) -> MapLayer:
+        return replace(super().layer(index), bias=self.stack("bias")[index])
+
+    def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        return x + super().inner(index, x)
 
     def reset(self, initializer_range: float) -> None:
         super().reset(initializer_range)
@@ -143,12 +152,12 @@ class GatedMap(TrainedMap):
         """Register the parameters of the gates."""
         self.add_stack("gate", list(pairwise(self.widths)))
 
-    def gate(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What goes into the sigmoid."""
-        return x @ self.stack("gate")[index]
+    def gate(self, index: int) -> torch.Tensor:
+        """`G`, ``[H, in, out]``."""
+        return self.stack("gate")[index]
 
-    def layer(self, index: int, x: torch.Tensor, activation: Activation) -> torch.Tensor:
-        return super().layer(index, x, activation) * torch.sigmoid(self.gate(index, x))
+    def layer(self, index: int) -> MapLayer:
+        return replace(super().layer(index), gate=self.gate(index))
 
     def reset(self, initializer_range: float) -> None:
         super().reset(initializer_range)
@@ -164,8 +173,8 @@ class LowRankGatedMap(GatedMap):
         self.add_stack("gate", [(width, rank) for width in self.widths[:-1]])
         self.add_stack("gate_output", [(rank, width) for width in self.widths[1:]])
 
-    def gate(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        return super().gate(index, x) @ self.stack("gate_output")[index]
+    def gate(self, index: int) -> torch.Tensor:
+        return super().gate(index) @ self.stack("gate_output")[index]
 
     def reset(self, initializer_range: float) -> None:
         super().reset(initializer_range)
@@ -186,7 +195,7 @@ class ExponentialMap(FeatureMap):
         """``[H, d, F]``."""
         raise NotImplementedError
 
-    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
+    def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         dtype = accumulation_dtype(heads.dtype)
         x = heads.to(dtype) * self.head_dim**-0.25
         with torch.autocast(heads.device.type, enabled=False):
@@ -261,11 +270,6 @@ class SpectralMap(ExponentialMap):
         init.normal_(self.means, std=initializer_range)
         init.zeros_(self.log_deviations)
         init.normal_(self.noise)
-
-
-def identity(x: torch.Tensor) -> torch.Tensor:
-    """The activation inside a stack."""
-    return x
 
 
 def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_filtered import FilteredEncoderConfig
 from .encoder import attention_backend
 from .ops_linear import linear_attention, linear_attention_step
+from .ops_maps import MapLayer
 from .ops_reference import linear_attention_map
 from .recurrent_cache import load_state, store_state
 from .sequence import SequenceInfo
@@ -40,14 +41,15 @@ class LinearAttentionLayer(MultiHeadAttention):
         scale: float | torch.Tensor | None = None,
         eps: float = 1e-6,
         dropout_p: float = 0.0,
+        feature_map: MapLayer | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The layer's output ``[batch, length, hidden]`` and, if asked for, the map it implies.
 
         With a cache the layer goes on from the state that it left there, and leaves the new one.
 
         Args:
-            query: ``[batch, heads, length, features]``, mapped.
-            key: ``[batch, heads, length, features]``, mapped.
+            query: ``[batch, heads, length, features]``, mapped unless there is a `feature_map`.
+            key: ``[batch, heads, length, features]``, like the queries.
             value: ``[batch, heads, length, head_dim]``.
             sequence: mask and counts of real tokens.
             cache: transformers' cache, for a decoder.
@@ -56,6 +58,7 @@ class LinearAttentionLayer(MultiHeadAttention):
             scale: a factor on the output.
             eps: added to the denominator.
             dropout_p: dropout on the state, in training.
+            feature_map: what is still to be done to queries and keys.
 
         Raises:
             ValueError: a map that is too large, or whose keys are gone into a state.
@@ -65,7 +68,10 @@ class LinearAttentionLayer(MultiHeadAttention):
         weights = None
         if output_attentions:
             refuse_long_map(sequence.length, sequence.length, has_past=state is not None)
+            if feature_map is not None:
+                query, key, feature_map = feature_map(query), feature_map(key), None
             weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(value.dtype)
+        options |= {"feature_map": feature_map, "backend": self.backend}
         if state is not None and sequence.length == 1:
             attended, state = linear_attention_step(query, key, value, state, **options)
         else:
@@ -76,7 +82,6 @@ class LinearAttentionLayer(MultiHeadAttention):
                 causal=self.is_causal,
                 initial_state=state,
                 dropout_p=dropout_p if self.training else 0.0,
-                backend=self.backend,
                 **options,
             )
         if cache is not None:

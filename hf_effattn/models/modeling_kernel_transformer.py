@@ -49,8 +49,10 @@ class KernelTransformerAttention(LinearAttentionLayer):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.features(hidden_states, sequence, cache)
-        return self.attend(query, key, value, sequence, cache, output_attentions, normalize=True, eps=self.eps)
+        query, key, value = self.project(hidden_states, sequence, cache)
+        query, key = self.feature_map.prepare(query, is_query=True), self.feature_map.prepare(key, is_query=False)
+        inputs = (query, key, value, sequence, cache, output_attentions)
+        return self.attend(*inputs, normalize=True, eps=self.eps, feature_map=self.feature_map.last_layer())
 
 
 class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):

@@ -5,9 +5,13 @@ reordered: ``Q (K^T V)`` instead of ``(Q K^T) V``, and for the causal form chunk
 the quadratic form is used inside a chunk and the running state between chunks.
 """
 
+from typing import Any
+
 import torch
 
 from .backends import Backend, register_backend, resolve_backend
+from .installed_kernels import cpu_linear_attention, cpu_refusal
+from .ops_maps import MapLayer
 from .ops_reference import accumulation_dtype, reference_linear_attention
 
 
@@ -30,6 +34,7 @@ def linear_attention(
     eps: float = 1e-6,
     initial_state: torch.Tensor | None = None,
     dropout_p: float = 0.0,
+    feature_map: MapLayer | None = None,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention whose weights are dot products: ``out_n = scale * q_n S / (q_n . z + eps)``.
@@ -39,7 +44,8 @@ def linear_attention(
     the kernel form of Katharopoulos et al. 2020 (arXiv 2006.16236, eq. 5 and 9).
 
     Args:
-        query, key: ``[B, H, N, F]``, already mapped; any strides, any floating dtype.
+        query, key: ``[B, H, N, F]``, already mapped, or ``[B, H, N, d]`` with `feature_map`; any strides, any
+            floating dtype.
         value: ``[B, H, N, D]``.
         key_mask: ``[B, N]`` bool, True for a real token; it acts on the mapped keys. A row without any real token
             reads zeros (unless `initial_state` holds something to read).
@@ -49,6 +55,8 @@ def linear_attention(
         eps: added to the denominator.
         initial_state: the state that earlier tokens left, see Returns.
         dropout_p: dropout on the entries of `S`, defined with ``causal=False`` and ``normalize=False`` only.
+        feature_map: what is still to be done to query and key. A backend that can do it on the way never holds the
+            features of the whole sequence.
         backend: ``"auto"``, or the name of a backend (`hf_effattn.backends()` lists them).
 
     Returns:
@@ -61,22 +69,15 @@ def linear_attention(
 
     Complexity: O(N F D) time; O(N (F + D)) memory bidirectional, O(N (F + D + F D / 128)) causal.
     """
-    _check_arguments(query, key, value, key_mask, initial_state, normalize)
+    _check_arguments(query, key, value, key_mask, initial_state, normalize, feature_map)
     _check_dropout(dropout_p, causal, normalize)
     chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
+    options: dict[str, Any] = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
+    query, key, fused = _map_unless_fused(chosen, query, key, feature_map)
     # Under autocast the products below would run, and the state would be kept, in half precision.
     with torch.autocast(query.device.type, enabled=False):
         return chosen.function(
-            query,
-            key,
-            value,
-            key_mask=key_mask,
-            causal=causal,
-            normalize=normalize,
-            scale=scale,
-            eps=eps,
-            initial_state=initial_state,
-            dropout_p=dropout_p,
+            query, key, value, causal=causal, initial_state=initial_state, dropout_p=dropout_p, **options, **fused
         )
 
 
@@ -90,6 +91,8 @@ def linear_attention_step(
     normalize: bool = True,
     scale: float | torch.Tensor | None = None,
     eps: float = 1e-6,
+    feature_map: MapLayer | None = None,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One causal step: fold one token into `state`, then read it. Time and memory do not depend on the past.
 
@@ -103,13 +106,42 @@ def linear_attention_step(
     """
     if query.shape[-2] != 1:
         raise ValueError(f"a decoding step takes one token, got {query.shape[-2]}; use linear_attention for more")
-    _check_arguments(query, key, value, key_mask, state, normalize)
+    _check_arguments(query, key, value, key_mask, state, normalize, feature_map)
+    chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
+    options: dict[str, Any] = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
+    query, key, fused = _map_unless_fused(chosen, query, key, feature_map)
     with torch.autocast(query.device.type, enabled=False):
-        q, k, v = _accumulators(query, key, value, key_mask)
-        kv, k_sum = _split_state(state.to(k.dtype), normalize)
-        kv = kv + k.transpose(-1, -2) * v
-        k_sum = None if k_sum is None else k_sum + k.transpose(-1, -2)
-        output = _finish(q @ kv, None if k_sum is None else q @ k_sum, scale, eps)
+        if chosen.step is not None:
+            return chosen.step(query, key, value, state, **options, **fused)
+        return chosen.function(query, key, value, causal=True, initial_state=state, **options, **fused)
+
+
+def _map_unless_fused(chosen: Backend, query, key, feature_map: MapLayer | None):
+    """Queries and keys, mapped unless the backend does it; and what it has to be told in that case."""
+    if feature_map is None:
+        return query, key, {}
+    if chosen.fuses_maps:
+        return query, key, {"feature_map": feature_map}
+    return feature_map(query), feature_map(key), {}
+
+
+def torch_linear_attention_step(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    state: torch.Tensor,
+    *,
+    key_mask: torch.Tensor | None = None,
+    normalize: bool = True,
+    scale: float | torch.Tensor | None = None,
+    eps: float = 1e-6,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`linear_attention_step` of the ``torch`` backend: an outer product, and no chunks."""
+    q, k, v = _accumulators(query, key, value, key_mask)
+    kv, k_sum = _split_state(state.to(k.dtype), normalize)
+    kv = kv + k.transpose(-1, -2) * v
+    k_sum = None if k_sum is None else k_sum + k.transpose(-1, -2)
+    output = _finish(q @ kv, None if k_sum is None else q @ k_sum, scale, eps)
     return output.to(query.dtype), _join_state(kv, k_sum)
 
 
@@ -197,7 +229,7 @@ def _finish(numerator, denominator, scale, eps):
     return output if scale is None else output * scale
 
 
-def _check_arguments(query, key, value, key_mask, initial_state, normalize) -> None:
+def _check_arguments(query, key, value, key_mask, initial_state, normalize, feature_map) -> None:
     if query.dim() != 4 or query.shape != key.shape or value.dim() != 4 or value.shape[:3] != key.shape[:3]:
         raise ValueError(
             "linear attention takes query and key [batch, heads, length, features] and value [batch, heads, length, "
@@ -205,11 +237,19 @@ def _check_arguments(query, key, value, key_mask, initial_state, normalize) -> N
         )
     if query.shape[2] == 0:
         raise ValueError("linear attention got a sequence of length 0")
+    if feature_map is not None and feature_map.weight is not None:
+        heads, dim, _ = feature_map.weight.shape
+        if (heads, dim) != (query.shape[1], query.shape[3]):
+            raise ValueError(
+                f"a feature map for {heads} heads of width {dim} does not fit queries {list(query.shape)} "
+                "[batch, heads, length, width]"
+            )
     if key_mask is not None:
         check_key_mask(key_mask, key)
     if initial_state is not None:
         columns = value.shape[-1] + 1 if normalize else value.shape[-1]
-        expected = (query.shape[0], query.shape[1], query.shape[3], columns)
+        features = query.shape[3] if feature_map is None else feature_map.num_features(query.shape[3])
+        expected = (query.shape[0], query.shape[1], features, columns)
         if initial_state.shape != expected:
             raise ValueError(
                 f"the state of linear attention with normalize={normalize} has shape {list(expected)} here, "
@@ -236,5 +276,6 @@ def check_key_mask(key_mask: torch.Tensor, key: torch.Tensor) -> None:
         )
 
 
-register_backend(OPERATOR, Backend("torch", torch_linear_attention))
+register_backend(OPERATOR, Backend("cpu", cpu_linear_attention, refusal=cpu_refusal, fuses_maps=True))
+register_backend(OPERATOR, Backend("torch", torch_linear_attention, step=torch_linear_attention_step))
 register_backend(OPERATOR, Backend("reference", reference_linear_attention, automatic=False))

@@ -13,7 +13,11 @@ from tests.numerics import assert_close
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
-BACKENDS = [name for name in backend_names(OPERATOR) if name not in ("auto", "reference")]
+#: Triton has a file of its own, since it runs in its interpreter here.
+BACKENDS = [name for name in backend_names(OPERATOR) if name not in ("auto", "reference", "triton")]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+#: float64 is for the plain backend.
+BACKENDS_AND_DTYPES = [(name, dtype) for name in BACKENDS for dtype in DTYPES if (name, dtype) != ("cpu", DTYPES[0])]
 LENGTHS = [1, 2, 63, CHUNK_LENGTH, CHUNK_LENGTH + 1, 300]
 #: Large, because a query that sees a single key reads ``v / (1 + eps / qk)``: with a small epsilon its gradient is
 #: the difference of two nearly equal numbers, and no measure of accuracy.
@@ -64,10 +68,9 @@ def compare_with_oracle(inputs, dtype, backend, **options):
     assert actual["state"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES, ids=str)
 def test_equals_oracle(backend, causal, normalize, length, dtype):
     inputs = make_inputs(length, dtype, normalize)
     compare_with_oracle(inputs, dtype, backend, causal=causal, normalize=normalize, eps=EPS)
@@ -141,7 +144,7 @@ def test_split_and_resume(backend, normalize, cut):
         second, state = linear_attention(*tail, initial_state=state, **options)
         return torch.cat([first, second], dim=2), state
 
-    inputs = make_inputs(200, torch.float64, normalize)
+    inputs = make_inputs(200, torch.float32 if backend == "cpu" else torch.float64, normalize)
     options = {"causal": True, "normalize": normalize, "backend": backend}
     whole = outputs_and_gradients(linear_attention, inputs, **options)
     parts = outputs_and_gradients(in_two_parts, inputs, **options)
@@ -150,8 +153,8 @@ def test_split_and_resume(backend, normalize, cut):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_steps_equal_whole(normalize, dtype):
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES, ids=str)
+def test_steps_equal_whole(backend, normalize, dtype):
     inputs, mask = make_inputs(40, dtype, normalize), make_mask(40)
 
     def step_by_step(query, key, value, key_mask):
@@ -159,9 +162,10 @@ def test_steps_equal_whole(normalize, dtype):
             2, 3, 5, 7 + normalize, dtype=torch.float64 if dtype == torch.float64 else torch.float32
         )
         outputs = []
+        options = {"normalize": normalize, "backend": backend}
         for n in range(query.shape[2]):
             one = [tensor[:, :, n : n + 1] for tensor in (query, key, value)]
-            output, state = linear_attention_step(*one, state, key_mask=key_mask[:, n : n + 1], normalize=normalize)
+            output, state = linear_attention_step(*one, state, key_mask=key_mask[:, n : n + 1], **options)
             outputs.append(output)
         return torch.cat(outputs, dim=2), state
 
@@ -203,32 +207,36 @@ def test_gradcheck(causal):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_bf16_at_long_length_keeps_its_denominator(causal):
+def test_bf16_at_long_length_keeps_its_denominator(backend, causal):
     """elu + 1 features overflow a half-precision sum near a thousand tokens; the float32 state does not."""
     length = 65_536
     query, key = (torch.nn.functional.elu(torch.randn(1, 1, length, 32)) + 1 for _ in range(2))
     value = torch.randn(1, 1, length, 32)
     low = [tensor.bfloat16().requires_grad_() for tensor in (query, key, value)]
-    output, _ = linear_attention(*low, causal=causal)
+    output, _ = linear_attention(*low, causal=causal, backend=backend)
     output.sum().backward()
     exact, _ = linear_attention(*(tensor.detach().double() for tensor in low), causal=causal)
     assert_close("output", output, exact)
     assert all(torch.isfinite(tensor.grad).all() for tensor in low)
 
 
-def test_autocast_does_not_lower_the_accumulation():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_does_not_lower_the_accumulation(backend):
     inputs = make_inputs(300, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output, state = linear_attention(**inputs, causal=True)
-    expected, expected_state = linear_attention(**inputs, causal=True)
+        output, state = linear_attention(**inputs, causal=True, backend=backend)
+    expected, expected_state = linear_attention(**inputs, causal=True, backend=backend)
     assert torch.equal(output, expected)
     assert torch.equal(state, expected_state)
 
 
-def test_dropout_acts_on_the_state():
-    inputs = make_inputs(30, normalize=False, batch=1, heads=1)
-    outputs = torch.stack([linear_attention(**inputs, normalize=False, dropout_p=0.5)[0] for _ in range(4000)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_acts_on_the_state(backend):
+    inputs = make_inputs(30, torch.float32, normalize=False, batch=1, heads=1)
+    options = {"normalize": False, "dropout_p": 0.5, "backend": backend}
+    outputs = torch.stack([linear_attention(**inputs, **options)[0] for _ in range(4000)])
     expected, _ = linear_attention(**inputs, normalize=False)
     error = (outputs.mean(0) - expected).abs() / (outputs.std(0) / len(outputs) ** 0.5)
     assert error.max() < 5, "dropout keeps the expectation"
@@ -242,8 +250,11 @@ def test_dropout_is_refused_where_it_is_not_defined(causal, normalize):
         linear_attention(**make_inputs(4), causal=causal, normalize=normalize, dropout_p=0.1)
 
 
-def test_empty_batch_gives_an_empty_output():
-    output, state = linear_attention(**{name: t[:0] for name, t in make_inputs(4).items()}, causal=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_empty_batch_gives_an_empty_output(backend, causal):
+    inputs = {name: tensor[:0] for name, tensor in make_inputs(4, torch.float32).items()}
+    output, state = linear_attention(**inputs, causal=causal, backend=backend)
     assert output.shape == (0, 3, 4, 7)
     assert state.shape == (0, 3, 5, 8)
 
@@ -277,17 +288,19 @@ def test_step_refuses_more_than_one_token():
         linear_attention_step(**inputs, state=torch.zeros(2, 3, 5, 8))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
-def test_traces_without_graph_breaks(causal, normalize):
+def test_traces_without_graph_breaks(backend, causal, normalize):
     inputs = make_inputs(200, torch.float32, normalize)
     traced = torch.compile(linear_attention, fullgraph=True, backend="aot_eager")
-    actual, _ = traced(**inputs, causal=causal, normalize=normalize)
+    actual, _ = traced(**inputs, causal=causal, normalize=normalize, backend=backend)
     expected, _ = linear_attention(**inputs, causal=causal, normalize=normalize)
     assert_close("output", actual, expected)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_one_graph_serves_many_lengths(causal):
+def test_one_graph_serves_many_lengths(backend, causal):
     graphs = []
 
     def count(graph, _):
@@ -296,5 +309,5 @@ def test_one_graph_serves_many_lengths(causal):
 
     traced = torch.compile(linear_attention, fullgraph=True, backend=count, dynamic=True)
     for length in (150, 200, 333, 1000, 129):
-        traced(**make_inputs(length, torch.float32), causal=causal)
+        traced(**make_inputs(length, torch.float32), causal=causal, backend=backend)
     assert len(graphs) == 1

@@ -1,0 +1,83 @@
+"""The ``hf-effattn`` command."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tabulate import tabulate
+
+from .auto import backends
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Efficient-attention models: what runs where.")
+
+#: Packages whose versions decide what can run.
+PACKAGES = ("hf_effattn", "torch", "transformers", "triton", "kernels")
+
+
+@app.callback()
+def main() -> None:
+    """Keep `doctor` a command of its own as long as it is the only one."""
+
+
+@app.command()
+def doctor(
+    device: Annotated[str, typer.Option(help="where the tensors are: cpu, cuda …")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64")] = "float32",
+) -> None:
+    """Say which backend runs every operator here, why not another one, and what would be faster.
+
+    Compiles the CPU kernels if they are to run and are not there yet. Ends with status 1 if the fastest backend for
+    the device cannot run.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise typer.BadParameter(f"{dtype!r} is not a floating-point dtype of torch", param_hint="--dtype")
+    typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
+    table = backends(device, found)
+    rows = [
+        (operator if index == 0 else "", name, status)
+        for operator, served in table.items()
+        for index, (name, status) in enumerate(served.items())
+    ]
+    typer.echo(f"\nBackends for {dtype} on {device}, fastest first:\n")
+    typer.echo(tabulate(rows, headers=("operator", "backend", "status"), tablefmt="simple"))
+    advice = _advice(device, table)
+    typer.echo("\n" + (advice or "The fastest backend of every operator runs."))
+    raise typer.Exit(1 if advice else 0)
+
+
+def _advice(device: str, table: dict[str, dict[str, str]]) -> str:
+    """What would make it faster; empty if nothing would."""
+    wanted = "triton" if device.startswith("cuda") else "cpu"
+    status = {operator: served[wanted] for operator, served in table.items() if wanted in served}
+    missing = [f"{operator}: {wanted} does not run: {why}" for operator, why in status.items() if why != "chosen"]
+    return "\n".join(missing)
+
+
+def _versions() -> list[tuple[str, str]]:
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    return [(name, importlib.metadata.version(name) if name in installed else "not installed") for name in PACKAGES]
+
+
+def _machine() -> list[tuple[str, str]]:
+    from .kernels.build import cache_folder
+
+    kernels = sorted(path.name for path in cache_folder().glob("*.so")) if cache_folder().exists() else []
+    return [
+        ("python", platform.python_version()),
+        ("processor", _processor()),
+        ("threads", str(torch.get_num_threads())),
+        ("compiled kernels", f"{cache_folder()}: {len(kernels)}"),
+    ]
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,241 @@
+"""What only the compiled kernels do: fused feature maps, wide heads, blocks, and torch's contracts for operators."""
+
+import itertools
+
+import pytest
+import torch
+
+from hf_effattn.kernels import INTERFACE, ops
+from hf_effattn.models import installed_kernels
+from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
+from hf_effattn.models.ops_maps import ACTIVATIONS, MapLayer
+from hf_effattn.models.ops_reference import reference_linear_attention
+from tests.numerics import assert_close
+from tests.ops.test_ops_linear import EPS, FORM_NAMES, FORMS, make_inputs, make_mask
+
+
+pytestmark = pytest.mark.usefixtures("poisoned_scratch")
+
+#: Width of heads, features, width of values: below, at and beyond a vector, a tile and a panel of the products.
+SIZES = [(1, 1, 1), (16, 16, 16), (24, 40, 33), (64, 64, 64), (40, 130, 72)]
+PARAMETERS = {"weight": ("weight",), "bias": ("weight", "bias"), "gate": ("weight", "gate")}
+PARAMETERS["all"] = ("weight", "bias", "gate")
+
+
+def make_map(activation, dim, features, names, heads=3):
+    shapes = {"weight": (heads, dim, features), "bias": (heads, 1, features), "gate": (heads, dim, features)}
+    return {name: torch.randn(shapes[name]) / dim**0.5 for name in names}, activation
+
+
+def mapped(function, parameters, activation, inputs, **options):
+    """Outputs and all gradients of `function`, those of the map's parameters among them."""
+    tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in {**inputs, **parameters}.items()}
+    feature_map = MapLayer(activation, **{name: tensors[name] for name in parameters})
+    rows = {name: tensors[name] for name in inputs}
+    output, state = function(feature_map, rows, **options)
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in (output, state)]
+    loss = (output * weights[0]).double().sum() + (state * weights[1]).double().sum()
+    gradients = torch.autograd.grad(loss, list(tensors.values()))
+    named = {f"gradient of {name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
+    return {"output": output, "state": state, **named}
+
+
+def fused(feature_map, rows, **options):
+    return linear_attention(**rows, feature_map=feature_map, backend="cpu", **options)
+
+
+def oracle(feature_map, rows, **options):
+    rows = rows | {name: feature_map(rows[name]) for name in ("query", "key")}
+    return reference_linear_attention(**rows, **options)
+
+
+def compare_maps(parameters, activation, inputs, **options):
+    dtype = inputs["query"].dtype
+    actual = mapped(fused, parameters, activation, inputs, **options)
+    exact = [{name: tensor.double() for name, tensor in tensors.items()} for tensors in (parameters, inputs)]
+    expected = mapped(oracle, exact[0], activation, exact[1], **options)
+    for name, tensor in actual.items():
+        assert_close(name, tensor, expected[name], dtype)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("names", [(), *PARAMETERS.values()], ids=["plain", *PARAMETERS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fused_maps_equal_oracle(causal, activation, names, dtype):
+    normalize = activation in ("elu", "softplus")
+    dim, features = 24, 40 if names else 24
+    parameters, _ = make_map(activation, dim, features, names)
+    inputs = make_inputs(70, dtype, normalize=False, features=dim, dim=33)
+    inputs["initial_state"] = torch.rand(2, 3, features, 33 + normalize)
+    options = {"causal": causal, "normalize": normalize, "eps": EPS, "key_mask": make_mask(70)}
+    compare_maps(parameters, activation, inputs, scale=torch.rand(2, 1, 70, 1) + 0.5, **options)
+
+
+@pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
+@pytest.mark.parametrize(("dim", "features", "value_dim"), SIZES)
+def test_any_width(causal, normalize, dim, features, value_dim):
+    parameters, activation = make_map("softplus", dim, features, PARAMETERS["gate"])
+    inputs = make_inputs(130, torch.float32, normalize=False, features=dim, dim=value_dim)
+    compare_maps(parameters, activation, inputs, causal=causal, normalize=normalize, eps=EPS)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("length", [2048, 2049, 33_000])
+def test_blocks_of_a_long_sequence_add_up(threads, length):
+    """A bidirectional sequence is divided among tasks; the division shows in neither result nor gradients."""
+    inputs = make_inputs(length, torch.float32, batch=1, heads=2, features=3, dim=4, state=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        names = list(inputs)
+        tensors = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
+        exact = {name: tensor.detach().double().requires_grad_() for name, tensor in inputs.items()}
+        actual, state = linear_attention(**tensors, eps=EPS, backend="cpu")
+        expected, expected_state = linear_attention(**exact, eps=EPS, backend="torch")
+        weights = torch.randn(actual.shape)
+        found = torch.autograd.grad((actual * weights).sum() + state.sum(), list(tensors.values()))
+        wanted = torch.autograd.grad((expected * weights).sum() + expected_state.sum(), list(exact.values()))
+    finally:
+        torch.set_num_threads(before)
+    assert_close("output", actual, expected)
+    assert_close("state", state, expected_state)
+    for name, gradient, exact_gradient in zip(names, found, wanted, strict=True):
+        assert_close(f"gradient of {name}", gradient, exact_gradient)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_neither_threads_nor_batch_change_a_bit(causal):
+    inputs = make_inputs(300, torch.float32, batch=3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone, _ = linear_attention(**{k: t[1:2] for k, t in inputs.items()}, causal=causal, backend="cpu")
+        torch.set_num_threads(2)
+        together, _ = linear_attention(**inputs, causal=causal, backend="cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone[0], together[1])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_heads_side_by_side_in_memory_stay_so(causal):
+    """Heads that are views of ``[B, N, H * d]`` give outputs and gradients that are: joining them copies nothing."""
+    heads = [torch.randn(2, 50, 3 * 8).unflatten(-1, (3, 8)).transpose(1, 2).requires_grad_() for _ in range(3)]
+    output, _ = linear_attention(*heads, causal=causal, normalize=False, backend="cpu")
+    assert output.transpose(1, 2).is_contiguous()
+    for gradient in torch.autograd.grad(output.sum(), heads):
+        assert gradient.transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_nan_in_one_row_stays_there(causal):
+    """The rows of a batch pass through the same buffers."""
+    inputs = {name: tensor.requires_grad_() for name, tensor in make_inputs(70, torch.float32, heads=1).items()}
+    poison = torch.zeros(2, 1, 70, 1)
+    poison[0] = float("nan")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        output, _ = linear_attention(*(tensor + poison for tensor in inputs.values()), causal=causal, backend="cpu")
+        gradients = torch.autograd.grad(output.sum(), list(inputs.values()))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.isnan(output[0]).all()
+    assert all(torch.isfinite(tensor[1]).all() for tensor in (output, *gradients))
+
+
+def test_other_dtypes_beside_the_queries():
+    inputs = make_inputs(20, torch.float32)
+    expected, _ = linear_attention(**inputs, backend="cpu")
+    inputs["key"], inputs["value"] = inputs["key"].double(), inputs["value"].double()
+    assert_close("output", linear_attention(**inputs, backend="cpu")[0], expected)
+
+
+def test_scale_may_need_a_gradient():
+    inputs = make_inputs(20, torch.float32)
+    scale = torch.rand(2, 3, 20, 1, requires_grad=True)
+    output, _ = linear_attention(**inputs, scale=scale, backend="cpu")
+    unscaled, _ = linear_attention(**inputs, backend="cpu")
+    (gradient,) = torch.autograd.grad(output.sum(), scale)
+    assert_close("gradient of scale", gradient, unscaled.sum(-1, keepdim=True))
+
+
+def test_fused_step_equals_oracle():
+    parameters, activation = make_map("softplus", 5, 6, PARAMETERS["gate"])
+    inputs = make_inputs(1, torch.float32, state=False)
+    feature_map, state = MapLayer(activation, **parameters), torch.rand(2, 3, 6, 8)
+    output, after = linear_attention_step(**inputs, state=state, feature_map=feature_map, backend="cpu")
+    expected, expected_after = oracle(feature_map, inputs | {"initial_state": state}, causal=True)
+    assert_close("output", output, expected)
+    assert_close("state", after, expected_after)
+
+
+def operator_samples():
+    """Arguments for every operator: with and without each optional tensor."""
+    query, key = torch.rand(2, 2, 3, 70, 8).unbind()
+    value, state = torch.randn(2, 3, 70, 5), torch.rand(2, 3, 8, 6)
+    weight, gate = torch.randn(2, 3, 8, 8).unbind()
+    bias, scale = torch.randn(3, 1, 8), torch.rand(2, 1, 70).expand(2, 3, 70)
+    mask = make_mask(70)
+    for full, strided in itertools.product([False, True], [False, True]):
+        rows = [t.transpose(1, 2).contiguous().transpose(1, 2) if strided else t for t in (query, key, value)]
+        rows = [t.detach().requires_grad_() for t in rows]
+        parameters = [t.detach().requires_grad_() if full else None for t in (weight, bias, gate)]
+        activation = "softplus" if full else "identity"
+        start, own_scale = (state.detach().requires_grad_(), scale) if full else (None, None)
+        own_mask = mask if full else None
+        read_state = state.detach().requires_grad_()
+        yield ops.linear_sum, (rows[1], rows[2], own_mask, *parameters, activation, True)
+        yield ops.linear_read, (rows[0], read_state, own_scale, *parameters, activation, True, 0.1, 0.5)
+        yield ops.linear_causal, (*rows, own_mask, own_scale, start, *parameters, activation, True, 0.1, 0.5)
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_operators_keep_torchs_contract(index):
+    operator, arguments = list(operator_samples())[index]
+    torch.library.opcheck(operator, arguments, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_exports_with_dynamic_length(causal):
+    class Attend(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(3, 5, 6))
+
+        def forward(self, query, key, value):
+            feature_map = MapLayer("softplus", self.weight)
+            return linear_attention(query, key, value, causal=causal, feature_map=feature_map, backend="cpu")[0]
+
+    module = Attend().eval()
+    length = torch.export.Dim("length", min=2, max=4096)
+    shapes = {name: {2: length} for name in ("query", "key", "value")}
+    inputs = make_inputs(40, torch.float32)
+    program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
+    graphs = [module.graph for module in program.graph_module.modules() if hasattr(module, "graph")]
+    assert "hf_effattn.linear" in " ".join(str(node.target) for graph in graphs for node in graph.nodes)
+    longer = make_inputs(333, torch.float32)
+    assert_close("output", program.module()(*longer.values()), module(*longer.values()))
+
+
+def test_second_derivative_is_refused():
+    inputs = {name: tensor.requires_grad_() for name, tensor in make_inputs(4, torch.float32).items()}
+    output, _ = linear_attention(**inputs, backend="cpu")
+    (gradient,) = torch.autograd.grad(output.sum(), inputs["query"], create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
+
+
+def test_what_the_kernels_cannot_serve_says_so(monkeypatch):
+    assert installed_kernels.INTERFACE == INTERFACE
+    inputs = make_inputs(4)
+    with pytest.raises(RuntimeError, match=r"take float32 and bfloat16, not torch\.float64"):
+        linear_attention(**inputs, backend="cpu")
+    monkeypatch.setattr("hf_effattn.kernels.INTERFACE", 99)
+    with pytest.raises(RuntimeError, match="interface 99, this checkpoint's code needs 1"):
+        linear_attention(**make_inputs(4, torch.float32), backend="cpu")
+    refused = torch.empty(1, 1, 1, 1, device="meta")
+    with pytest.raises(RuntimeError, match="it runs on the CPU"):
+        linear_attention(refused, refused, refused, backend="cpu")
