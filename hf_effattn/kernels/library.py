@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ..models.ops_maps import ACTIVATIONS
 from .build import BuildError, build
 
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}
-_ACTIVATIONS = {name: index for index, name in enumerate(ACTIVATIONS)}
+#: In the order of ``effattn::Activation``.
+ACTIVATIONS = ("identity", "elu", "relu", "softplus")
 
 DTYPES = tuple(_TYPES)
 
@@ -80,7 +80,7 @@ class Arguments(ctypes.Structure):
 
     def set_map(self, activation: str, **parameters: torch.Tensor | None) -> None:
         """The feature map; its parameters contiguous and in float32."""
-        self.map.activation = _ACTIVATIONS[activation]
+        self.map.activation = ACTIVATIONS.index(activation)
         for name, tensor in parameters.items():
             if tensor is not None:
                 setattr(self.map, name, tensor.data_ptr())

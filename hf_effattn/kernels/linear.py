@@ -1,12 +1,20 @@
 """The ``cpu`` backend of `linear_attention`: the compiled operators, put together."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ..models.ops_maps import MapLayer
 from .library import DTYPES
 from .ops import linear_causal, linear_read, linear_sum
+
+
+class FusedMap(Protocol):
+    """What is read of a `hf_effattn.models.ops_maps.MapLayer`; this package knows nothing of the models."""
+
+    activation: str
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    gate: torch.Tensor | None
 
 
 def cpu_linear_attention(
@@ -21,7 +29,7 @@ def cpu_linear_attention(
     eps: float = 1e-6,
     initial_state: torch.Tensor | None = None,
     dropout_p: float = 0.0,
-    feature_map: MapLayer | None = None,
+    feature_map: FusedMap | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `hf_effattn.models.ops_linear.linear_attention`; float32 or bfloat16, on the CPU.
 
@@ -44,7 +52,7 @@ def cpu_linear_attention(
     return output if outside is None else output * outside.to(output.dtype), state
 
 
-def _map_parameters(feature_map: MapLayer | None) -> tuple[Any, ...]:
+def _map_parameters(feature_map: FusedMap | None) -> tuple[Any, ...]:
     """Weight, bias, gate and activation as the operators take them."""
     if feature_map is None:
         return None, None, None, "identity"

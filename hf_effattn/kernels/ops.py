@@ -6,16 +6,22 @@ whole. All take queries and keys ``[B, H, N, d]`` before the feature map, whose 
 gradients have none themselves: a second derivative raises.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .library import Arguments, block_count, call
 
 
+#: A copy of this package elsewhere, as the ``kernels`` library keeps, registers operators of its own.
+NAMESPACE = str(__package__).replace(".", "_")
+
+_operator = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 Parameters = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-@torch.library.custom_op("hf_effattn::linear_sum", mutates_args=(), device_types="cpu")
+@_operator(f"{NAMESPACE}::linear_sum")
 def linear_sum(
     key: Tensor,
     value: Tensor,
@@ -36,7 +42,7 @@ def linear_sum(
     return state
 
 
-@torch.library.custom_op("hf_effattn::linear_sum_backward", mutates_args=(), device_types="cpu")
+@_operator(f"{NAMESPACE}::linear_sum_backward")
 def linear_sum_backward(
     grad_state: Tensor,
     key: Tensor,
@@ -61,7 +67,7 @@ def linear_sum_backward(
     return grad_key, grad_value, *_sum_slots(grad_map)
 
 
-@torch.library.custom_op("hf_effattn::linear_read", mutates_args=(), device_types="cpu")
+@_operator(f"{NAMESPACE}::linear_read")
 def linear_read(
     query: Tensor,
     state: Tensor,
@@ -85,7 +91,7 @@ def linear_read(
     return output
 
 
-@torch.library.custom_op("hf_effattn::linear_read_backward", mutates_args=(), device_types="cpu")
+@_operator(f"{NAMESPACE}::linear_read_backward")
 def linear_read_backward(
     grad_output: Tensor,
     query: Tensor,
@@ -112,7 +118,7 @@ def linear_read_backward(
     return grad_query, grad_state, *_sum_slots(grad_map)
 
 
-@torch.library.custom_op("hf_effattn::linear_causal", mutates_args=(), device_types="cpu")
+@_operator(f"{NAMESPACE}::linear_causal")
 def linear_causal(
     query: Tensor,
     key: Tensor,
@@ -140,7 +146,7 @@ def linear_causal(
     return output, state
 
 
-@torch.library.custom_op("hf_effattn::linear_causal_backward", mutates_args=(), device_types="cpu")
+@_operator(f"{NAMESPACE}::linear_causal_backward")
 def linear_causal_backward(
     grad_output: Tensor,
     grad_state: Tensor,

@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache
 from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_filtered import FilteredEncoderConfig
 from .encoder import attention_backend
-from .ops_linear import linear_attention, linear_attention_step
+from .kernel_layer import LinearAttention
 from .ops_maps import MapLayer
 from .ops_reference import linear_attention_map
 from .recurrent_cache import load_state, store_state
@@ -20,7 +20,7 @@ class LinearAttentionLayer(MultiHeadAttention):
 
     def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(config, layer_idx, output_projection)
-        self.backend = attention_backend(config)
+        self.operator = LinearAttention(attention_backend(config))
 
     def features(
         self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
@@ -64,26 +64,23 @@ class LinearAttentionLayer(MultiHeadAttention):
             ValueError: a map that is too large, or whose keys are gone into a state.
         """
         options: dict[str, Any] = {"key_mask": sequence.key_mask, "normalize": normalize, "scale": scale, "eps": eps}
+        options["causal"] = self.is_causal
         state = load_state(cache, self.layer_idx)
         weights = None
         if output_attentions:
             refuse_long_map(sequence.length, sequence.length, has_past=state is not None)
             if feature_map is not None:
                 query, key, feature_map = feature_map(query), feature_map(key), None
-            weights = linear_attention_map(query, key, causal=self.is_causal, **options).to(value.dtype)
-        options |= {"feature_map": feature_map, "backend": self.backend}
-        if state is not None and sequence.length == 1:
-            attended, state = linear_attention_step(query, key, value, state, **options)
-        else:
-            attended, state = linear_attention(
-                query,
-                key,
-                value,
-                causal=self.is_causal,
-                initial_state=state,
-                dropout_p=dropout_p if self.training else 0.0,
-                **options,
-            )
+            weights = linear_attention_map(query, key, **options).to(value.dtype)
+        attended, state = self.operator(
+            query,
+            key,
+            value,
+            initial_state=state,
+            dropout_p=dropout_p if self.training else 0.0,
+            feature_map=feature_map,
+            **options,
+        )
         if cache is not None:
             store_state(cache, self.layer_idx, state, sequence.token_counts)
         return self.merge(attended.to(value.dtype)), weights

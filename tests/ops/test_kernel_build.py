@@ -72,7 +72,7 @@ def test_a_compiler_that_fails_leaves_nothing_behind(cache, monkeypatch):
 
 def test_a_compiler_that_fails_halfway_leaves_nothing_behind(cache, tmp_path, monkeypatch):
     broken = script(
-        tmp_path / "g++", 'case "$*" in *-E*) exec /usr/bin/env g++ "$@";; *-o*) echo half > "${9}"; exit 1;; esac'
+        tmp_path / "g++", 'case "$*" in *-E*) exec /usr/bin/env g++ "$@";; *-o*) echo half > "${10}"; exit 1;; esac'
     )
     monkeypatch.setenv("CXX", broken)
     with pytest.raises(BuildError, match="failed with status 1"):
