@@ -14,9 +14,11 @@ real when the token that it belongs to is real, so a padded sequence has the win
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 #: Takes the columns of new tokens ``[B, C, N]``, keeps the last of them for the next call, and returns those that
@@ -64,19 +66,19 @@ class KeyValueFilter(nn.Module):
         """
         if self.stride > 1 and mask is not None:
             key, value, mask = _flush_left(key, value, mask)
-        both = torch.cat([key, value], dim=1)
-        length, heads = both.shape[2], both.shape[1]
-        columns = both.transpose(2, 3).flatten(1, 2)
-        real = None if mask is None else mask[:, None]
+        length, heads = key.shape[2], key.shape[1]
+        columns, real = [_to_columns(key), _to_columns(value)], None if mask is None else mask[:, None]
         if real is not None:
-            columns = columns.masked_fill(~real, 0.0)
+            columns = [_fill(part, ~real, 0.0) for part in columns]
         if recall is not None:
-            columns, real = _recalled(columns, real, recall)
-        filtered = self._windows(columns, real, heads, self._margins(length, columns.shape[-1]))
+            recalled, real = _recalled(torch.cat(columns, dim=1), real, recall)
+            columns = list(recalled.split([part.shape[1] for part in columns], dim=1))
+        margins = self._margins(length, columns[0].shape[-1])
+        filtered = [self._windows(part, real, margins) for part in columns]
         mask = None if mask is None else mask[:, :: self.stride]
         if mask is not None:
-            filtered = filtered.masked_fill(~mask[:, None], 0.0)
-        key, value = filtered.unflatten(1, (heads, -1)).transpose(2, 3).chunk(2, dim=1)
+            filtered = [_fill(part, ~mask[:, None], 0.0) for part in filtered]
+        key, value = (part.transpose(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2) for part in filtered)
         return key, value, mask
 
     def _margins(self, length: int, columns: int) -> tuple[int, int]:
@@ -87,23 +89,54 @@ class KeyValueFilter(nn.Module):
             return (self.kernel_size - 1) // 2, self.kernel_size // 2
         return 0, self.kernel_size - 1
 
-    def _windows(
-        self, columns: torch.Tensor, real: torch.Tensor | None, heads: int, margins: tuple[int, int]
-    ) -> torch.Tensor:
-        """What every window gives, ``[B, C, M]``, of columns ``[B, C, L]`` that are real or not ``[B, 1, L]``."""
-        functional, window = nn.functional, (self.kernel_size, self.stride)
+    def _windows(self, columns: torch.Tensor, real: torch.Tensor | None, margins: tuple[int, int]) -> torch.Tensor:
+        """What every window gives, ``[B, C, M]``, of columns ``[B, C, L]`` that are real or not ``[B, 1, L]``.
+
+        Torch's two-dimensional functions run on columns as they lie in memory, channels last, and so does the result;
+        its one-dimensional ones would first copy them.
+        """
         if self.weight is not None:
-            kernels = self.weight.repeat(2, 1).repeat_interleave(columns.shape[1] // heads, dim=0)
-            columns = functional.pad(columns, margins)
-            return functional.conv1d(columns, kernels[:, None], stride=self.stride, groups=columns.shape[1])
+            channels = columns.shape[1]
+            kernels = self.weight.repeat_interleave(channels // self.weight.shape[0], dim=0)
+            convolve = partial(functional.conv2d, weight=kernels[:, None, None], groups=channels)
+            return self._slide(convolve, columns, margins, widest=self.kernel_size)
+        window, half = (1, self.kernel_size), self.kernel_size // 2
         if self.kind == "max_pool":
             lowest = torch.finfo(columns.dtype).min
-            columns = columns if real is None else columns.masked_fill(~real, lowest)
-            return functional.max_pool1d(functional.pad(columns, margins, value=lowest), *window)
+            columns = columns if real is None else _fill(columns, ~real, lowest)
+            return self._slide(partial(functional.max_pool2d, kernel_size=window), columns, margins, half, lowest)
+        mean = partial(functional.avg_pool2d, kernel_size=window)
         counted = torch.ones_like(columns[:1, :1]) if real is None else real.to(columns.dtype)
-        total = functional.avg_pool1d(functional.pad(columns, margins), *window)
-        share = functional.avg_pool1d(functional.pad(counted, margins), *window)
-        return total / share.clamp(min=0.5 / self.kernel_size)
+        share = self._slide(mean, counted, margins, half)
+        return self._slide(mean, columns, margins, half) / share.clamp(min=0.5 / self.kernel_size)
+
+    def _slide(
+        self,
+        function: Callable[..., torch.Tensor],
+        columns: torch.Tensor,
+        margins: tuple[int, int],
+        widest: int,
+        fill: float = 0.0,
+    ) -> torch.Tensor:
+        """`function` over windows of columns and `margins` around them, which up to `widest` need not be copied."""
+        image, (before, after) = columns.unsqueeze(2), margins
+        imagined = max(margins)
+        if self.stride > 1 or imagined > widest or before < 0:
+            image = functional.pad(image, (before, after), value=fill)
+            return function(image, stride=(1, self.stride)).squeeze(2)
+        windows = function(image, stride=1, padding=(0, imagined)).squeeze(2)
+        count = columns.shape[-1] + before + after - self.kernel_size + 1
+        return windows.narrow(-1, imagined - before, count)
+
+
+def _to_columns(heads: torch.Tensor) -> torch.Tensor:
+    """``[B, H, N, D]`` to ``[B, H * D, N]``; a view where the heads lie side by side in memory."""
+    return heads.transpose(1, 2).flatten(2).transpose(1, 2)
+
+
+def _fill(columns: torch.Tensor, where: torch.Tensor, value: float) -> torch.Tensor:
+    """`columns` with `value` at the tokens `where` ``[B, 1, N]``, in the same order in memory."""
+    return columns.transpose(1, 2).masked_fill(where.transpose(1, 2), value).transpose(1, 2)
 
 
 def _recalled(
