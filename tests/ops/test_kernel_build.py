@@ -1,6 +1,8 @@
 """Building the kernels: once, whole or not at all, and with a reason where it cannot be done."""
 
+import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +136,36 @@ def test_the_doctor_refuses_an_unknown_dtype():
     done = run("from hf_effattn.cli import app; app(['doctor', '--dtype', 'int8'])")
     assert done.returncode == 2
     assert "not a floating-point dtype" in done.stderr
+
+
+ON_OTHER_PROCESSORS = """
+import json, torch
+from hf_effattn.kernels import build
+from hf_effattn.models.ops_linear import linear_attention
+from hf_effattn.models.ops_maps import MapLayer
+from tests.numerics import relative_error
+
+build.native_flags = lambda: json.loads({flags!r})
+torch.manual_seed(0)
+errors = {{}}
+for causal in (False, True):
+    tensors = [torch.randn(2, 3, 75, 24, requires_grad=True) for _ in range(3)]
+    tensors += [torch.randn(3, 24, 20, requires_grad=True) for _ in range(2)]
+    results = []
+    for backend, dtype in (("cpu", torch.float32), ("torch", torch.float64)):
+        query, key, value, weight, gate = (tensor.to(dtype) for tensor in tensors)
+        feature_map = MapLayer("softplus", weight, gate=gate)
+        output, state = linear_attention(query, key, value, causal=causal, feature_map=feature_map, backend=backend)
+        loss = output.tanh().sum() + state.tanh().sum()
+        results.append([output, state, *torch.autograd.grad(loss, tensors)])
+    errors[causal] = max(relative_error(actual, expected) for actual, expected in zip(*results))
+assert max(errors.values()) < 1e-5, errors
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other instruction sets of x86-64")
+@pytest.mark.parametrize("flags", [["-mavx2", "-mfma"], ["-march=x86-64"]], ids=["AVX2", "SSE2"])
+def test_smaller_vectors_give_the_same(flags, tmp_path):
+    done = run(ON_OTHER_PROCESSORS.format(flags=json.dumps(flags)), HF_EFFATTN_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr

@@ -58,18 +58,19 @@ inline Vec exp_in_range(Vec x) {
 inline Vec exp(Vec x) { return exp_in_range(min(max(x, splat(-87.0f)), splat(88.0f))); }
 inline Vec exp_of_negative(Vec x) { return exp_in_range(max(x, splat(-87.0f))); }
 
-// log(1 + t) for t in [0, 1], relative error below 1e-7 also where t is tiny: 2 atanh(t / (2 + t)).
+// log(1 + t) for t in [0, 1], relative error below 1.2e-7 also where t is tiny: t times the polynomial of degree 9 that
+// interpolates log(1 + t) / t at the Chebyshev nodes.
 inline Vec log1p_unit(Vec t) {
-  Vec s = t / (t + 2.0f);
-  Vec s2 = s * s;
-  Vec p = splat(1.0f / 15);
-  p = p * s2 + 1.0f / 13;
-  p = p * s2 + 1.0f / 11;
-  p = p * s2 + 1.0f / 9;
-  p = p * s2 + 1.0f / 7;
-  p = p * s2 + 1.0f / 5;
-  p = p * s2 + 1.0f / 3;
-  return 2.0f * (s + s * s2 * p);
+  Vec p = splat(-3.1760570e-3f);
+  p = p * t + 1.9542526e-2f;
+  p = p * t - 5.6373611e-2f;
+  p = p * t + 1.0543624e-1f;
+  p = p * t - 1.5269667e-1f;
+  p = p * t + 1.9663274e-1f;
+  p = p * t - 2.4951616e-1f;
+  p = p * t + 3.3329710e-1f;
+  p = p * t - 4.9999893e-1f;
+  return t + t * (p * t);
 }
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
