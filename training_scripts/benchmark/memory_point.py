@@ -1,0 +1,85 @@
+"""One peak of memory, in a process of its own: prints a JSON object. `memory` starts it; it is no use by itself."""
+
+import gc
+import json
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmark.candidate import Candidate
+from benchmark.check import run_candidate, verify
+from benchmark.ours import linear_candidate, softmax_candidate
+from benchmark.problem import TRAINING, Problem
+
+
+#: What can be measured, by the name that the parent process passes.
+CANDIDATES: dict[str, Callable[[], Candidate]] = {
+    "hf_effattn torch": lambda: linear_candidate("torch"),
+    "hf_effattn cpu": lambda: linear_candidate("cpu"),
+    "torch SDPA": softmax_candidate,
+}
+
+
+def main() -> None:
+    """Check the operator, which also loads and starts everything that it needs, then measure it."""
+    request = json.loads(sys.argv[1])
+    torch.set_num_threads(request["threads"])
+    candidate = CANDIDATES[request["name"]]()
+    problem = Problem(request["length"], request["causal"])
+    check = verify(candidate, problem.at_length(request["check_length"]), request["mode"])
+    result: dict[str, Any] = {"check": check.as_json()}
+    if check.passed:
+        result |= measure(candidate, problem, request["mode"])
+    else:
+        result["error"] = check.failure
+    print(json.dumps(result))
+
+
+def measure(candidate: Candidate, problem: Problem, mode: str) -> dict[str, Any]:
+    """Peak memory of one call above what the process holds with the inputs made."""
+    prepared = candidate.setup(problem)
+    query, key, value, gradient = problem.inputs()
+    leaves = [part.requires_grad_(mode == TRAINING) for part in candidate.layout.pack(query, key, value)]
+    del query, key, value
+    output_gradient = candidate.layout.output(gradient)
+    gc.collect()
+    # Where the kernel lets us, the peak so far is forgotten; else it may hide a smaller peak of the operator.
+    reset = reset_peak()
+    before = status_bytes("VmRSS") if reset else highest_ever()
+    results = run_candidate(prepared, leaves, output_gradient, mode)
+    after = status_bytes("VmHWM") if reset else highest_ever()
+    del results
+    return {"peak_bytes": after - before, "method": "VmHWM after a reset" if reset else "ru_maxrss"}
+
+
+def reset_peak() -> bool:
+    """Forget the peak of resident memory; whether the system allowed it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def status_bytes(field: str) -> int:
+    """A field of ``/proc/self/status`` in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
+
+
+def highest_ever() -> int:
+    """The most that was ever resident, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    main()
