@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 
 from .library import DTYPES
-from .ops import linear_causal, linear_read, linear_sum
+from .ops import linear_attention as operator
 
 
 class FusedMap(Protocol):
@@ -35,20 +35,18 @@ def cpu_linear_attention(
 
     With `feature_map` the queries and keys are ``[B, H, N, d]`` before it, and no tensor of features is made.
     """
-    parameters = _map_parameters(feature_map)
     key, value = (tensor if tensor.dtype in DTYPES else tensor.to(query.dtype) for tensor in (key, value))
-    if initial_state is not None:
-        initial_state = initial_state.float()
+    state = None if initial_state is None else initial_state.float()
     factor, rows, outside = _divide_scale(scale, query)
-    if causal:
-        inputs = (query, key, value, key_mask, rows, initial_state)
-        output, state = linear_causal(*inputs, *parameters, normalize, eps, factor)
-    else:
-        state = linear_sum(key, value, key_mask, *parameters, normalize)
-        if initial_state is not None:
-            state = state + initial_state
-        memory = torch.dropout(state, dropout_p, True) if dropout_p > 0 else state
-        output = linear_read(query, memory, rows, *parameters, normalize, eps, factor)
+    parameters = _map_parameters(feature_map)
+    keep = None
+    if dropout_p > 0:
+        # Dropout acts on the entries of the state, and is not defined with a denominator.
+        features = query.shape[-1] if parameters[0] is None else parameters[0].shape[-1]
+        ones = torch.ones(*query.shape[:2], features, value.shape[-1], device=query.device)
+        keep = torch.dropout(ones, dropout_p, True)
+    tensors = (query, key, value, key_mask, rows, state, keep)
+    output, state = operator(*tensors, *parameters, causal, normalize, eps, factor)
     return output if outside is None else output * outside.to(output.dtype), state
 
 

@@ -5,6 +5,7 @@ reordered: ``Q (K^T V)`` instead of ``(Q K^T) V``, and for the causal form chunk
 the quadratic form is used inside a chunk and the running state between chunks.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -74,8 +75,7 @@ def linear_attention(
     chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
     options: dict[str, Any] = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
     query, key, fused = _map_unless_fused(chosen, query, key, feature_map)
-    # Under autocast the products below would run, and the state would be kept, in half precision.
-    with torch.autocast(query.device.type, enabled=False):
+    with _without_autocast(query.device.type):
         return chosen.function(
             query, key, value, causal=causal, initial_state=initial_state, dropout_p=dropout_p, **options, **fused
         )
@@ -110,10 +110,16 @@ def linear_attention_step(
     chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
     options: dict[str, Any] = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
     query, key, fused = _map_unless_fused(chosen, query, key, feature_map)
-    with torch.autocast(query.device.type, enabled=False):
+    with _without_autocast(query.device.type):
         if chosen.step is not None:
             return chosen.step(query, key, value, state, **options, **fused)
         return chosen.function(query, key, value, causal=True, initial_state=state, **options, **fused)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Under autocast products would run, and the state would be kept, in half precision."""
+    enabled = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
 def _map_unless_fused(chosen: Backend, query, key, feature_map: MapLayer | None):

@@ -1,7 +1,5 @@
 """What only the compiled kernels do: fused feature maps, wide heads, blocks, and torch's contracts for operators."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -172,30 +170,26 @@ def test_fused_step_equals_oracle():
     assert_close("state", after, expected_after)
 
 
-def operator_samples():
-    """Arguments for every operator: with and without each optional tensor."""
-    query, key = torch.rand(2, 2, 3, 70, 8).unbind()
-    value, state = torch.randn(2, 3, 70, 5), torch.rand(2, 3, 8, 6)
-    weight, gate = torch.randn(2, 3, 8, 8).unbind()
-    bias, scale = torch.randn(3, 1, 8), torch.rand(2, 1, 70).expand(2, 3, 70)
-    mask = make_mask(70)
-    for full, strided in itertools.product([False, True], [False, True]):
-        rows = [t.transpose(1, 2).contiguous().transpose(1, 2) if strided else t for t in (query, key, value)]
-        rows = [t.detach().requires_grad_() for t in rows]
-        parameters = [t.detach().requires_grad_() if full else None for t in (weight, bias, gate)]
-        activation = "softplus" if full else "identity"
-        start, own_scale = (state.detach().requires_grad_(), scale) if full else (None, None)
-        own_mask = mask if full else None
-        read_state = state.detach().requires_grad_()
-        yield ops.linear_sum, (rows[1], rows[2], own_mask, *parameters, activation, True)
-        yield ops.linear_read, (rows[0], read_state, own_scale, *parameters, activation, True, 0.1, 0.5)
-        yield ops.linear_causal, (*rows, own_mask, own_scale, start, *parameters, activation, True, 0.1, 0.5)
+def operator_arguments(full, strided, causal):
+    """Arguments of the operator, with and without every optional tensor."""
+    rows = [*torch.rand(2, 2, 3, 70, 8).unbind(), torch.randn(2, 3, 70, 5)]
+    rows = [t.transpose(1, 2).contiguous().transpose(1, 2) if strided else t for t in rows]
+    parameters = [torch.randn(3, 8, 8), torch.randn(3, 1, 8), torch.randn(3, 8, 8)]
+    state = torch.rand(2, 3, 8, 6)
+    leaves = [t.detach().requires_grad_() for t in (*rows, state, *parameters)]
+    if not full:
+        return (*leaves[:3], *[None] * 7, "identity", causal, True, 0.1, 0.5)
+    mask, scale = make_mask(70), torch.rand(2, 1, 70).expand(2, 3, 70)
+    keep = None if causal else torch.rand(2, 3, 8, 6)
+    return (*leaves[:3], mask, scale, leaves[3], keep, *leaves[4:], "softplus", causal, True, 0.1, 0.5)
 
 
-@pytest.mark.parametrize("index", range(12))
-def test_operators_keep_torchs_contract(index):
-    operator, arguments = list(operator_samples())[index]
-    torch.library.opcheck(operator, arguments, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("full", [False, True], ids=["bare", "full"])
+@pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+def test_the_operator_keeps_torchs_contract(full, strided, causal):
+    arguments = operator_arguments(full, strided, causal)
+    torch.library.opcheck(ops.linear_attention, arguments, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -72,7 +72,10 @@ inline bool sum_backward(const Arguments& a) {
       for_each_chunk(a, task, [&](int64_t b, int64_t h, int64_t n, int rows) {
         keys.load(b, h, n, rows);
         const Rows v = view_rows(a.value, b, h, n, rows, a.value_dim, true, values, grad.ld);
-        gemm<false>(rows, a.value_dim, a.features, keys.phi(), keys.ld(), 1, grad.kv, grad.ld, grad_values, grad.ld);
+        auto next = both(RowStream<>(a.key, b, h, n + kChunk, kChunk, a.dim),
+                         RowStream<>(a.value, b, h, n + kChunk, kChunk, a.value_dim));
+        gemm<false>(rows, a.value_dim, a.features, keys.phi(), keys.ld(), 1, grad.kv, grad.ld, grad_values, grad.ld,
+                    next);
         store_rows(a.grad_value, b, h, n, rows, a.value_dim, grad_values, grad.ld);
         gemm<false>(rows, a.features, a.value_dim, v.data, v.ld, 1, grad_t, keys.ld(), grad_phi, keys.ld());
         if (a.normalize)
@@ -136,7 +139,9 @@ inline bool read_backward(const Arguments& a) {
           scale_row(grad_output + ptrdiff_t(i) * state.ld, row.factor, state.ld);
           if (a.normalize) add_scaled(grad.k_sum, row.denominator, phi, ld);
         }
-        gemm<true>(a.features, a.value_dim, rows, queries.phi(), 1, ld, grad_output, state.ld, grad.kv, state.ld);
+        auto next = both(RowStream<>(a.query, b, h, n + kChunk, kChunk, a.dim),
+                         RowStream<>(a.grad_output, b, h, n + kChunk, kChunk, a.value_dim));
+        gemm<true>(a.features, a.value_dim, rows, queries.phi(), 1, ld, grad_output, state.ld, grad.kv, state.ld, next);
         queries.backward(b, h, n, rows, grad_phi, a.grad_query);
       });
       grad.write(partial);

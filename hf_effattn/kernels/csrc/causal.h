@@ -20,7 +20,8 @@ inline int round_up_triangle(int rows) { return (rows + kTriangleRows - 1) / kTr
 inline void lower_triangle(int rows, int depth, const float* a, int lda, const float* b, float* p, int ldp) {
   for (int i = 0; i < rows; i += kTriangleRows) {
     const int height = std::min(kTriangleRows, rows - i);
-    gemm<false>(height, i + kTriangleRows, depth, a + ptrdiff_t(i) * lda, lda, 1, b, kChunk, p + ptrdiff_t(i) * ldp, ldp);
+    gemm<false>(height, i + kTriangleRows, depth, a + ptrdiff_t(i) * lda, lda, 1, b, kChunk, p + ptrdiff_t(i) * ldp,
+                ldp);
     for (int row = i; row < i + height; ++row)
       for (int col = row + 1; col < i + kTriangleRows; ++col) p[ptrdiff_t(row) * ldp + col] = 0;
   }
@@ -70,6 +71,12 @@ inline void load_chunk(const Tensor& t, int64_t b, int64_t h, int64_t n, int row
   for (int i = rows; i < kChunk; ++i) zero(to + ptrdiff_t(i) * ld, round_up(cols));
 }
 
+// Queries, keys and values of the chunk at n.
+inline auto next_inputs(const Arguments& a, int64_t b, int64_t h, int64_t n) {
+  return both(RowStream<>(a.query, b, h, n, kChunk, a.dim),
+              both(RowStream<>(a.key, b, h, n, kChunk, a.dim), RowStream<>(a.value, b, h, n, kChunk, a.value_dim)));
+}
+
 // out_n = scale phi(q_n) S_n / (phi(q_n) . z_n + eps), with S_n and z_n of the tokens up to n
 class CausalForward {
  public:
@@ -105,10 +112,8 @@ class CausalForward {
       if (a_.normalize) factors[i] /= denominator(i) + a_.eps;
     }
     store_rows(a_.output, b, h, n, rows, a_.value_dim, output_, ld_v_, factors);
-    auto next = both(RowStream<>(a_.key, b, h, n + kChunk, kChunk, a_.dim),
-                     both(RowStream<>(a_.value, b, h, n + kChunk, kChunk, a_.value_dim),
-                          RowStream<>(a_.query, b, h, n + kChunk, kChunk, a_.dim)));
-    gemm<true>(a_.features, a_.value_dim, rows, keys_.phi(), 1, keys_.ld(), values, ld_v_, state_.kv, ld_v_, next);
+    gemm<true>(a_.features, a_.value_dim, rows, keys_.phi(), 1, keys_.ld(), values, ld_v_, state_.kv, ld_v_,
+               next_inputs(a_, b, h, n + kChunk));
     if (a_.normalize) add_rows(state_.k_sum, keys_.phi(), rows, keys_.ld());
   }
 

@@ -46,7 +46,9 @@ class CausalQueryGradient {
                                        grad_phi_ + at, ld_f_);
     }
     queries_.backward(b, h, n, rows, grad_phi_, a_.grad_query);
-    gemm<true>(a_.value_dim, a_.features, rows, values_, 1, ld_v_, keys_.phi(), ld_f_, state_t, ld_f_);
+    gemm<true>(a_.value_dim, a_.features, rows, values_, 1, ld_v_, keys_.phi(), ld_f_, state_t, ld_f_,
+               both(next_inputs(a_, b, h, n + kChunk),
+                    RowStream<>(a_.grad_output, b, h, n + kChunk, kChunk, a_.value_dim)));
   }
 
   const Arguments& a_;
@@ -100,7 +102,9 @@ class CausalKeyGradient {
     transpose(later_t(), ld_f_, a_.value_dim, a_.features, later_.kv, ld_v_);
     value_gradient(b, h, n, rows);
     key_gradient(b, h, n, rows);
-    gemm<true>(a_.value_dim, a_.features, rows, grad_output, 1, ld_v_, queries_.phi(), ld_f_, later_t(), ld_f_);
+    gemm<true>(a_.value_dim, a_.features, rows, grad_output, 1, ld_v_, queries_.phi(), ld_f_, later_t(), ld_f_,
+               both(next_inputs(a_, b, h, n - kChunk),
+                    RowStream<>(a_.grad_output, b, h, n - kChunk, kChunk, a_.value_dim)));
     if (!a_.normalize) return;
     for (int i = 0; i < rows; ++i)
       add_scaled(later_.k_sum, factors[i].denominator, queries_.phi() + ptrdiff_t(i) * ld_f_, ld_f_);

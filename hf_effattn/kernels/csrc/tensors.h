@@ -24,7 +24,7 @@ struct Tensor {
 };
 
 // Fetches rows [n, n + rows) of a head towards the cache, as many at a time as a product of `total` rows has tiles:
-// memory is read while the product computes. Rows beyond the sequence are harmless, a prefetch cannot fault.
+// memory is read while the product computes. Rows outside of the sequence do no harm: a prefetch cannot fault.
 template <bool Write = false>
 struct RowStream {
   const char* at;
