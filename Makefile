@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format coverage clean
+.PHONY: help quickstart test lint format coverage benchmark clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -46,6 +46,14 @@ test: lint ## lint, then run every test, transformers' own common model tests in
 coverage: .venv/dev ## run the tests and say which lines they reach
 	$(BIN)/python -m tests.upstream.fetch
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term-missing
+
+.venv/bench: .venv/environment pyproject.toml constraints.txt
+	@echo "==> installing hf_effattn and the libraries that it is measured against (some minutes)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[bench]'
+	@touch $@ .venv/train
+
+benchmark: .venv/bench ## measure operators and models against their peers (half an hour on a quiet machine)
+	$(BIN)/python training_scripts/benchmark/run.py
 
 clean: ## remove the environment and the caches, but no results
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,14 +1,25 @@
-"""Write the README's generated tables: the families, from the registry, and the quickstart's results.
+"""Write the README's generated tables: the families, from the registry, and results of quickstart and benchmark.
 
 python training_scripts/readme_tables.py                      # renders the tables again
 python training_scripts/readme_tables.py --runs runs/quickstart   # takes over new results first
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from benchmark.models import TRAINING_STEP
+from benchmark.operators import BASELINE
+from benchmark.problem import FORWARD, TRAINING
+from benchmark.ratios import Spread, best_peer, find_scenario, median_seconds, ratio_between, times_of
+from benchmark.settings import Settings
+from benchmark.targets import OUR_CPU, SOFTMAX
 
 import hf_effattn
 from hf_effattn.files import read_json, write_json
@@ -17,13 +28,14 @@ from hf_effattn.files import read_json, write_json
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 QUICKSTART = ROOT / "training_scripts/results/quickstart.json"
+BENCHMARK = ROOT / "training_scripts/results/benchmark.json"
 
 #: What of a run's results.json is kept in the repository; the log and the machine's details stay with the run.
 KEPT = ("parameters", "steps", "test", "tokens_per_second", "peak_memory_bytes", "data", "environment", "model_config")
 
 
 def main() -> None:
-    """Take over results if asked to, and write both tables into the README."""
+    """Take over results if asked to, and write the tables into the README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="output folder of the quickstart whose results to take over")
     runs = parser.parse_args().runs
@@ -41,12 +53,18 @@ def keep(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_tables(readme: str) -> str:
-    """The README with both tables as they are now.
+    """The README with its tables as they are now.
 
     Raises:
         ValueError: the README lacks the markers of a table.
     """
-    tables = {"families": families_table(), "quickstart": quickstart_table(read_json(QUICKSTART))}
+    benchmark = read_json(BENCHMARK)
+    tables = {
+        "families": families_table(),
+        "quickstart": quickstart_table(read_json(QUICKSTART)),
+        "operators": operators_table(benchmark),
+        "models": models_table(benchmark),
+    }
     for name, table in tables.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if readme.count(start) != 1 or readme.count(end) != 1:
@@ -90,6 +108,47 @@ def quickstart_table(results: dict[str, dict[str, Any]]) -> str:
         for model, result in results.items()
     ]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def operators_table(benchmark: dict[str, Any]) -> str:
+    """Time of linear attention on the compiled kernels, and how many times as long others take."""
+    headers = ["direction", "pass", "N", "ms", "plain torch", "fastest library, same function", "softmax (SDPA)"]
+    rows = []
+    for causal in (False, True):
+        for mode in (FORWARD, TRAINING):
+            for length in Settings().lengths:
+                scenario = find_scenario(benchmark, mode, causal=causal, length=length)
+                peer = best_peer(scenario)
+                others = [
+                    times_as_long(ratio_between(scenario, name, OUR_CPU) if name else None)
+                    for name in (BASELINE, peer, SOFTMAX)
+                ]
+                others[1] += f" ({peer})" if peer else ""
+                milliseconds = f"{median_seconds(times_of(scenario, OUR_CPU) or []) * 1e3:.2f}"
+                direction = "causal" if causal else "bidirectional"
+                rows.append([direction, mode, f"{length:,}", milliseconds, *others])
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def models_table(benchmark: dict[str, Any]) -> str:
+    """Time of a training step and of a forward pass of every model, the fastest step first."""
+    headers = ["model", "training step, ms", "forward, ms", "parameters"]
+    entries = [entry for entry in benchmark["models"]["entries"] if TRAINING_STEP in entry["seconds"]]
+    entries.sort(key=lambda entry: median_seconds(entry["seconds"][TRAINING_STEP]))
+    rows = [
+        [
+            entry["name"],
+            *(f"{median_seconds(entry['seconds'][label]) * 1e3:,.0f}" for label in (TRAINING_STEP, FORWARD)),
+            f"{entry['parameters']:,}",
+        ]
+        for entry in entries
+    ]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def times_as_long(value: Spread | None) -> str:
+    """A ratio in the tables."""
+    return "–" if value is None else f"{value.median:.1f} ×"
 
 
 def yes_or_no(value: bool) -> str:

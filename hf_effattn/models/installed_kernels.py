@@ -1,5 +1,6 @@
 """The compiled CPU kernels, where the hf_effattn package is installed; a checkpoint alone does without them."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ INTERFACE = 1
 @torch.compiler.assume_constant_result
 def cpu_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the compiled kernels cannot serve, or None. The first call that gets as far compiles them, in seconds."""
-    if device.type != "cpu":
-        return "it runs on the CPU"
+    return "it runs on the CPU" if device.type != "cpu" else _refusal_of_dtype(dtype)
+
+
+@cache
+def _refusal_of_dtype(dtype: torch.dtype) -> str | None:
     try:
         from hf_effattn import kernels
     except ImportError:

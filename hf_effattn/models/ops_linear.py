@@ -5,6 +5,7 @@ reordered: ``Q (K^T V)`` instead of ``(Q K^T) V``, and for the causal form chunk
 the quadratic form is used inside a chunk and the running state between chunks.
 """
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -282,6 +283,24 @@ def check_key_mask(key_mask: torch.Tensor, key: torch.Tensor) -> None:
         )
 
 
+@torch.compiler.assume_constant_result
+def triton_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernels cannot serve, or None. Triton is not imported before a tensor is on a device for it."""
+    if device.type == "cpu" and "TRITON_INTERPRET" not in os.environ:
+        return "it runs on CUDA and ROCm devices"
+    from .triton_linear import triton_refusal as refusal
+
+    return refusal(device, dtype)
+
+
+def triton_linear_attention(*tensors: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """`triton_linear.triton_linear_attention`, imported when it is first called."""
+    from .triton_linear import triton_linear_attention as function
+
+    return function(*tensors, **options)
+
+
+register_backend(OPERATOR, Backend("triton", triton_linear_attention, refusal=triton_refusal))
 register_backend(OPERATOR, Backend("cpu", cpu_linear_attention, refusal=cpu_refusal, fuses_maps=True))
 register_backend(OPERATOR, Backend("torch", torch_linear_attention, step=torch_linear_attention_step))
 register_backend(OPERATOR, Backend("reference", reference_linear_attention, automatic=False))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 #: The parts that can be run and saved on their own, in the order in which they run.
-GROUPS = ("operators", "models", "memory", "decode")
+GROUPS = ("operators", "breakdown", "models", "memory", "decode")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_effattn.files import read_json, write_json
 
+from .breakdown import run_breakdown
 from .decode import run_decode
 from .machine import describe_machine, load_average
 from .memory import run_memory
@@ -19,6 +20,7 @@ from .settings import Settings
 
 RUN: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "operators": run_operators,
+    "breakdown": run_breakdown,
     "models": run_models,
     "memory": run_memory,
     "decode": run_decode,

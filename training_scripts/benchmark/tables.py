@@ -41,17 +41,22 @@ def target_table(targets: list[Target]) -> str:
         else:
             figure = with_spread(target.spread) if target.spread is not None else f"{target.reached:.2f}"
         met = {True: "yes", False: "**no**", None: "–"}[target.met]
-        rows.append([target.text, f"{'≥' if target.at_least else '≤'} {target.bound:g}", figure, met])
-    return table(["target", "bound", "reached", "met"], rows)
+        at_floor = "–" if target.at_floor is None else f"{target.at_floor:.2f}"
+        rows.append([target.text, f"{'≥' if target.at_least else '≤'} {target.bound:g}", figure, at_floor, met])
+    return table(["target", "bound", "reached", "at the floor", "met"], rows)
 
 
 def scenario_title(scenario: dict[str, Any]) -> str:
     """What a scenario is about, without its length."""
     problem = scenario["problem"]
-    names = {GLU: f"trained map, {problem['features']} features", IDENTITY: "SimpleTRON"}
-    operator = names.get(problem["feature_map"], "elu + 1")
     direction = "causal" if problem["causal"] else "bidirectional"
-    return f"{operator}, {direction}, {scenario['mode']}, {problem['dtype']}"
+    return f"{operator_name(problem)}, {direction}, {scenario['mode']}, {problem['dtype']}"
+
+
+def operator_name(problem: dict[str, Any]) -> str:
+    """What tables call linear attention with the feature map of a problem."""
+    names = {GLU: f"trained map, {problem['features']} features", IDENTITY: "SimpleTRON"}
+    return names.get(problem["feature_map"], "elu + 1")
 
 
 def operator_table(scenario: dict[str, Any]) -> str:
@@ -109,10 +114,22 @@ def model_table(models: dict[str, Any], baseline: str) -> str:
     return table(headers, rows)
 
 
+def breakdown_table(breakdown: dict[str, Any]) -> str:
+    """What the forward time of the kernels consists of."""
+    headers = ["operator", "N", "ms", "in the kernels", "Python and dispatch", "arithmetic floor", "kernels / floor"]
+    rows = []
+    for entry in breakdown["entries"]:
+        problem, total, inside = entry["problem"], entry["total_seconds"], entry["kernel_seconds"]
+        floor = entry["floor_seconds"]
+        times = [f"{seconds * 1e3:.2f}" for seconds in (total, inside, total - inside, floor)]
+        rows.append([operator_name(problem), f"{problem['length']:,}", *times, f"{inside / floor:.2f}"])
+    return table(headers, rows)
+
+
 def share_table(models: dict[str, Any]) -> str:
     """How the time of a training step is divided among kinds of operations."""
     rows = [
-        [entry["name"], *[f"{share:.0%}" for share in entry["shares"].values()]]
+        [entry["name"], *[f"{entry['shares'][kind]:.0%}" for kind in (*KINDS, OTHER)]]
         for entry in models["entries"]
         if entry["shares"] is not None
     ]

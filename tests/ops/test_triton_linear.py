@@ -1,0 +1,170 @@
+"""The Triton kernels: against the oracle (interpreted where there is no GPU), and compiled for the GPUs we name."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from filelock import FileLock
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from hf_effattn.models import triton_linear
+from hf_effattn.models.triton_kernels import KERNELS
+from hf_effattn.models.triton_linear import MAX_DIM, triton_linear_attention, triton_refusal
+from tests.numerics import TOLERANCE
+from tests.ops.triton_cases import CASES, CHECKS, DEVICE
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory, request):
+    """What `tests.ops.triton_cases` prints, asked for once in all the processes of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if hasattr(request.config, "workerinput") else folder
+    answer = folder / "triton_cases.json"
+    with FileLock(f"{answer}.lock"):
+        if not answer.exists():
+            environment = os.environ | {"TRITON_CACHE_DIR": str(folder / "triton_cache")}
+            if DEVICE == "cpu":
+                environment["TRITON_INTERPRET"] = "1"
+            command = [sys.executable, "-m", "tests.ops.triton_cases"]
+            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            assert run.returncode == 0, run.stderr
+            answer.write_text(run.stdout)
+    return json.loads(answer.read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_oracle(errors, case):
+    allowed = TOLERANCE[case.dtype]
+    assert {name: error for name, error in errors[str(case)].items() if not error <= allowed} == {}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_keeps_the_contract_in(errors, name):
+    assert {what: error for what, error in errors[name].items() if not error <= TOLERANCE[torch.float32]} == {}
+
+
+#: Where a kernel has to fit: the shared memory of one program in KiB (the smallest chip of that architecture).
+LIMITS = {
+    GPUTarget("cuda", 80, 32): 99,
+    GPUTarget("cuda", 90, 32): 227,
+    GPUTarget("cuda", 100, 32): 227,
+    GPUTarget("hip", "gfx942", 64): 64,
+}
+A100, H100, B200, MI300 = LIMITS
+DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8"}
+
+
+def launches(monkeypatch, dtype, dim, causal, normalize):
+    """The kernels of a forward and a backward pass with the arguments that they are launched with, not run."""
+    recorded = []
+    monkeypatch.setattr(triton_linear, "_launch", lambda kernel, *_, **arguments: recorded.append((kernel, arguments)))
+    shape = (2, 128, 2, dim)
+    query, key, value = (
+        torch.ones(shape, dtype=dtype, requires_grad=True).transpose(1, 2) for _ in ("query", "key", "value")
+    )
+    mask, scale = torch.ones(2, 128, dtype=torch.bool), torch.ones(2, 1, 128, 1)
+    options = {"causal": causal, "normalize": normalize, "key_mask": mask, "scale": scale}
+    output, state = triton_linear_attention(query, key, value, **options)
+    (output.sum() + state.sum()).backward()
+    return recorded
+
+
+def source_of(kernel, arguments):
+    """A kernel with the types, constants and alignments that Triton derives from arguments at a launch."""
+    function = KERNELS[kernel]
+    signature, constants, alignments = {}, {}, {}
+    for index, parameter in enumerate(function.params):
+        given, specialized = arguments[parameter.name], not parameter.do_not_specialize
+        aligned = isinstance(given, torch.Tensor)
+        if parameter.is_constexpr or given is None or (specialized and isinstance(given, int) and given == 1):
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = given
+        elif isinstance(given, torch.Tensor):
+            signature[parameter.name] = f"*{DTYPE_NAMES[given.dtype]}"
+        elif isinstance(given, float):
+            signature[parameter.name] = "fp32"
+        else:
+            signature[parameter.name] = "i32"
+            aligned = specialized and given % 16 == 0
+        if aligned:
+            alignments[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(function, signature, constants, alignments)
+
+
+def bytes_spilled(target, compiled):
+    """Memory of its own that every thread needs because its registers do not suffice."""
+    if target.backend == "hip":
+        return int(re.search(r"\.private_segment_fixed_size:\s+(\d+)", compiled.asm["amdgcn"])[1])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        command = [tool, "--dump-resource-usage", binary.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"STACK:(\d+)", usage)[1])
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "dim", "causal", "normalize"),
+    [
+        *((target, torch.float16, 64, True, True) for target in LIMITS),
+        *((target, torch.bfloat16, 128, True, True) for target in LIMITS),
+        *((target, torch.float32, 64, True, True) for target in (A100, MI300)),
+        *((target, torch.float32, 128, True, True) for target in (H100, B200)),
+        *((target, torch.bfloat16, 64, False, normalize) for target in (H100, MI300) for normalize in (False, True)),
+    ],
+    ids=str,
+)
+def test_compiles_and_fits(monkeypatch, tmp_path, target, dtype, dim, causal, normalize):
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    if target.backend == "hip":
+        monkeypatch.setattr(torch.version, "hip", "7.0")
+    seen = set()
+    for kernel, arguments in launches(monkeypatch, dtype, dim, causal, normalize):
+        source = source_of(kernel, arguments)
+        if source.hash() in seen:
+            continue
+        seen.add(source.hash())
+        compiled = triton.compile(source, target=target, options=triton_linear.TUNING)
+        assert compiled.metadata.shared <= LIMITS[target] * 1024, kernel
+        assert bytes_spilled(target, compiled) == 0, kernel
+    # The sum and the read of each direction, the weights of the queries, and a gradient of each input.
+    assert len(seen) == 2 * (2 if causal else 1) + 1 + normalize + 3
+
+
+def test_refuses_what_it_cannot_serve(monkeypatch):
+    cuda = torch.device("cuda")
+    assert triton_refusal(cuda, torch.bfloat16) is None
+    assert "CUDA and ROCm" in triton_refusal(torch.device("cpu"), torch.float32)
+    assert "not torch.float64" in triton_refusal(cuda, torch.float64)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert "pip install triton" in triton_refusal(cuda, torch.float32)
+
+
+def test_wide_heads_and_float64_name_the_remedy():
+    narrow, wide = torch.ones(1, 1, 4, 8), torch.ones(1, 1, 4, MAX_DIM + 1)
+    for arguments in ((wide, wide, narrow), (narrow, narrow, wide), (narrow.double(),) * 3):
+        with pytest.raises(ValueError, match='use attention_backend="torch"'):
+            triton_linear_attention(*arguments)
+
+
+def test_without_triton_all_but_the_kernels_is_imported():
+    program = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from hf_effattn.models import triton_linear\n"
+        "try:\n    from hf_effattn.models import triton_kernels\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert "pip install triton" in run.stdout, run.stderr
