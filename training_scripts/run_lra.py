@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict
+import transformers
+from datasets import Dataset, DatasetDict
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     HfArgumentParser,
+    PreTrainedConfig,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -31,7 +31,7 @@ import hf_effattn
 from hf_effattn.files import write_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.checksums import content_checksum
-from hf_effattn.lra.collate import PairCollator
+from hf_effattn.lra.recall import IGNORED
 from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import last_complete_checkpoint
@@ -69,9 +69,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     set_seed(training.seed)
     model = build_model(lra, task)
     splits = task.load(lra.source)
-    trainer, throughput = build_trainer(lra, task, training, model, splits)
+    trainer, throughput, test = build_trainer(lra, task, training, model, splits)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    scores = trainer.evaluate(trainer.test_dataset, metric_key_prefix="test")
+    scores = trainer.evaluate(test, metric_key_prefix="test")
     results = collect_results(lra, trainer, throughput, splits, scores)
     if trainer.is_world_process_zero():
         hf_effattn.export_checkpoint(trainer.model, trainer.processing_class, Path(training.output_dir) / "model")
@@ -103,57 +103,65 @@ def build_model(lra: LraArguments, task: LraTask) -> PreTrainedModel:
     """A classifier for the task, new from a config file or from a checkpoint."""
     labels = dict(enumerate(task.labels))
     label_fields = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    auto_class = getattr(transformers, task.auto_class)
     if lra.model_name_or_path is not None:
-        model = AutoModelForSequenceClassification.from_pretrained(lra.model_name_or_path, **label_fields)
+        model = auto_class.from_pretrained(lra.model_name_or_path, **label_fields)
     else:
         config = AutoConfig.from_pretrained(str(lra.model_config), **label_fields)
-        model = AutoModelForSequenceClassification.from_config(config)
-    pair_features = getattr(model.config, "pair_features", None)
+        check_input(task, config)
+        model = auto_class.from_config(config)
+    check_input(task, model.config)
+    # Models of other libraries have no such limit but their positions.
+    limit = getattr(model.config, "max_input_length", model.config.max_position_embeddings)
+    if task.tokenizer is not None and limit is not None and lra.max_length > limit:
+        raise ValueError(f"max_length ({lra.max_length}) exceeds the model's max_position_embeddings ({limit})")
+    return model
+
+
+def check_input(task: LraTask, config: PreTrainedConfig) -> None:
+    """Raise ValueError if a model with this config reads something else than the task has."""
+    pair_features, channels = (getattr(config, name, None) for name in ("pair_features", "num_channels"))
     if task.pairs != (pair_features is not None):
         kind, remedy = ("pairs", "'concat'") if task.pairs else ("single sequences", "null")
         raise ValueError(
             f"task {task.name!r} has {kind}, but the model has pair_features={pair_features!r}: set it to {remedy}"
         )
-    # Models of other libraries have no such limit but their positions.
-    limit = getattr(model.config, "max_input_length", model.config.max_position_embeddings)
-    if limit is not None and lra.max_length > limit:
-        raise ValueError(f"max_length ({lra.max_length}) exceeds the model's max_position_embeddings ({limit})")
-    return model
-
-
-class LraTrainer(Trainer):
-    """`Trainer` that knows its test split; everything else is the library's."""
-
-    test_dataset: Any = None
+    if (task.pixels is not None) != (channels is not None):
+        kind, remedy = ("grey pictures", "1") if task.pixels is not None else ("tokens", "null")
+        raise ValueError(
+            f"task {task.name!r} has {kind}, but the model has num_channels={channels!r}: set it to {remedy}"
+        )
 
 
 def build_trainer(
     lra: LraArguments, task: LraTask, training: TrainingArguments, model: PreTrainedModel, splits: DatasetDict
-) -> tuple[LraTrainer, ThroughputCallback]:
-    """The trainer with its tokenized splits, metric and throughput."""
-    tokenizer = task.tokenizer(lra.max_length)
+) -> tuple[Trainer, ThroughputCallback, Dataset]:
+    """The trainer with its metric and its training and validation splits, its throughput, and the test split."""
+    tokenizer = None if task.tokenizer is None else task.tokenizer(lra.max_length)
     encoded = tokenize(splits, tokenizer, lra.max_length)
     accuracy = load_metric("accuracy")
     throughput = ThroughputCallback()
     training.include_num_input_tokens_seen = "non_padding"
+    # A column of pictures has not the name of the argument that the collator makes of it.
+    training.remove_unused_columns = task.pixels is None
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
-        return accuracy.compute(
-            predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids
-        )
+        # Of a sequence with a label per token, only some tokens are asked for.
+        asked = prediction.label_ids != IGNORED
+        predicted = np.argmax(prediction.predictions, axis=-1)
+        return accuracy.compute(predictions=predicted[asked], references=prediction.label_ids[asked])
 
-    trainer = LraTrainer(
+    trainer = Trainer(
         model=model,
         args=training,
-        data_collator=(PairCollator if task.pairs else DataCollatorWithPadding)(tokenizer),
+        data_collator=task.collator(tokenizer),
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
         callbacks=[throughput],
     )
-    trainer.test_dataset = encoded["test"]
-    return trainer, throughput
+    return trainer, throughput, encoded["test"]
 
 
 def collect_results(

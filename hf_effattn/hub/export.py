@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..files import fsync_tree
 
 
-def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
-    """Save weights, config, code and tokenizer to `folder`, replacing what is there only once all is written.
+def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> Path:
+    """Save weights, config, code and tokenizer, if any, to `folder`, replacing what is there once all is written.
 
     The files are written to a sibling folder, flushed to disk and moved into place; a full disk or a kill on the
     way leaves the earlier checkpoint as it was.
@@ -27,7 +27,8 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
         fsync_tree(staging)
         _move_into_place(staging, folder)
     finally:

@@ -1,10 +1,16 @@
-"""Batches of pairs of sequences."""
+"""Batches of pairs of sequences, and of pictures."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DataCollatorWithPadding
 
+
+#: Makes a batch of rows.
+Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 #: What the fields of a pair's second sequence begin with.
 PAIR = "pair_"
@@ -21,3 +27,17 @@ class PairCollator(DataCollatorWithPadding):
         first = [{name: row[name] for name in row if not name.startswith(PAIR)} for row in features]
         second = [{name[len(PAIR) :]: row[name] for name in row if name.startswith(PAIR)} for row in features]
         return dict(super().__call__(first)) | {PAIR + name: part for name, part in super().__call__(second).items()}
+
+
+@dataclass(frozen=True)
+class PixelCollator:
+    """Grey pictures of one size as ``pixel_values [batch, 1, height, width]``, ``(x / 255 - mean) / deviation``."""
+
+    mean: float
+    deviation: float
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch of rows with a picture and a label."""
+        pictures = torch.from_numpy(np.asarray([row["image"] for row in features], dtype=np.uint8))
+        pixels = (pictures.float() / 255 - self.mean) / self.deviation
+        return {"pixel_values": pixels[:, None], "labels": torch.tensor([int(row["label"]) for row in features])}

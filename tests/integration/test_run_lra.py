@@ -4,16 +4,24 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, HfArgumentParser, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    HfArgumentParser,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.optimization import get_inverse_sqrt_schedule
 
 import hf_effattn
 from hf_effattn.files import read_json
 from hf_effattn.lra import LraTask
+from hf_effattn.lra.image import pictures
 from hf_effattn.training.checkpoints import damage, last_complete_checkpoint
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
@@ -44,9 +52,9 @@ def toy_run(run_lra, monkeypatch, tmp_path):
     task = LraTask(
         name="toy", labels=("a", "b"), sources=("made",), load=toy_splits, tokenizer=hf_effattn.byte_tokenizer
     )
-    monkeypatch.setattr(run_lra, "get_task", lambda name: task)
 
-    def run(folder, family=FAMILIES[0], steps=8, fields=None, **options):
+    def run(folder, family=FAMILIES[0], steps=8, fields=None, task=task, **options):
+        monkeypatch.setattr(run_lra, "get_task", lambda name: task)
         config = tiny_config(family, vocab_size=260, hidden_dropout_prob=0.1, **fields or {})
         config.save_pretrained(tmp_path / "config")
         arguments = {
@@ -118,6 +126,58 @@ class Killed(BaseException):
     """Ends a run as a signal would: no handler of the trainer catches it."""
 
 
+def toy_pictures(source):
+    """Dark pictures against light ones."""
+    shades = np.array([[[40 + 150 * (i % 2)] * 3] * 4 for i in range(64)], dtype=np.uint8)
+    split = pictures(shades, np.arange(64) % 2, ("dark", "light"))
+    return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
+
+
+PICTURES = LraTask(
+    "toy", ("dark", "light"), ("made",), toy_pictures, None, False, (0.5, 0.25), "AutoModelForImageClassification"
+)
+
+
+def toy_tokens(source):
+    """A label for the last token alone: which of two it is."""
+    rows = {"input_ids": [[1, 7, 4 + i % 2] for i in range(64)], "labels": [[-100, -100, i % 2] for i in range(64)]}
+    split = Dataset.from_dict(rows)
+    return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
+
+
+TOKENS = LraTask(
+    "toy", ("a", "b"), ("made",), toy_tokens, tokenizer=None, auto_class="AutoModelForTokenClassification"
+)
+
+
+@over_families
+def test_pictures(toy_run, tmp_path, family):
+    results = toy_run("run", family, steps=30, fields={"num_channels": 1}, task=PICTURES)
+    assert results["test"]["test_accuracy"] == 1.0, "the toy task is learnt"
+    assert results["tokens_per_second"] > 0
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    batch = PICTURES.collator(None)(list(toy_pictures("made")["test"].with_format("numpy")))
+    assert torch.equal(model(batch["pixel_values"]).logits.argmax(-1), batch["labels"])
+
+
+@over_families
+def test_a_label_per_token(toy_run, family):
+    results = toy_run("run", family, steps=30, task=TOKENS)
+    assert results["test"]["test_accuracy"] == 1.0, "the toy task is learnt"
+
+
+@pytest.mark.parametrize(
+    ("task", "channels", "message"),
+    [
+        (PICTURES, None, "has grey pictures, but the model has num_channels=None: set it to 1"),
+        (TOKENS, 1, "has tokens, but the model has num_channels=1: set it to null"),
+    ],
+)
+def test_a_model_that_reads_something_else_is_refused(toy_run, task, channels, message):
+    with pytest.raises(ValueError, match=message):
+        toy_run("run", fields={"num_channels": channels}, task=task)
+
+
 class KillAfter(TrainerCallback):
     def __init__(self, step):
         self.step = step
@@ -132,9 +192,9 @@ def killed_run(toy_run, run_lra, monkeypatch, folder, step):
         build = run_lra.build_trainer
 
         def build_and_arm(*arguments):
-            trainer, throughput = build(*arguments)
+            trainer, *others = build(*arguments)
             trainer.add_callback(KillAfter(step))
-            return trainer, throughput
+            return trainer, *others
 
         patch.setattr(run_lra, "build_trainer", build_and_arm)
         toy_run(folder)

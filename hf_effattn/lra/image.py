@@ -1,0 +1,178 @@
+"""The image tasks: pictures read pixel by pixel, in raster order.
+
+`image` is Long Range Arena's (Tay et al. 2020, arXiv 2011.04006): CIFAR-10 in grey, 32 x 32 pixels, ten classes, the
+first 45,000 training pictures to train on, the last 5,000 to validate, and the official test set of 10,000. Grey is
+``0.2989 R + 0.587 G + 0.114 B``, cut to a whole number, as in the original loader. Sources: ``"hub"``
+(``uoft-cs/cifar10``), or the folder of the original binary files (``data_batch_1.bin`` … ``test_batch.bin``).
+
+`fashion_mnist` (Xiao et al. 2017, arXiv 1708.07747) is no task of the arena, but a real one of 784 pixels that needs
+no network: 54,000 / 6,000 / 10,000 pictures, ten classes. Sources: ``"system"``, the idx files that the Debian package
+dataset-fashion-mnist installs, or a folder with them, compressed or not.
+"""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, load_dataset
+
+
+CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_SOURCES = ("hub",)
+FASHION_LABELS = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+FASHION_SOURCES = ("system",)
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+#: SHA-256 of the idx files of Fashion-MNIST, not compressed.
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+#: Weights of red, green and blue in the grey of a pixel.
+LUMA = (0.2989, 0.587, 0.114)
+CIFAR_SIDE, CIFAR_BATCH = 32, 10_000
+VALIDATION_SHARE = 0.1
+
+
+def load_image(source: str = "hub") -> DatasetDict:
+    """Grey CIFAR-10: the splits ``train``, ``validation`` and ``test``, with the columns ``image`` and ``label``.
+
+    Raises:
+        ValueError: a source that is neither ``"hub"`` nor a folder, or a file that is not what it should be.
+    """
+    if source == "hub":
+        return grey_hub(load_dataset("uoft-cs/cifar10"))
+    if not Path(source).is_dir():
+        raise ValueError(f"unknown source {source!r}; choose 'hub', or the folder with CIFAR-10's *_batch*.bin files")
+    parts = [read_cifar_batch(Path(source) / f"data_batch_{number}.bin") for number in range(1, 6)]
+    images, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return split_pictures((images, labels), read_cifar_batch(Path(source) / "test_batch.bin"), CIFAR_LABELS)
+
+
+def grey_hub(cifar: DatasetDict) -> DatasetDict:
+    """The splits of the data set as the Hub has it.
+
+    Raises:
+        ValueError: it does not have the 50,000 + 10,000 pictures of CIFAR-10.
+    """
+    sizes = {name: len(cifar[name]) for name in ("train", "test")}
+    if sizes != {"train": 50_000, "test": 10_000}:
+        raise ValueError(f"CIFAR-10 should hold 50,000 training and 10,000 test pictures, got {sizes}")
+    columns = {}
+    for name in sizes:
+        colours = np.stack([np.asarray(picture) for picture in cifar[name]["img"]])
+        columns[name] = grey(colours), np.asarray(cifar[name]["label"])
+    return split_pictures(columns["train"], columns["test"], CIFAR_LABELS)
+
+
+def read_cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Grey pictures ``[10000, 32, 32]`` and labels of one of the original files.
+
+    A row is one byte of label, then 1,024 bytes each of red, green and blue.
+
+    Raises:
+        ValueError: the file is missing or has another size, or a label is none of the ten.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}")
+    row = 1 + 3 * CIFAR_SIDE**2
+    raw = np.fromfile(path, dtype=np.uint8)
+    if raw.size != CIFAR_BATCH * row:
+        raise ValueError(f"{path} has {raw.size:,} bytes, a batch of CIFAR-10 has {CIFAR_BATCH * row:,}")
+    rows = raw.reshape(CIFAR_BATCH, row)
+    labels = rows[:, 0].astype(np.int64)
+    check_labels(labels, len(CIFAR_LABELS), path)
+    return grey(rows[:, 1:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE).transpose(0, 2, 3, 1)), labels
+
+
+def grey(colours: np.ndarray) -> np.ndarray:
+    """Pictures ``[n, height, width, 3]`` in grey, ``[n, height, width]`` of whole numbers from 0 to 255."""
+    return (colours.astype(np.float32) @ np.array(LUMA, dtype=np.float32)).astype(np.uint8)
+
+
+def load_fashion_mnist(source: str = "system") -> DatasetDict:
+    """The splits ``train``, ``validation`` and ``test`` of Fashion-MNIST, with the columns ``image`` and ``label``.
+
+    Raises:
+        ValueError: an unknown source, a file that is missing, or one that is not that of Fashion-MNIST.
+    """
+    folder = FASHION_FOLDER if source == "system" else Path(source)
+    if not folder.is_dir():
+        remedy = "apt install dataset-fashion-mnist, or give" if source == "system" else "choose 'system', or"
+        raise ValueError(f"there is no folder {folder}; {remedy} the folder with the idx files of Fashion-MNIST")
+    return split_pictures(read_fashion(folder, "train"), read_fashion(folder, "t10k"), FASHION_LABELS)
+
+
+def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures ``[n, 28, 28]`` and labels of the part ``"train"`` or ``"t10k"``.
+
+    Raises:
+        ValueError: a file is missing or not that of Fashion-MNIST, or a label is none of the ten.
+    """
+    images, labels = (read_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    check_labels(labels, len(FASHION_LABELS), folder / f"{part}-labels-idx1-ubyte")
+    return images, labels.astype(np.int64)
+
+
+def read_idx(folder: Path, name: str) -> np.ndarray:
+    """The array of unsigned bytes in an idx file, which may end in ``.gz``.
+
+    The file begins with two zero bytes, 8 for unsigned bytes, the number of dimensions, and the dimensions as 32-bit
+    numbers, the most significant byte first.
+
+    Raises:
+        ValueError: the file is missing, damaged, or not the one whose checksum is known.
+    """
+    path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder} has neither {name} nor {name}.gz")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    expected, found = FASHION_SHA256.get(name), hashlib.sha256(raw).hexdigest()
+    if expected is not None and found != expected:
+        raise ValueError(f"{path} has SHA-256 {found}, that of Fashion-MNIST is {expected}")
+    dimensions = np.frombuffer(raw, dtype=">i4", count=raw[3], offset=4).astype(int)
+    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3]).reshape(dimensions)
+
+
+def check_labels(labels: np.ndarray, classes: int, path: Path) -> None:
+    """Raise ValueError, naming the first one, if a label is none of the classes."""
+    wrong = np.flatnonzero(labels >= classes)
+    if len(wrong):
+        raise ValueError(f"{path}: picture {wrong[0]} has label {labels[wrong[0]]}, there are {classes} classes")
+
+
+def split_pictures(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], labels: tuple[str, ...]
+) -> DatasetDict:
+    """The splits, with the last `VALIDATION_SHARE` of the training pictures to validate on."""
+    held_out = len(train[0]) - round(VALIDATION_SHARE * len(train[0]))
+    parts = {
+        "train": tuple(column[:held_out] for column in train),
+        "validation": tuple(column[held_out:] for column in train),
+        "test": test,
+    }
+    return DatasetDict({name: pictures(images, targets, labels) for name, (images, targets) in parts.items()})
+
+
+def pictures(images: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]) -> Dataset:
+    """A split of grey pictures ``[n, height, width]`` of unsigned bytes."""
+    features = Features({"image": Array2D(images.shape[1:], "uint8"), "label": ClassLabel(names=list(labels))})
+    return Dataset.from_dict({"image": images, "label": targets}, features=features)

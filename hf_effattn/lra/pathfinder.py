@@ -1,0 +1,302 @@
+"""The `pathfinder` task: are two circles joined by a dashed path? Pictures are read pixel by pixel, in raster order.
+
+It is a task of Long Range Arena (Tay et al. 2020, arXiv 2011.04006) after Linsley et al. (2018, arXiv 1805.08315):
+every picture has two long snakes of dashes and several short ones. One circle stands where a long snake begins; the
+other one where the same snake ends, or where the other one does. So both classes have the same drawings, and only the
+course of the snakes tells them apart. Pictures of 32 x 32 pixels are the arena's Pathfinder, those of 128 x 128 its
+Path-X. The parameters are those that the arena published; how the snakes are laid out is in `pathfinder_drawing`.
+
+The published generator does not compare a new paddle with the last one of the other long snake, so the two can touch
+or cross. Here no two snakes ever do. In easy pictures, whose snakes are short, the distance of the circles alone gives
+some 60 % of the labels; in hard ones it gives none.
+
+Sources: ``"generated"`` (160,000 training, 20,000 validation and 20,000 test pictures, always the same, half of each
+connected), or the folder of the official files: ``pathfinder32/curv_contour_length_14`` and so on, each with lists in
+``metadata`` and the pictures that they name. Of these the first 80 % in the order of the lists are to train on, the
+next 10 % to validate, the rest to test; the arena's split has the same shares of another order. Files without a byte,
+of which the official ones have at least one, are left out as in the arena.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from PIL import Image
+from transformers.utils import logging
+
+from .checksums import content_checksum
+from .image import pictures
+from .pathfinder_drawing import Parameters, draw, is_connected, lay_out, mark
+
+
+logger = logging.get_logger(__name__)
+
+LABELS = ("unconnected", "connected")
+SOURCES = ("generated",)
+SIZES = (32, 128)
+#: Paddles of a long snake, and the official folder.
+DIFFICULTIES = {
+    "easy": (6, "curv_baseline"),
+    "intermediate": (9, "curv_contour_length_9"),
+    "hard": (14, "curv_contour_length_14"),
+}
+SPLIT_SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
+
+#: SHA-256 of the splits that are generated (`content_checksum`), for the sizes and difficulties that are recorded.
+CHECKSUMS = {
+    (32, "hard"): {
+        "train": "93bad3f8251cb56c87dca6d6d935fa2619593e50a5454b91ba59c61093c05b40",
+        "validation": "d7e3973261a37497bb850556ebd4017bbf026ef8d67d064efb86ee2b42589e33",
+        "test": "0ead5eb97420b71713a013a6481892ead878dc56297e2791a47ab5fecdc48d93",
+    }
+}
+#: Pictures that one seed gives. It is even, so that every shard has as many connected ones as others.
+SHARD = 1_000
+
+#: Shares of the official pictures, in the order of the lists.
+OFFICIAL_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+#: Part of the official rows that may be damaged.
+MAX_BROKEN = 0.01
+#: Where the columns of an official list are: folder, file name and label.
+FOLDER, NAME, LABEL = 0, 1, 3
+
+
+def published(size: int = 32, difficulty: str = "hard") -> Parameters:
+    """The parameters of Long Range Arena.
+
+    It gives those of hard pictures; for the others, the short snakes follow from the long ones by the same rule.
+
+    Raises:
+        ValueError: a size or difficulty that there is not.
+    """
+    if size not in SIZES or difficulty not in DIFFICULTIES:
+        raise ValueError(
+            f"there are no pictures of size {size!r} and difficulty {difficulty!r}; "
+            f"choose from {SIZES} and {tuple(DIFFICULTIES)}"
+        )
+    contour_length, _ = DIFFICULTIES[difficulty]
+    distractor_length = contour_length // 3
+    if size == 32:
+        return Parameters(
+            size=32,
+            contour_length=contour_length,
+            distractor_length=distractor_length,
+            distractors=20 // distractor_length,
+            margins=(1,),
+            paddle_length=2,
+            paddle_thickness=0.5,
+            padding=1,
+            seed_distance=7,
+            marker_radius=1.5,
+            continuity=1.0,
+            snake_contrast=2.0,
+            paddle_contrast=0.75,
+        )
+    return Parameters(
+        size=128,
+        contour_length=contour_length,
+        distractor_length=distractor_length,
+        distractors=35 // distractor_length,
+        margins=(2, 3),
+        paddle_length=5,
+        paddle_thickness=1.5,
+        padding=1,
+        seed_distance=20,
+        marker_radius=3.0,
+        continuity=1.8,
+        snake_contrast=0.9,
+        paddle_contrast=1.0,
+    )
+
+
+def load_pathfinder(source: str = "generated", size: int = 32, difficulty: str = "hard") -> DatasetDict:
+    """The splits ``train``, ``validation`` and ``test``, with the columns ``image`` and ``label``.
+
+    Raises:
+        ValueError: a source that is neither ``"generated"`` nor a folder with the official files, an unknown size or
+            difficulty, or files that do not hold what they should.
+    """
+    parameters = published(size, difficulty)
+    if source == "generated":
+        return verified(generate_pathfinder(SPLIT_SIZES, parameters), size, difficulty)
+    if not Path(source).is_dir():
+        raise ValueError(
+            f"unknown source {source!r}; choose 'generated', or a folder with the official pathfinder{size}"
+        )
+    _, name = DIFFICULTIES[difficulty]
+    folders = [Path(source) / f"pathfinder{size}" / name, Path(source) / name]
+    for folder in folders:
+        if (folder / "metadata").is_dir():
+            return split_official(read_official(folder, size))
+    raise ValueError(f"{source} has no {folders[0].relative_to(source)} and no {name}, with a folder metadata")
+
+
+def verified(splits: DatasetDict, size: int, difficulty: str) -> DatasetDict:
+    """The generated splits themselves.
+
+    Raises:
+        ValueError: they are not those that `CHECKSUMS` identify.
+    """
+    for name, expected in CHECKSUMS.get((size, difficulty), {}).items():
+        if (found := content_checksum(splits[name])) != expected:
+            raise ValueError(
+                f"the generated {name} split has SHA-256 {found}, expected {expected}: numpy's random numbers or this "
+                "generator have changed, so scores would not compare. Install the numpy of constraints.txt."
+            )
+    return splits
+
+
+def generate_pathfinder(
+    sizes: dict[str, int], parameters: Parameters, seed: int = 0, num_proc: int | None = None
+) -> DatasetDict:
+    """Splits of the given sizes, half of each connected; the same arguments always give the same splits.
+
+    Args:
+        sizes: pictures per split.
+        parameters: what they look like.
+        seed: another seed gives another benchmark.
+        num_proc: processes; by default one per core. It does not change the result.
+    """
+    shards = [
+        (split, start // SHARD, min(SHARD, count - start))
+        for split, count in enumerate(sizes.values())
+        for start in range(0, count, SHARD)
+    ]
+    features = Features(
+        {"image": Array2D((parameters.size, parameters.size), "uint8"), "label": ClassLabel(names=list(LABELS))}
+    )
+    arguments = {"shards": shards, "seed": seed, "parameters": asdict(parameters)}
+    processes = min(num_proc or os.cpu_count() or 1, len(shards))
+    rows = Dataset.from_generator(_shards, features=features, gen_kwargs=arguments, num_proc=processes)
+    splits, start = {}, 0
+    for name, count in sizes.items():
+        splits[name] = rows.select(range(start, start + count))
+        start += count
+    return DatasetDict(splits)
+
+
+def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict) -> Iterator[dict]:
+    drawn = Parameters(**parameters)
+    for split, shard, count in shards:
+        rng = np.random.default_rng([seed, split, shard])
+        for label in rng.permutation(np.arange(count) % 2):
+            layout = lay_out(rng, drawn)
+            markers = mark(rng, layout, connected=bool(label))
+            if is_connected(layout, markers) != label:
+                raise RuntimeError(f"circles at {markers} do not have the label {LABELS[label]}")
+            yield {"image": draw(layout, markers), "label": int(label)}
+
+
+@dataclass
+class OfficialPictures:
+    """What a folder of official files holds.
+
+    Attributes:
+        images: unsigned bytes ``[pictures, size, size]``.
+        labels: their labels.
+        empty: how many files have no bytes.
+        broken: for each row that could not be read, its list and line, and why.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    empty: int = 0
+    broken: list[str] = field(default_factory=list)
+
+
+def read_official(folder: Path, size: int) -> OfficialPictures:
+    """The pictures that the lists in ``metadata`` name, in the order of the lists.
+
+    Raises:
+        ValueError: there are no lists, a label is neither 0 nor 1, or more than `MAX_BROKEN` of the rows are damaged.
+    """
+    paths = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.stem), path.stem))
+    rows = [(f"{path}:{line}", row) for path in paths for line, row in enumerate(read_list(path), start=1)]
+    if not rows:
+        raise ValueError(f"{folder / 'metadata'} has no rows in *.npy")
+    found = OfficialPictures(np.empty((len(rows), size, size), dtype=np.uint8), np.empty(len(rows), dtype=np.int64))
+    count = 0
+    for place, row in rows:
+        try:
+            path, label = folder / row[FOLDER] / row[NAME], int(row[LABEL])
+        except (IndexError, ValueError):
+            found.broken.append(f"{place}: no folder, file and label in {' '.join(row)!r}")
+            continue
+        if label not in (0, 1):
+            raise ValueError(f"{place}: the label is {label}, neither 0 nor 1")
+        try:
+            if path.stat().st_size == 0:
+                found.empty += 1
+                continue
+            found.images[count] = read_picture(path, size)
+        except (OSError, ValueError) as error:
+            found.broken.append(f"{place}: {error}")
+            continue
+        found.labels[count] = label
+        count += 1
+    found.images, found.labels = found.images[:count], found.labels[:count]
+    _report(found, folder, len(rows))
+    return found
+
+
+def read_list(path: Path) -> list[list[str]]:
+    """The rows of a list: as arrays of numpy, as the generator saves them, or as lines of text, as the arena has them.
+
+    Raises:
+        ValueError: the file is neither.
+    """
+    raw = path.read_bytes()
+    try:
+        if raw.startswith(b"\x93NUMPY"):
+            return [[str(value) for value in row] for row in np.load(path)]
+        return [line.split(" ") for line in raw.decode().splitlines()]
+    except (ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"{path} is no list of pictures: {error}") from error
+
+
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """A picture in grey, unsigned bytes ``[size, size]``.
+
+    Raises:
+        ValueError: the file is no picture, or one of another size.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is no picture: {error}") from error
+    if pixels.shape != (size, size):
+        raise ValueError(f"{path} has {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {size} x {size}")
+    return pixels
+
+
+def _report(found: OfficialPictures, folder: Path, rows: int) -> None:
+    if found.empty:
+        logger.warning(f"{folder}: left out {found.empty:,} of {rows:,} pictures, whose files are empty")
+    if not found.broken:
+        return
+    message = f"{folder}: {len(found.broken):,} of {rows:,} rows cannot be read, the first at {found.broken[0]}"
+    if len(found.broken) > MAX_BROKEN * rows:
+        raise ValueError(message)
+    logger.warning(f"{message}; they are left out")
+
+
+def split_official(found: OfficialPictures) -> DatasetDict:
+    """The splits by `OFFICIAL_SHARES`, in the order of the pictures.
+
+    Raises:
+        ValueError: there are too few pictures.
+    """
+    ends = np.round(np.cumsum(list(OFFICIAL_SHARES.values())) * len(found.labels)).astype(int)
+    starts = np.concatenate([[0], ends[:-1]])
+    if not (starts < ends).all():
+        raise ValueError(f"{len(found.labels)} pictures are too few for three splits")
+    return DatasetDict(
+        {
+            name: pictures(found.images[start:end], found.labels[start:end], LABELS)
+            for name, start, end in zip(OFFICIAL_SHARES, starts, ends, strict=True)
+        }
+    )

@@ -1,0 +1,461 @@
+"""Pictures of the `pathfinder` task: how snakes of paddles are laid out, and how they are drawn.
+
+A paddle is a short line, a snake a chain of paddles with gaps of twice the margin. Two long snakes, the targets, begin
+in the middle of the picture, `seed_distance` apart, and grow in turns, paddle by paddle, until both have their length;
+if one has no room left, both begin anew. Short snakes, the distractors, follow wherever there is room. The next paddle
+of a snake sets out from a pivot, one margin beyond the last paddle. Its far end is one of the pixels one margin and
+one paddle away from there; a pixel that turns the snake by the angle δ has the weight ``cos²(continuity · δ)``, and
+none where ``continuity · δ`` is a right angle or more.
+
+Round a paddle all pixels within one margin are its own, and no two paddles may share a pixel, save neighbours in a
+snake. So other paddles are about as far as the gaps within a snake are wide, or farther.
+
+Everything stands on whole pixels: a set of pixels is one Python integer, a bit per pixel, and the few paddles that can
+go on from a pivot are drawn once. That makes a picture of 32 x 32 pixels a matter of three milliseconds.
+"""
+
+import math
+from bisect import bisect
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import accumulate
+
+import numpy as np
+
+
+#: Sub-pixels along the side of a pixel, from which the ink in it is counted.
+FINE = 8
+#: Guards comparisons that would be ties, were the numbers exact.
+TOLERANCE = 1e-9
+#: How often two long snakes are begun before giving up; that many never occur where they can be placed at all.
+ATTEMPTS = 100_000
+
+#: Row and column.
+Pixel = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What pictures look like; lengths are in pixels, except those of snakes, which are in paddles.
+
+    Attributes:
+        size: height and width of a picture.
+        contour_length: paddles of each of the two long snakes.
+        distractor_length: paddles of each short snake.
+        distractors: short snakes, at most: one that finds no room is left out.
+        margins: the margin of a picture is one of these.
+        paddle_length: length of a paddle.
+        paddle_thickness: width of a paddle.
+        padding: pixels along the borders that belong to no paddle.
+        seed_distance: distance of the beginnings of the long snakes; they begin at least twice that from the borders.
+        marker_radius: radius of the two circles.
+        continuity: the larger, the less a snake turns.
+        snake_contrast: brightness of a short snake; a circle has 1.
+        paddle_contrast: brightness of a long snake, as a part of that of a short one.
+        paddle_trials: how often the next paddle of a snake is drawn by lot, until one has room.
+        distractor_trials: how often a short snake is begun.
+    """
+
+    size: int
+    contour_length: int
+    distractor_length: int
+    distractors: int
+    margins: tuple[int, ...]
+    paddle_length: int
+    paddle_thickness: float
+    padding: int
+    seed_distance: int
+    marker_radius: float
+    continuity: float
+    snake_contrast: float
+    paddle_contrast: float
+    paddle_trials: int = 3
+    distractor_trials: int = 5
+
+    def __post_init__(self) -> None:
+        if self.size <= 4 * self.seed_distance:
+            raise ValueError(f"nothing is {2 * self.seed_distance} pixels from the borders of {self.size} pixels")
+        if min(self.contour_length, self.distractor_length) < 2:
+            raise ValueError("snakes have at least two paddles")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A paddle around its anchor, the pixel of one of its ends.
+
+    Attributes:
+        reach: from the anchor to the other end.
+        ink: how much of each pixel is covered, ``[2 radius + 1, 2 radius + 1]`` with the anchor in the middle.
+        own: the pixels that are the paddle's own, as bits of a window of the board.
+    """
+
+    reach: tuple[float, float]
+    ink: np.ndarray
+    own: int
+
+
+@dataclass
+class Step:
+    """A way to go on from a pivot.
+
+    Attributes:
+        stamp: the paddle that is added, anchored at its far end.
+        offset: from the pivot to the far end.
+        advance: from the pivot to the next one.
+        successors: the steps that may follow, with their weights.
+    """
+
+    stamp: Stamp
+    offset: int
+    advance: int
+    successors: list[tuple[float, "Step"]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A first paddle, anchored at the end where the snake begins.
+
+    Attributes:
+        stamp: the paddle.
+        head: from the beginning to the pixel at the far end.
+        advance: from the beginning to the first pivot.
+        successors: the steps that may follow, with their weights.
+    """
+
+    stamp: Stamp
+    head: int
+    advance: int
+    successors: list[tuple[float, Step]]
+
+
+class Snake:
+    """A snake while it grows; positions are numbers of pixels on the board.
+
+    Attributes:
+        paddles: position of the anchor, and stamp, of every paddle.
+        pivot: where the next one sets out.
+        successors: the steps that may come next.
+        tip: the pixels that are the last paddle's own.
+        body: those of the other paddles.
+    """
+
+    def __init__(self, start: int, seed: Seed) -> None:
+        self.paddles = [(start, seed.stamp)]
+        self.pivot = start + seed.advance
+        self.successors = seed.successors
+        self.tip = seed.stamp.own << start
+        self.body = 0
+
+    @property
+    def own(self) -> int:
+        """All pixels that are the snake's own."""
+        return self.body | self.tip
+
+    def grow(self, step: Step) -> None:
+        """Add a paddle."""
+        far_end = self.pivot + step.offset
+        self.paddles.append((far_end, step.stamp))
+        self.body |= self.tip
+        self.tip = step.stamp.own << far_end
+        self.pivot += step.advance
+        self.successors = step.successors
+
+
+class Board:
+    """The pixels of a picture and around it, for one margin.
+
+    The pixel in row ``r`` and column ``c`` has the position ``(r + radius) · width + c``, and its bit in a set of
+    pixels is `radius` rows and columns further. Shifted right by a position, a set becomes the window around it.
+    """
+
+    def __init__(self, parameters: Parameters, margin: int) -> None:
+        self.parameters, self.margin = parameters, margin
+        self.radius = parameters.paddle_length + margin + math.ceil(parameters.paddle_thickness)
+        self.width = parameters.size + 2 * self.radius
+        inside = np.zeros((parameters.size + 4 * self.radius, self.width), dtype=bool)
+        low, high = parameters.padding, parameters.size - parameters.padding
+        inside[2 * self.radius + low : 2 * self.radius + high, self.radius + low : self.radius + high] = True
+        #: Pixels that no paddle may have.
+        self.border = self._bits(~inside)
+        rows, columns = np.ogrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
+        #: The window's pixels within one margin from its middle.
+        self.disc = self._bits(rows**2 + columns**2 <= margin**2)
+        #: From a pivot back to the corner of all windows around far ends, and the rows of all these windows.
+        far = parameters.paddle_length + margin
+        self.corner = far * (self.width + 1)
+        self.neighbourhood = (1 << (2 * (far + self.radius) + 1) * self.width) - 1
+
+    def _bits(self, window: np.ndarray) -> int:
+        """A set of pixels, given as true values from the corner of the board, as an integer."""
+        rows = np.zeros((len(window), self.width), dtype=bool)
+        rows[:, : window.shape[1]] = window
+        return int.from_bytes(np.packbits(rows, bitorder="little").tobytes(), "little")
+
+    def along(self, distance: float, angle: float) -> int:
+        """The difference of positions `distance` apart, to the nearest pixel."""
+        row, column = (math.floor(distance * part + 0.5 + TOLERANCE) for part in (math.sin(angle), math.cos(angle)))
+        return row * self.width + column
+
+    def position(self, row: int, column: int) -> int:
+        """The position of a pixel."""
+        return (row + self.radius) * self.width + column
+
+    def pixel(self, position: int) -> Pixel:
+        """The row and the column of a position in the picture."""
+        row, column = divmod(position, self.width)
+        return row - self.radius, column
+
+    def stamp(self, angle: float) -> Stamp:
+        """The paddle that lies at an angle from its anchor."""
+        length, thickness = self.parameters.paddle_length, self.parameters.paddle_thickness
+        direction = (math.sin(angle), math.cos(angle))
+        reach = (length * direction[0], length * direction[1])
+        within = np.arange(-self.radius, self.radius + 1)[:, None] + (np.arange(FINE) + 0.5) / FINE - 0.5
+        covered = distances(within.ravel(), direction, length) <= thickness / 2 + TOLERANCE
+        side = 2 * self.radius + 1
+        ink = covered.reshape(side, FINE, side, FINE).mean(axis=(1, 3), dtype=np.float32)
+        whole = distances(np.arange(-self.radius, self.radius + 1), direction, length)
+        return Stamp(reach, ink, self._bits(whole <= self.margin + TOLERANCE))
+
+    @cached_property
+    def steps(self) -> list[tuple[float, Step]]:
+        """All steps from a pivot, with their angles, linked to their successors."""
+        length = self.parameters.paddle_length
+        distance = length + self.margin
+        angles = np.arange(0, 2 * math.pi, 1 / distance)
+        ends = {tuple(np.floor(distance * np.array([np.sin(a), np.cos(a)]) + 0.5).astype(int)) for a in angles}
+        steps = []
+        for row, column in sorted(ends):
+            angle = math.atan2(row, column)
+            advance = self.along(length + 2 * self.margin, angle)
+            step = Step(self.stamp(angle + math.pi), int(row) * self.width + int(column), advance)
+            steps.append((angle, step))
+        for angle, step in steps:
+            step.successors = self._successors(angle, steps)
+        return steps
+
+    def _successors(self, angle: float, steps: list[tuple[float, Step]]) -> list[tuple[float, Step]]:
+        weighted = []
+        for other, step in steps:
+            turn = abs(math.remainder(other - angle, 2 * math.pi)) * self.parameters.continuity
+            if turn < math.pi / 2 - TOLERANCE:
+                weighted.append((math.cos(turn) ** 2, step))
+        return weighted
+
+    @cached_property
+    def seeds(self) -> list[Seed]:
+        """First paddles, at all whole degrees."""
+        length = self.parameters.paddle_length
+        seeds = []
+        for degrees in range(360):
+            angle = math.radians(degrees)
+            head, pivot = self.along(length, angle), self.along(length + self.margin, angle)
+            seeds.append(Seed(self.stamp(angle), head, pivot, self._successors(angle, self.steps)))
+        return seeds
+
+    def next_step(self, rng: np.random.Generator, snake: Snake, taken: int) -> Step | None:
+        """A step by which the snake can grow, or None.
+
+        Only far ends that are a margin away from the pixels `taken` are drawn; whether the whole paddle has room is
+        seen then, and if it has not, another one is drawn, a few times at most.
+        """
+        corner, disc = self.corner, self.disc
+        # Shifts of what is around the pivot cost less than those of the whole board.
+        taken = taken >> snake.pivot - corner & self.neighbourhood
+        choices = [(weight, step) for weight, step in snake.successors if not taken >> corner + step.offset & disc]
+        ends = list(accumulate(weight for weight, _ in choices))
+        if not ends:
+            return None
+        for _ in range(self.parameters.paddle_trials):
+            step = choices[bisect(ends, rng.random() * ends[-1], hi=len(ends) - 1)][1]
+            if not taken >> corner + step.offset & step.stamp.own:
+                return step
+        return None
+
+
+@lru_cache(maxsize=16)
+def board(parameters: Parameters, margin: int) -> Board:
+    """The board of the parameters, made once."""
+    return Board(parameters, margin)
+
+
+def distances(places: np.ndarray, direction: tuple[float, float], length: float) -> np.ndarray:
+    """How far the points with rows and columns in `places` are from a line that begins at zero, a square array."""
+    rows, columns = places[:, None], places[None, :]
+    along = np.clip(rows * direction[0] + columns * direction[1], 0, length)
+    return np.hypot(rows - along * direction[0], columns - along * direction[1])
+
+
+@dataclass(frozen=True)
+class Paddle:
+    """A paddle of a picture.
+
+    Attributes:
+        tail: row and column of the end on the side where its snake begins.
+        head: those of the other end.
+        anchor: the end that lies on a whole pixel.
+        stamp: what it looks like.
+    """
+
+    tail: tuple[float, float]
+    head: tuple[float, float]
+    anchor: Pixel
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The snakes of a picture.
+
+    Attributes:
+        parameters: what the picture was laid out by.
+        targets: the two long snakes, as lists of paddles.
+        distractors: the short ones.
+    """
+
+    parameters: Parameters
+    targets: list[list[Paddle]]
+    distractors: list[list[Paddle]]
+
+
+def lay_out(rng: np.random.Generator, parameters: Parameters) -> Layout:
+    """The snakes of one picture.
+
+    Raises:
+        RuntimeError: there is no room for the two long snakes.
+    """
+    frame = board(parameters, parameters.margins[_index(rng, len(parameters.margins))])
+    for _ in range(ATTEMPTS):
+        if (targets := _two_snakes(rng, frame)) is not None:
+            break
+    else:
+        raise RuntimeError(f"{ATTEMPTS:,} times two long snakes found no room; make them shorter than {parameters}")
+    taken = frame.border | targets[0].own | targets[1].own
+    distractors = []
+    for _ in range(parameters.distractors):
+        for _ in range(parameters.distractor_trials):
+            if (snake := _short_snake(rng, frame, taken)) is not None:
+                taken |= snake.own
+                distractors.append(snake)
+                break
+    return Layout(parameters, [_paddles(frame, s) for s in targets], [_paddles(frame, s) for s in distractors])
+
+
+def _index(rng: np.random.Generator, count: int) -> int:
+    # Faster than `integers`, and exact enough for small counts.
+    return int(rng.random() * count)
+
+
+def _two_snakes(rng: np.random.Generator, frame: Board) -> tuple[Snake, Snake] | None:
+    """The two long snakes, or None as soon as one of them has no room."""
+    parameters = frame.parameters
+    low, high = 2 * parameters.seed_distance, parameters.size - 2 * parameters.seed_distance
+    seed = frame.seeds[_index(rng, len(frame.seeds))]
+    start = frame.position(low + _index(rng, high - low), low + _index(rng, high - low))
+    if not all(low <= place < high for place in frame.pixel(start + seed.head)):
+        return None
+    first = Snake(start, seed)
+    taken = frame.border | first.own
+    angle = math.radians(_index(rng, 360))
+    start += frame.along(parameters.seed_distance, angle)
+    seed = frame.seeds[_index(rng, len(frame.seeds))]
+    if taken >> start & seed.stamp.own:
+        return None
+    second = Snake(start, seed)
+    for _ in range(parameters.contour_length - 1):
+        for snake, other in ((first, second), (second, first)):
+            # Only the last paddle of the snake itself is not in the way.
+            step = frame.next_step(rng, snake, frame.border | snake.body | other.own)
+            if step is None:
+                return None
+            snake.grow(step)
+    return first, second
+
+
+def _short_snake(rng: np.random.Generator, frame: Board, taken: int) -> Snake | None:
+    size = frame.parameters.size
+    seed = frame.seeds[_index(rng, len(frame.seeds))]
+    # One of the places with room, all alike. That there are some but none is found is rare, and counts as a failure.
+    for _ in range(size**2):
+        start = frame.position(_index(rng, size), _index(rng, size))
+        if not taken >> start & seed.stamp.own:
+            break
+    else:
+        return None
+    snake = Snake(start, seed)
+    for _ in range(frame.parameters.distractor_length - 1):
+        step = frame.next_step(rng, snake, taken | snake.body)
+        if step is None:
+            return None
+        snake.grow(step)
+    return snake
+
+
+def _paddles(frame: Board, snake: Snake) -> list[Paddle]:
+    paddles = []
+    for number, (position, stamp) in enumerate(snake.paddles):
+        anchor = frame.pixel(position)
+        other = (anchor[0] + stamp.reach[0], anchor[1] + stamp.reach[1])
+        paddles.append(Paddle(other if number else anchor, anchor if number else other, anchor, stamp))
+    return paddles
+
+
+def mark(rng: np.random.Generator, layout: Layout, connected: bool) -> tuple[Pixel, Pixel]:
+    """The centres of the two circles: where one long snake begins, and where it, or the other one, ends."""
+    begin = _index(rng, 2)
+    end = begin if connected else 1 - begin
+    return layout.targets[begin][0].anchor, layout.targets[end][-1].anchor
+
+
+def is_connected(layout: Layout, markers: tuple[Pixel, Pixel]) -> bool:
+    """Whether the circles lie at the two ends of one snake, looked up among the ends of all paddles.
+
+    Raises:
+        ValueError: a circle does not lie at an end of exactly one snake.
+    """
+    owners = []
+    for marker in markers:
+        at = [
+            number
+            for number, snake in enumerate(layout.targets + layout.distractors)
+            for end in (snake[0].tail, snake[-1].head)
+            if max(abs(end[0] - marker[0]), abs(end[1] - marker[1])) < TOLERANCE
+        ]
+        if len(at) != 1:
+            raise ValueError(f"the circle at {marker} lies at {len(at)} ends of snakes")
+        owners += at
+    return owners[0] == owners[1]
+
+
+def ink(snakes: list[list[Paddle]], size: int) -> np.ndarray:
+    """How much of each pixel the paddles cover, ``[size, size]``."""
+    radius = len(snakes[0][0].stamp.ink) // 2 if snakes else 0
+    canvas = np.zeros((size + 2 * radius, size + 2 * radius), dtype=np.float32)
+    for snake in snakes:
+        for paddle in snake:
+            row, column = paddle.anchor
+            window = canvas[row : row + 2 * radius + 1, column : column + 2 * radius + 1]
+            np.maximum(window, paddle.stamp.ink, out=window)
+    return canvas[radius : radius + size, radius : radius + size]
+
+
+@lru_cache(maxsize=4)
+def circle(size: int, radius: float) -> np.ndarray:
+    """How much a circle covers of each pixel, ``[2 size - 1, 2 size - 1]`` with the centre in the middle."""
+    places = (np.arange((2 * size - 1) * FINE) + 0.5) / FINE - 0.5 - (size - 1)
+    covered = places[:, None] ** 2 + places[None, :] ** 2 <= radius**2 + TOLERANCE
+    return covered.reshape(2 * size - 1, FINE, 2 * size - 1, FINE).mean(axis=(1, 3), dtype=np.float32)
+
+
+def draw(layout: Layout, markers: tuple[Pixel, Pixel]) -> np.ndarray:
+    """The picture, unsigned bytes ``[size, size]``: white on black, the brightest pixel having 255."""
+    parameters = layout.parameters
+    size = parameters.size
+    picture = parameters.snake_contrast * ink(layout.distractors, size)
+    contrast = parameters.snake_contrast * parameters.paddle_contrast
+    np.maximum(picture, contrast * ink(layout.targets, size), out=picture)
+    stamp = circle(size, parameters.marker_radius)
+    for row, column in markers:
+        shown = stamp[size - 1 - row : 2 * size - 1 - row, size - 1 - column : 2 * size - 1 - column]
+        np.maximum(picture, shown, out=picture)
+    return np.floor(picture * (255 / picture.max()) + 0.5).astype(np.uint8)

@@ -1,0 +1,136 @@
+"""Pictures: the original binary formats, written here byte by byte, and what is refused of them."""
+
+import gzip
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, Value
+
+from hf_effattn.lra import image
+
+
+def cifar_batch(seed, rows=image.CIFAR_BATCH):
+    """The bytes of a file of CIFAR-10, its labels, and its colours ``[rows, 32, 32, 3]``."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, size=rows).astype(np.uint8)
+    colours = rng.integers(0, 256, size=(rows, 32, 32, 3)).astype(np.uint8)
+    planes = colours.transpose(0, 3, 1, 2).reshape(rows, -1)
+    return np.concatenate([labels[:, None], planes], axis=1).tobytes(), labels, colours
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cifar")
+    contents = {}
+    for seed, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+        raw, labels, colours = cifar_batch(seed)
+        (folder / f"{name}.bin").write_bytes(raw)
+        contents[name] = (labels, colours)
+    return folder, contents
+
+
+def test_cifar_in_its_original_format(cifar):
+    folder, contents = cifar
+    splits = image.load_image(str(folder))
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 45_000,
+        "validation": 5_000,
+        "test": 10_000,
+    }
+    labels, colours = contents["data_batch_2"]
+    row = splits["train"].with_format("numpy")[10_003]
+    red, green, blue = colours[3].astype(float).transpose(2, 0, 1)
+    expected = 0.2989 * red + 0.587 * green + 0.114 * blue
+    assert row["label"] == labels[3]
+    assert row["image"].shape == (32, 32) and row["image"].dtype == np.uint8
+    assert np.abs(row["image"] - expected).max() <= 1
+    last = splits["validation"].with_format("numpy")[-1]
+    assert last["label"] == contents["data_batch_5"][0][-1]
+    assert splits["test"].features["label"].names == list(image.CIFAR_LABELS)
+
+
+def test_a_batch_of_another_size_is_refused(tmp_path):
+    (tmp_path / "data_batch_1.bin").write_bytes(cifar_batch(0, rows=3)[0])
+    with pytest.raises(ValueError, match=r"data_batch_1\.bin has 9,219 bytes, a batch of CIFAR-10 has 30,730,000"):
+        image.load_image(str(tmp_path))
+
+
+def test_a_missing_batch_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"has no data_batch_1\.bin"):
+        image.load_image(str(tmp_path))
+
+
+def test_a_label_outside_the_classes_is_refused(tmp_path):
+    raw = bytearray(cifar_batch(0)[0])
+    raw[2 * 3073] = 10
+    path = tmp_path / "data_batch_1.bin"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="picture 2 has label 10, there are 10 classes"):
+        image.read_cifar_batch(path)
+
+
+def test_unknown_sources_are_refused():
+    with pytest.raises(ValueError, match="unknown source 'nowhere'; choose 'hub'"):
+        image.load_image("nowhere")
+    with pytest.raises(ValueError, match="there is no folder nowhere; choose 'system'"):
+        image.load_fashion_mnist("nowhere")
+
+
+def test_the_hub_has_the_same_pictures_or_is_refused(monkeypatch):
+    colours = np.random.default_rng(0).integers(0, 256, size=(4, 32, 32, 3)).astype(np.uint8)
+    features = Features({"img": Image(), "label": Value("int64")})
+    part = Dataset.from_dict({"img": list(colours), "label": [3, 1, 4, 1]}, features=features)
+    monkeypatch.setattr(image, "load_dataset", lambda name: DatasetDict(train=part, test=part))
+    with pytest.raises(ValueError, match="should hold 50,000 training and 10,000 test pictures, got"):
+        image.load_image("hub")
+
+
+def write_idx(folder, name, array, compressed):
+    raw = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+    path = folder / (f"{name}.gz" if compressed else name)
+    path.write_bytes(gzip.compress(raw) if compressed else raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "compressed"])
+def fashion(request, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, rows in (("train", 50), ("t10k", 20)):
+        arrays[f"{part}-images-idx3-ubyte"] = rng.integers(0, 256, size=(rows, 28, 28)).astype(np.uint8)
+        arrays[f"{part}-labels-idx1-ubyte"] = rng.integers(0, 10, size=rows).astype(np.uint8)
+    sums = {name: write_idx(tmp_path, name, array, request.param) for name, array in arrays.items()}
+    monkeypatch.setattr(image, "FASHION_SHA256", sums)
+    return tmp_path, arrays
+
+
+def test_fashion_mnist_in_its_original_format(fashion):
+    folder, arrays = fashion
+    splits = image.load_fashion_mnist(str(folder))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 45, "validation": 5, "test": 20}
+    row = splits["validation"].with_format("numpy")[1]
+    assert np.array_equal(row["image"], arrays["train-images-idx3-ubyte"][46])
+    assert row["label"] == arrays["train-labels-idx1-ubyte"][46]
+
+
+def test_files_of_something_else_are_refused(fashion, monkeypatch):
+    folder, _ = fashion
+    monkeypatch.setitem(image.FASHION_SHA256, "t10k-labels-idx1-ubyte", "0" * 64)
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.* that of Fashion-MNIST is 000"):
+        image.load_fashion_mnist(str(folder))
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"has neither train-images-idx3-ubyte nor train-images-idx3-ubyte\.gz"):
+        image.load_fashion_mnist(str(tmp_path))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="is damaged"):
+        image.load_fashion_mnist(str(tmp_path))
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(image, "FASHION_FOLDER", tmp_path / "none")
+    with pytest.raises(ValueError, match="apt install dataset-fashion-mnist, or give the folder"):
+        image.load_fashion_mnist("system")

@@ -1,0 +1,98 @@
+"""The Accelerate script: it learns, two processes equal one, and nothing that it is told goes unread."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_effattn.files import read_json
+from tests.integration.toy_loop import load_script
+from tests.models.variants import FAMILIES, over_families, tiny_config
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """A function that makes the command line for a run."""
+
+    def make(folder, family=FAMILIES[0], **options):
+        tiny_config(family, vocab_size=260, hidden_dropout_prob=0.0).save_pretrained(tmp_path / "config")
+        given = {
+            "task": "toy",
+            "model_config": tmp_path / "config" / "config.json",
+            "max_length": 10,
+            "output_dir": tmp_path / folder,
+            "max_steps": 12,
+            "eval_strategy": "steps",
+            "eval_steps": 4,
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": 8,
+            "disable_tqdm": True,
+        } | options
+        return [f"--{name}={value}" for name, value in given.items()]
+
+    return make
+
+
+@over_families
+def test_learns(arguments, tmp_path, family):
+    results = load_script().main(arguments("run", family, max_steps=30, eval_steps=10))
+    assert results["test"]["test_accuracy"] == 1.0, "the toy task is learnt"
+    assert read_json(tmp_path / "run" / "results.json")["test"] == results["test"]
+    assert (tmp_path / "run/model/model.safetensors").is_file()
+
+
+def run_processes(count, arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "tests.integration.toy_loop", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_equal_one_with_twice_the_batch(arguments, tmp_path):
+    options = {"weight_decay": 0.1, "warmup_steps": 4, "lr_scheduler_type": "inverse_sqrt", "max_grad_norm": 1.0}
+    run_processes(1, arguments("one", per_device_train_batch_size=8, **options))
+    run_processes(2, arguments("two", per_device_train_batch_size=4, **options))
+    one, two = (read_json(tmp_path / folder / "results.json") for folder in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert [entry["accuracy"] for entry in one["log"]] == [entry["accuracy"] for entry in two["log"]]
+    weights = [load_file(tmp_path / folder / "model/model.safetensors") for folder in ("one", "two")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_accumulated_batches_equal_one_batch(arguments, tmp_path):
+    script = load_script()
+    script.main(arguments("whole", per_device_train_batch_size=8))
+    script.main(arguments("parts", per_device_train_batch_size=4, gradient_accumulation_steps=2))
+    weights = [load_file(tmp_path / folder / "model/model.safetensors") for folder in ("whole", "parts")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_smoothing_factor": 0.1}, r"does not read \['label_smoothing_factor'\]"),
+        ({"resume": True}, "does not resume"),
+        ({"max_steps": -1}, "give max_steps and eval_steps"),
+    ],
+)
+def test_what_it_would_not_do_is_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_script().main(arguments("run", **options))
+
+
+def test_an_earlier_run_is_not_overwritten(arguments, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/results.json").touch()
+    with pytest.raises(FileExistsError, match="holds an earlier run"):
+        load_script().main(arguments("run"))

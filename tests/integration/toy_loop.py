@@ -1,0 +1,37 @@
+"""Runs the Accelerate script on a toy task, alone or under torchrun: ``python -m tests.integration.toy_loop …``."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict
+
+import hf_effattn
+from hf_effattn.lra import LraTask
+
+
+SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra_no_trainer.py"
+
+
+def toy_splits(source):
+    """Texts of ``a`` against texts of ``b``, of different lengths."""
+    rows = {"text": [("ab"[i % 2] * (3 + i % 5)) for i in range(64)], "label": [i % 2 for i in range(64)]}
+    split = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["a", "b"]))
+    # Thirteen rows are no whole number of batches for two processes.
+    return DatasetDict(train=split, validation=split.select(range(13)), test=split.select(range(16, 48)))
+
+
+TOY = LraTask("toy", ("a", "b"), ("made",), toy_splits, hf_effattn.byte_tokenizer)
+
+
+def load_script():
+    """The script as a module that knows the toy task alone."""
+    spec = importlib.util.spec_from_file_location("run_lra_no_trainer", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.get_task = lambda name: TOY
+    return module
+
+
+if __name__ == "__main__":
+    load_script().main(sys.argv[1:])

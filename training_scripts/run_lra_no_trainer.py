@@ -1,0 +1,249 @@
+"""Train and score one model on one Long Range Arena task with a plain loop over Accelerate.
+
+    python training_scripts/run_lra_no_trainer.py --recipe training_scripts/recipes/quickstart.yaml \
+        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron-loop
+    torchrun --nproc_per_node 2 training_scripts/run_lra_no_trainer.py …
+
+It reads the recipes of ``run_lra.py``, with the same optimizer, schedule and selection of the best weights. Take it to
+change the loop. Several processes see what one with a batch as large as theirs together sees. It does not resume, and
+refuses training arguments that it does not read.
+"""
+
+import dataclasses
+import logging
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, get_scheduler, set_seed
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from run_lra import LraArguments, build_model, checkpoint_to_resume
+
+import hf_effattn
+from hf_effattn.files import write_json
+from hf_effattn.lra import get_task
+from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.lra.recall import IGNORED
+from hf_effattn.lra.task import tokenize
+from hf_effattn.metrics import load_metric
+from hf_effattn.training.measure import environment, peak_memory_bytes
+from hf_effattn.training.recipes import parse_recipe
+
+
+logger = logging.getLogger("run_lra_no_trainer")
+
+#: The training arguments that this script reads, or that say what it does anyway.
+READ = {
+    "output_dir",
+    "seed",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "eval_strategy",
+    "eval_steps",
+    "logging_steps",
+    "disable_tqdm",
+    "bf16",
+    "fp16",
+    # The best checkpoint by accuracy is kept in any case, and no other one is written.
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+}
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Run the script with a command line; returns the content of ``results.json``."""
+    parser = HfArgumentParser((LraArguments, TrainingArguments), description=__doc__)  # type: ignore[arg-type]
+    lra, training = parse_recipe(parser, arguments)
+    check_arguments(lra, training)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    task = get_task(lra.task)
+    checkpoint_to_resume(Path(training.output_dir), resume=False)
+    lra.source = lra.source or task.sources[0]
+    set_seed(training.seed)
+    model, splits = build_model(lra, task), task.load(lra.source)
+    tokenizer = None if task.tokenizer is None else task.tokenizer(lra.max_length)
+    encoded, collate = tokenize(splits, tokenizer, lra.max_length), task.collator(tokenizer)
+    loop = Loop(training, model, encoded["train"], encoded["validation"], collate)
+    best = loop.train()
+    scores = loop.evaluate(loop.loader(encoded["test"]))
+    results = {
+        "arguments": dataclasses.asdict(lra),
+        "training_arguments": {name: value for name, value in training.to_sanitized_dict().items() if name in READ},
+        "model_config": model.config.to_dict(),
+        "parameters": model.num_parameters(),
+        "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
+        "environment": environment(),
+        "processes": loop.accelerator.num_processes,
+        **best,
+        "test": {f"test_{name}": value for name, value in scores.items()},
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    if loop.accelerator.is_main_process:
+        hf_effattn.export_checkpoint(model, tokenizer, Path(training.output_dir) / "model")
+        write_json(Path(training.output_dir) / "results.json", results)
+    logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
+    loop.accelerator.end_training()
+    return results
+
+
+def check_arguments(lra: LraArguments, training: TrainingArguments) -> None:
+    """Raise ValueError for arguments that the loop would leave unread, and for those that it needs."""
+    # Setting the strategy of evaluation sets other fields as well.
+    usual = TrainingArguments(output_dir=str(training.output_dir), eval_strategy="steps", eval_steps=1)
+    changed = {
+        field.name
+        for field in dataclasses.fields(TrainingArguments)
+        if field.init and getattr(training, field.name) != getattr(usual, field.name)
+    }
+    if unread := changed - READ:
+        raise ValueError(f"this script does not read {sorted(unread)}: use run_lra.py, or leave them out")
+    if lra.resume:
+        raise ValueError("this script does not resume: use run_lra.py, or start anew")
+    if training.max_steps <= 0 or not training.eval_steps:
+        raise ValueError("give max_steps and eval_steps, which this script counts by")
+
+
+class Loop:
+    """Steps of training with evaluations between them.
+
+    Args:
+        training: see `READ`.
+        model: is trained in place.
+        train: rows to train on.
+        validation: rows that choose the best weights, by accuracy.
+        collate: makes batches of rows.
+    """
+
+    def __init__(
+        self, training: TrainingArguments, model: PreTrainedModel, train: Dataset, validation: Dataset, collate: Any
+    ):
+        self.training, self.collate = training, collate
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if training.bf16 else "fp16" if training.fp16 else "no",
+            # Every process draws the same order, so two processes see what one with twice the batch sees.
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
+        )
+        set_seed(training.seed)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, training),
+            lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            eps=training.adam_epsilon,
+        )
+        # Not prepared: Accelerate would step it once per process.
+        warmup = training.get_warmup_steps(training.max_steps)
+        self.schedule = get_scheduler(training.lr_scheduler_type, optimizer, warmup, training.max_steps)
+        size = training.per_device_train_batch_size
+        batches = DataLoader(train, batch_size=size, shuffle=True, collate_fn=collate)
+        self.model, self.optimizer, self.batches = self.accelerator.prepare(model, optimizer, batches)
+        self.validation = self.loader(validation)
+
+    def loader(self, rows: Dataset) -> DataLoader:
+        """Batches to evaluate on."""
+        size = self.training.per_device_eval_batch_size
+        return self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.collate))
+
+    def train(self) -> dict[str, Any]:
+        """Train for `max_steps`, and leave the weights of the best evaluation in the model."""
+        evaluate_every, log = int(self.training.eval_steps or 0), []
+        best: dict[str, Any] = {"validation_accuracy": -1.0}
+        weights: dict[str, torch.Tensor] = {}
+        bar = tqdm(
+            range(1, self.training.max_steps + 1),
+            disable=self.training.disable_tqdm or not self.accelerator.is_main_process,
+        )
+        batches = self.endless_batches()
+        for step in bar:
+            loss = self.step([next(batches) for _ in range(self.training.gradient_accumulation_steps)])
+            if step % evaluate_every and step != self.training.max_steps:
+                continue
+            scores = self.evaluate(self.validation)
+            log.append({"step": step, "loss": loss, **scores})
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{scores['accuracy']:.3f}")
+            if scores["accuracy"] > best["validation_accuracy"]:
+                best = {"validation_accuracy": scores["accuracy"], "best_step": step}
+                weights = {name: tensor.detach().clone() for name, tensor in self.unwrapped().state_dict().items()}
+        self.unwrapped().load_state_dict(weights)
+        return {"steps": self.training.max_steps, **best, "log": log}
+
+    def endless_batches(self) -> Any:
+        """Batches of one epoch after the other, each in an order of its own."""
+        epoch = 0
+        while True:
+            self.batches.set_epoch(epoch)
+            yield from self.batches
+            epoch += 1
+
+    def step(self, batches: list[dict[str, torch.Tensor]]) -> float:
+        """One step of the optimizer over the mean loss of `batches`, which it returns."""
+        self.model.train()
+        losses = []
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.model(**batch).loss / len(batches)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        if self.training.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return float(self.accelerator.reduce(torch.stack(losses).sum(), "mean"))
+
+    @torch.no_grad()
+    def evaluate(self, batches: DataLoader) -> dict[str, float]:
+        """Accuracy, and its interval, over the rows of all processes."""
+        self.model.eval()
+        predicted: list[np.ndarray] = []
+        expected: list[np.ndarray] = []
+        for batch in batches:
+            logits = self.model(**batch).logits
+            pair = self.accelerator.gather_for_metrics((logits.argmax(-1), batch["labels"]))
+            for part, kept in zip(pair, (predicted, expected), strict=True):
+                kept.append(part.cpu().numpy())
+        labels = np.concatenate(expected)
+        asked = labels != IGNORED
+        return load_metric("accuracy").compute(predictions=np.concatenate(predicted)[asked], references=labels[asked])
+
+    def unwrapped(self) -> PreTrainedModel:
+        """The model itself."""
+        return self.accelerator.unwrap_model(self.model)
+
+
+def parameter_groups(model: PreTrainedModel, training: TrainingArguments) -> list[dict[str, Any]]:
+    """The parameters as `Trainer` groups them: biases and norms without weight decay."""
+    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for name, p in parameters if name in decayed], "weight_decay": training.weight_decay},
+        {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0},
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
