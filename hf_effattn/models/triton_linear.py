@@ -30,9 +30,6 @@ SUM_PROGRAMS, MIN_PART_LENGTH = 512, 256
 #: The entries of the states, and the chunks, that one step of the running sum takes.
 SCAN_ENTRIES, SCAN_SLOTS = 128, 16
 
-#: How every kernel is compiled. That products and sums may be fused is said because Triton 3.10 turns it off.
-TUNING = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
-
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # The operators are named after this module: a checkpoint's copy of it has operators of its own.
@@ -431,13 +428,22 @@ def _launch_attend(
     )
 
 
+def tuning(kernel: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """How a kernel is compiled: with as many warps as no register spills with."""
+    many = kernel == "sum"
+    if kernel == "attend":
+        many = arguments["PRECISION"] == "ieee" and max(arguments["F"], arguments["D"]) <= 64
+    # That products and sums may be fused is said because Triton 3.10 turns it off.
+    return {"num_warps": 8 if many else 4, "num_stages": 2, "enable_fp_fusion": True}
+
+
 def _launch(kernel: str, programs: int, device: torch.device, **arguments: Any) -> None:
     """Run `programs` programs of a kernel on `device`, which need not be the current one."""
     from .triton_kernels import KERNELS
 
     if programs > 0:
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            KERNELS[kernel][(programs,)](**arguments, **TUNING)
+            KERNELS[kernel][(programs,)](**arguments, **tuning(kernel, arguments))
 
 
 def _rows(**tensors: Tensor | None) -> dict[str, Any]:

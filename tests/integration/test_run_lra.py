@@ -111,14 +111,14 @@ def toy_pairs(source):
     return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
 
 
-def test_pairs_are_learnt(run_lra, toy_run, monkeypatch, tmp_path):
+def test_pairs_are_learnt(toy_run):
     task = LraTask("pairs", ("different", "same"), ("made",), toy_pairs, hf_effattn.byte_tokenizer, pairs=True)
     with pytest.raises(ValueError, match="has single sequences, but the model has pair_features='concat'"):
         toy_run("wrong", fields={"pair_features": "concat"})
-    monkeypatch.setattr(run_lra, "get_task", lambda name: task)
     with pytest.raises(ValueError, match="has pairs, but the model has pair_features=None: set it to 'concat'"):
-        toy_run("run")
-    results = toy_run("run", steps=60, eval_steps=20, save_steps=20, fields={"pair_features": "interaction"})
+        toy_run("run", task=task)
+    fields = {"pair_features": "interaction"}
+    results = toy_run("run", steps=60, eval_steps=20, save_steps=20, fields=fields, task=task)
     assert results["test"]["test_accuracy"] == 1.0
 
 

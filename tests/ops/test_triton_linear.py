@@ -136,7 +136,7 @@ def test_compiles_and_fits(monkeypatch, tmp_path, target, dtype, dim, causal, no
         if source.hash() in seen:
             continue
         seen.add(source.hash())
-        compiled = triton.compile(source, target=target, options=triton_linear.TUNING)
+        compiled = triton.compile(source, target=target, options=triton_linear.tuning(kernel, arguments))
         assert compiled.metadata.shared <= LIMITS[target] * 1024, kernel
         assert bytes_spilled(target, compiled) == 0, kernel
     # The sum and the read of each direction, the weights of the queries, and a gradient of each input.
