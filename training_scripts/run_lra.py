@@ -15,47 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers
+import torch
 from datasets import Dataset, DatasetDict
-from transformers import (
-    AutoConfig,
-    HfArgumentParser,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 import hf_effattn
+from hf_effattn.diagnostics.callback import DiagnosticsCallback
 from hf_effattn.files import write_json
-from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.lra.collate import Collator
 from hf_effattn.lra.recall import IGNORED
-from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import last_complete_checkpoint
+from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import ThroughputCallback, environment, peak_memory_bytes
 from hf_effattn.training.recipes import parse_recipe
 
 
 logger = logging.getLogger("run_lra")
 
-
-@dataclasses.dataclass
-class LraArguments:
-    """What to train on what."""
-
-    task: str = dataclasses.field(default="text", metadata={"help": "task of the arena"})
-    source: str | None = dataclasses.field(default=None, metadata={"help": "where the data comes from; see the task"})
-    model_config: str | None = dataclasses.field(default=None, metadata={"help": "config file of a new model"})
-    model_name_or_path: str | None = dataclasses.field(default=None, metadata={"help": "checkpoint to start from"})
-    max_length: int = dataclasses.field(default=1024, metadata={"help": "longest input in tokens, [CLS] included"})
-    resume: bool = dataclasses.field(default=False, metadata={"help": "go on from the last whole checkpoint"})
-
-    def __post_init__(self) -> None:
-        if (self.model_config is None) == (self.model_name_or_path is None):
-            raise ValueError("give exactly one of --model_config and --model_name_or_path")
+#: Validation rows that `--diagnose` measures.
+DIAGNOSED_ROWS = 32
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -63,16 +43,19 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = HfArgumentParser((LraArguments, TrainingArguments), description=__doc__)  # type: ignore[arg-type]
     lra, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    task = get_task(lra.task)
     checkpoint = checkpoint_to_resume(Path(training.output_dir), lra.resume)
-    lra.source = lra.source or task.sources[0]
     set_seed(training.seed)
-    model = build_model(lra, task)
-    splits = task.load(lra.source)
-    trainer, throughput, test = build_trainer(lra, task, training, model, splits)
+    prepared = prepare(lra)
+    trainer, throughput = build_trainer(prepared, training)
+    if lra.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(lra.patience))
+    if lra.diagnose:
+        rows = prepared.encoded["validation"]
+        rows = rows.select(range(min(DIAGNOSED_ROWS, len(rows))))
+        trainer.add_callback(DiagnosticsCallback(trainer, inputs_of(prepared.collate, rows)))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    scores = trainer.evaluate(test, metric_key_prefix="test")
-    results = collect_results(lra, trainer, throughput, splits, scores)
+    scores = trainer.evaluate(prepared.encoded["test"], metric_key_prefix="test")
+    results = collect_results(lra, trainer, throughput, prepared.splits, scores)
     if trainer.is_world_process_zero():
         hf_effattn.export_checkpoint(trainer.model, trainer.processing_class, Path(training.output_dir) / "model")
         write_json(Path(training.output_dir) / "results.json", results)
@@ -99,51 +82,19 @@ def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
     return None
 
 
-def build_model(lra: LraArguments, task: LraTask) -> PreTrainedModel:
-    """A classifier for the task, new from a config file or from a checkpoint."""
-    labels = dict(enumerate(task.labels))
-    label_fields = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
-    auto_class = getattr(transformers, task.auto_class)
-    if lra.model_name_or_path is not None:
-        model = auto_class.from_pretrained(lra.model_name_or_path, **label_fields)
-    else:
-        config = AutoConfig.from_pretrained(str(lra.model_config), **label_fields)
-        check_input(task, config)
-        model = auto_class.from_config(config)
-    check_input(task, model.config)
-    # Models of other libraries have no such limit but their positions.
-    limit = getattr(model.config, "max_input_length", model.config.max_position_embeddings)
-    if task.tokenizer is not None and limit is not None and lra.max_length > limit:
-        raise ValueError(f"max_length ({lra.max_length}) exceeds the model's max_position_embeddings ({limit})")
-    return model
+def inputs_of(collate: Collator, rows: Dataset) -> dict[str, torch.Tensor]:
+    """What a model reads of a batch of `rows`."""
+    batch = collate(list(rows.with_format("numpy") if "image" in rows.column_names else rows))
+    return {name: values for name, values in batch.items() if name != "labels"}
 
 
-def check_input(task: LraTask, config: PreTrainedConfig) -> None:
-    """Raise ValueError if a model with this config reads something else than the task has."""
-    pair_features, channels = (getattr(config, name, None) for name in ("pair_features", "num_channels"))
-    if task.pairs != (pair_features is not None):
-        kind, remedy = ("pairs", "'concat'") if task.pairs else ("single sequences", "null")
-        raise ValueError(
-            f"task {task.name!r} has {kind}, but the model has pair_features={pair_features!r}: set it to {remedy}"
-        )
-    if (task.pixels is not None) != (channels is not None):
-        kind, remedy = ("grey pictures", "1") if task.pixels is not None else ("tokens", "null")
-        raise ValueError(
-            f"task {task.name!r} has {kind}, but the model has num_channels={channels!r}: set it to {remedy}"
-        )
-
-
-def build_trainer(
-    lra: LraArguments, task: LraTask, training: TrainingArguments, model: PreTrainedModel, splits: DatasetDict
-) -> tuple[Trainer, ThroughputCallback, Dataset]:
-    """The trainer with its metric and its training and validation splits, its throughput, and the test split."""
-    tokenizer = None if task.tokenizer is None else task.tokenizer(lra.max_length)
-    encoded = tokenize(splits, tokenizer, lra.max_length)
+def build_trainer(prepared: Prepared, training: TrainingArguments) -> tuple[Trainer, ThroughputCallback]:
+    """The trainer with its metric and its training and validation splits, and its throughput."""
     accuracy = load_metric("accuracy")
     throughput = ThroughputCallback()
     training.include_num_input_tokens_seen = "non_padding"
     # A column of pictures has not the name of the argument that the collator makes of it.
-    training.remove_unused_columns = task.pixels is None
+    training.remove_unused_columns = prepared.task.pixels is None
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         # Of a sequence with a label per token, only some tokens are asked for.
@@ -152,16 +103,16 @@ def build_trainer(
         return accuracy.compute(predictions=predicted[asked], references=prediction.label_ids[asked])
 
     trainer = Trainer(
-        model=model,
+        model=prepared.model,
         args=training,
-        data_collator=task.collator(tokenizer),
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        processing_class=tokenizer,
+        data_collator=prepared.collate,
+        train_dataset=prepared.encoded["train"],
+        eval_dataset=prepared.encoded["validation"],
+        processing_class=prepared.tokenizer,
         compute_metrics=compute_metrics,
         callbacks=[throughput],
     )
-    return trainer, throughput, encoded["test"]
+    return trainer, throughput
 
 
 def collect_results(
@@ -177,7 +128,8 @@ def collect_results(
         "arguments": dataclasses.asdict(lra),
         "training_arguments": trainer.args.to_sanitized_dict(),
         "model_config": model.config.to_dict(),
-        "backends": model.effattn_report(),
+        # Models of transformers report nothing.
+        "backends": model.effattn_report() if hasattr(model, "effattn_report") else None,
         "parameters": model.num_parameters(),
         "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
         "environment": environment(),

@@ -28,15 +28,14 @@ from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArg
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from run_lra import LraArguments, build_model, checkpoint_to_resume
+from run_lra import checkpoint_to_resume
 
 import hf_effattn
 from hf_effattn.files import write_json
-from hf_effattn.lra import get_task
 from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.lra.recall import IGNORED
-from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
+from hf_effattn.training.lra import LraArguments, prepare
 from hf_effattn.training.measure import environment, peak_memory_bytes
 from hf_effattn.training.recipes import parse_recipe
 
@@ -80,22 +79,21 @@ def main(arguments: list[str]) -> dict[str, Any]:
     lra, training = parse_recipe(parser, arguments)
     check_arguments(lra, training)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    task = get_task(lra.task)
     checkpoint_to_resume(Path(training.output_dir), resume=False)
-    lra.source = lra.source or task.sources[0]
     set_seed(training.seed)
-    model, splits = build_model(lra, task), task.load(lra.source)
-    tokenizer = None if task.tokenizer is None else task.tokenizer(lra.max_length)
-    encoded, collate = tokenize(splits, tokenizer, lra.max_length), task.collator(tokenizer)
-    loop = Loop(training, model, encoded["train"], encoded["validation"], collate)
+    prepared = prepare(lra)
+    model = prepared.model
+    loop = Loop(training, model, prepared.encoded["train"], prepared.encoded["validation"], prepared.collate)
     best = loop.train()
-    scores = loop.evaluate(loop.loader(encoded["test"]))
+    scores = loop.evaluate(loop.loader(prepared.encoded["test"]))
     results = {
         "arguments": dataclasses.asdict(lra),
         "training_arguments": {name: value for name, value in training.to_sanitized_dict().items() if name in READ},
         "model_config": model.config.to_dict(),
         "parameters": model.num_parameters(),
-        "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
+        "data": {
+            name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in prepared.splits.items()
+        },
         "environment": environment(),
         "processes": loop.accelerator.num_processes,
         **best,
@@ -103,7 +101,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if loop.accelerator.is_main_process:
-        hf_effattn.export_checkpoint(model, tokenizer, Path(training.output_dir) / "model")
+        hf_effattn.export_checkpoint(model, prepared.tokenizer, Path(training.output_dir) / "model")
         write_json(Path(training.output_dir) / "results.json", results)
     logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
     loop.accelerator.end_training()
@@ -121,8 +119,8 @@ def check_arguments(lra: LraArguments, training: TrainingArguments) -> None:
     }
     if unread := changed - READ:
         raise ValueError(f"this script does not read {sorted(unread)}: use run_lra.py, or leave them out")
-    if lra.resume:
-        raise ValueError("this script does not resume: use run_lra.py, or start anew")
+    if asked := [name for name in ("resume", "diagnose", "patience") if getattr(lra, name)]:
+        raise ValueError(f"this script has no {asked}: use run_lra.py")
     if training.max_steps <= 0 or not training.eval_steps:
         raise ValueError("give max_steps and eval_steps, which this script counts by")
 

@@ -1,9 +1,10 @@
 """What identifies the content of a split, whatever file or generator it came from."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 
 def content_checksum(split: Dataset) -> str:
@@ -19,3 +20,20 @@ def content_checksum(split: Dataset) -> str:
     for row in zip(*columns, strict=True):
         digest.update("".join(f"{value}\0" for value in row).encode())
     return digest.hexdigest()
+
+
+def verified(splits: DatasetDict, checksums: dict[str, str]) -> DatasetDict:
+    """The generated splits themselves.
+
+    Raises:
+        ValueError: they are not those that the checksums identify.
+    """
+    for name, expected in checksums.items():
+        if (found := content_checksum(splits[name])) != expected:
+            folders = {str(Path(file["filename"]).parent) for file in splits[name].cache_files}
+            raise ValueError(
+                f"the generated {name} split has SHA-256 {found}, expected {expected}: numpy's random numbers or this "
+                "generator have changed, or the rows in the cache are damaged, so scores would not compare. Install "
+                f"the numpy of constraints.txt, and delete {' and '.join(sorted(folders))}."
+            )
+    return splits

@@ -12,6 +12,8 @@ dataset-fashion-mnist installs, or a folder with them, compressed or not.
 
 import gzip
 import hashlib
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +95,10 @@ def read_cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     row = 1 + 3 * CIFAR_SIDE**2
     raw = np.fromfile(path, dtype=np.uint8)
     if raw.size != CIFAR_BATCH * row:
-        raise ValueError(f"{path} has {raw.size:,} bytes, a batch of CIFAR-10 has {CIFAR_BATCH * row:,}")
+        raise ValueError(
+            f"{path} has {raw.size:,} bytes, which end in picture {raw.size // row:,}; a batch of CIFAR-10 has "
+            f"{CIFAR_BATCH * row:,}. Get the file anew"
+        )
     rows = raw.reshape(CIFAR_BATCH, row)
     labels = rows[:, 0].astype(np.int64)
     check_labels(labels, len(CIFAR_LABELS), path)
@@ -122,34 +127,56 @@ def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures ``[n, 28, 28]`` and labels of the part ``"train"`` or ``"t10k"``.
 
     Raises:
-        ValueError: a file is missing or not that of Fashion-MNIST, or a label is none of the ten.
+        ValueError: a file is missing, damaged or not that of Fashion-MNIST, there are not as many labels as pictures,
+            or a label is none of the ten.
     """
-    images, labels = (read_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-    check_labels(labels, len(FASHION_LABELS), folder / f"{part}-labels-idx1-ubyte")
+    files = [read_file(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    images, labels = (read_idx(raw, path, dimensions) for (path, raw), dimensions in zip(files, (3, 1), strict=True))
+    if len(images) != len(labels):
+        raise ValueError(f"{files[0][0]} has {len(images):,} pictures, but {files[1][0]} has {len(labels):,} labels")
+    check_labels(labels, len(FASHION_LABELS), files[1][0])
+    for path, raw in files:
+        expected, found = FASHION_SHA256[path.name.removesuffix(".gz")], hashlib.sha256(raw).hexdigest()
+        if found != expected:
+            raise ValueError(f"{path} has SHA-256 {found}, that of Fashion-MNIST is {expected}")
     return images, labels.astype(np.int64)
 
 
-def read_idx(folder: Path, name: str) -> np.ndarray:
-    """The array of unsigned bytes in an idx file, which may end in ``.gz``.
-
-    The file begins with two zero bytes, 8 for unsigned bytes, the number of dimensions, and the dimensions as 32-bit
-    numbers, the most significant byte first.
+def read_file(folder: Path, name: str) -> tuple[Path, bytes]:
+    """The file `name`, which may end in ``.gz``, and what is in it once it is decompressed.
 
     Raises:
-        ValueError: the file is missing, damaged, or not the one whose checksum is known.
+        ValueError: the file is missing or damaged.
     """
     path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).is_file()), None)
     if path is None:
         raise ValueError(f"{folder} has neither {name} nor {name}.gz")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    expected, found = FASHION_SHA256.get(name), hashlib.sha256(raw).hexdigest()
-    if expected is not None and found != expected:
-        raise ValueError(f"{path} has SHA-256 {found}, that of Fashion-MNIST is {expected}")
-    dimensions = np.frombuffer(raw, dtype=">i4", count=raw[3], offset=4).astype(int)
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3]).reshape(dimensions)
+        return path, gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); get the file anew") from error
+
+
+def read_idx(raw: bytes, path: Path, dimensions: int) -> np.ndarray:
+    """The array of unsigned bytes in an idx file.
+
+    The file begins with two zero bytes, 8 for unsigned bytes, the number of dimensions, and the dimensions as 32-bit
+    numbers, the most significant byte first.
+
+    Raises:
+        ValueError: the file does not begin like that, or has not as many bytes as it says.
+    """
+    begin = 4 + 4 * dimensions
+    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) < begin:
+        raise ValueError(f"{path} is no idx file of {dimensions} dimensions of bytes: it begins with {raw[:4]!r}")
+    shape = [int(size) for size in np.frombuffer(raw, dtype=">u4", count=dimensions, offset=4)]
+    row, size = math.prod(shape[1:]), len(raw) - begin
+    if size != shape[0] * row:
+        raise ValueError(
+            f"{path} should hold {shape[0]:,} rows of {row:,} bytes, but its {size:,} bytes end in row "
+            f"{size // max(row, 1):,}; get the file anew"
+        )
+    return np.frombuffer(raw, dtype=np.uint8, offset=begin).reshape(shape)
 
 
 def check_labels(labels: np.ndarray, classes: int, path: Path) -> None:

@@ -10,24 +10,28 @@ Few trees are long enough, so trees are first drawn as numbers of nodes per leve
 that are kept are written out. That changes nothing in the distribution: given their numbers, which nodes of a level
 are operators is uniform.
 
+`listops_short` is no task of the arena: the same with expressions that small models learn on a CPU within minutes.
+
 Sources: ``"generated"`` (96,000 training, 2,000 validation and 2,000 test expressions, always the same), or the folder
 of the official ``basic_{train,val,test}.tsv``. The text has a token per word, without the round brackets of the
 official files, which their tokenizer drops.
 """
 
-import csv
 import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import TokenizersBackend
 
-from .checksums import content_checksum
+from .checksums import verified
+from .generated import generated
+from .tsv import class_id, read_tsv
 
 
 LABELS = tuple(str(digit) for digit in range(10))
@@ -38,12 +42,23 @@ SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[UNK]")
 #: In the order of their ids, which never changes.
 VOCABULARY = (*SPECIAL_TOKENS, CLOSE, *LABELS, *OPERATORS)
 
-#: SHA-256 of the texts and labels of the splits that are generated (`content_checksum`).
+FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+
+#: SHA-256 of the texts and labels of the splits that are generated (`content_checksum`), by task.
 CHECKSUMS = {
-    "train": "8e6dfd296cfc71518250fe87517fb8ad8e6bb3a4816a28c3d538e54dc00cf820",
-    "validation": "c1e0cbf34b00a841b275090e78267f0ebbd7e86e6f868bd80d3fbdc4cccbe595",
-    "test": "52c8b36ad8417af234b3aab0610909db93ab5e8b65183f5b6cf0ccd1ae9318a1",
+    "listops": {
+        "train": "8e6dfd296cfc71518250fe87517fb8ad8e6bb3a4816a28c3d538e54dc00cf820",
+        "validation": "c1e0cbf34b00a841b275090e78267f0ebbd7e86e6f868bd80d3fbdc4cccbe595",
+        "test": "52c8b36ad8417af234b3aab0610909db93ab5e8b65183f5b6cf0ccd1ae9318a1",
+    },
+    "listops_short": {
+        "train": "0631b4fe68b876ee1d7f57c4478f2cc85fc21cc7186dff99bd5b6c91ac10044c",
+        "validation": "4e879e25f56aac8f007d1459a2f26fc058aaed5af516dcdf5cba7b364a45f87b",
+        "test": "a9b76b13d226713cd6d612e298ab776a72ff44b64246b25c7409685c3b27b93e",
+    },
 }
+#: Raised whenever the same arguments give other expressions, so that none of an earlier generator come from the cache.
+VERSION = 1
 SPLIT_SIZES = {"train": 96_000, "validation": 2_000, "test": 2_000}
 #: Trees that are drawn at once.
 BATCH = 16_000
@@ -62,7 +77,14 @@ class Distribution:
     operator_probability: float = 0.25
 
 
-def load_listops(source: str = "generated") -> DatasetDict:
+#: The expressions of each task.
+DISTRIBUTIONS = {
+    "listops": Distribution(),
+    "listops_short": Distribution(min_length=16, max_length=128, max_depth=6, max_args=5),
+}
+
+
+def load_listops(source: str = "generated", task: str = "listops") -> DatasetDict:
     """The splits ``train``, ``validation`` and ``test``, with the columns ``text`` and ``label``.
 
     Raises:
@@ -70,25 +92,12 @@ def load_listops(source: str = "generated") -> DatasetDict:
             that does not hold what it should.
     """
     if source == "generated":
-        return verified(generate_listops(SPLIT_SIZES))
+        return verified(generate_listops(SPLIT_SIZES, DISTRIBUTIONS[task]), CHECKSUMS[task])
+    if task != "listops":
+        raise ValueError(f"unknown source {source!r}; {task} can only be 'generated'")
     if Path(source).is_dir():
         return read_official(Path(source))
     raise ValueError(f"unknown source {source!r}; choose 'generated', or a folder with the official basic_*.tsv")
-
-
-def verified(splits: DatasetDict) -> DatasetDict:
-    """The generated splits themselves.
-
-    Raises:
-        ValueError: they are not those that `CHECKSUMS` identify.
-    """
-    for name, expected in CHECKSUMS.items():
-        if (found := content_checksum(splits[name])) != expected:
-            raise ValueError(
-                f"the generated {name} split has SHA-256 {found}, expected {expected}: numpy's random numbers or this "
-                "generator have changed, so scores would not compare. Install the numpy of constraints.txt."
-            )
-    return splits
 
 
 def generate_listops(
@@ -105,10 +114,14 @@ def generate_listops(
     total = sum(sizes.values())
     # A tenth more than needed, since repeated expressions are left out (they only occur among short ones).
     shards = -(-(total + total // 10) // SHARD)
-    arguments = {"shards": list(range(shards)), "seed": seed, "distribution": asdict(distribution or Distribution())}
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    arguments = {
+        "shards": list(range(shards)),
+        "size": SHARD,
+        "seed": seed,
+        "distribution": asdict(distribution or Distribution()),
+    }
     processes = min(num_proc or os.cpu_count() or 1, shards)
-    rows = Dataset.from_generator(_shards, features=features, gen_kwargs=arguments, num_proc=processes)
+    rows = generated("listops", VERSION, _shards, arguments, FEATURES, processes)
     order = rows.to_pandas().drop_duplicates("text").index
     if len(order) < total:
         raise ValueError(f"only {len(order)} different expressions were drawn, {total} are needed: allow longer ones")
@@ -119,10 +132,10 @@ def generate_listops(
     return DatasetDict(splits)
 
 
-def _shards(shards: list[int], seed: int, distribution: dict) -> Iterator[dict]:
+def _shards(shards: list[int], size: int, seed: int, distribution: dict) -> Iterator[dict]:
     for shard in shards:
         expressions = draw(np.random.default_rng([seed, shard]), Distribution(**distribution))
-        for _, (text, label) in zip(range(SHARD), expressions, strict=False):
+        for _, (text, label) in zip(range(size), expressions, strict=False):
             if evaluate(text) != label:
                 raise RuntimeError(f"the evaluators disagree on {text!r}: {evaluate(text)} and {label}")
             yield {"text": text, "label": label}
@@ -212,7 +225,7 @@ def evaluate(text: str) -> int:
         elif token in (CLOSE, "X"):
             operator, *values = stack.pop()
             if not stack or not values:
-                raise ValueError(f"a bracket closes nothing in {text!r}")
+                raise ValueError(f"a bracket closes nothing in {shortened(text)}")
             ordered = sorted(values)
             middle = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) // 2
             results = {"[MIN": ordered[0], "[MAX": ordered[-1], "[MED": middle, "[SM": sum(values) % 10}
@@ -220,9 +233,9 @@ def evaluate(text: str) -> int:
         elif token in LABELS:
             stack[-1].append(int(token))
         else:
-            raise ValueError(f"{token!r} is no token of an expression, in {text!r}")
+            raise ValueError(f"{token!r} is no token of an expression, in {shortened(text)}")
     if len(stack) != 1 or len(stack[0]) != 1:
-        raise ValueError(f"not one whole expression: {text!r}")
+        raise ValueError(f"not one whole expression: {shortened(text)}")
     return stack[0][0]
 
 
@@ -230,23 +243,26 @@ def read_official(folder: Path) -> DatasetDict:
     """The splits of the official files, with every label verified.
 
     Raises:
-        ValueError: a file is missing, or a row's target is not the value of its source.
+        ValueError: a file is missing, too many of its rows are broken (`read_tsv`), or a row's target is not the value
+            of its source.
     """
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
     splits = {}
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         path = folder / f"basic_{name}.tsv"
         if not path.is_file():
             raise ValueError(f"{folder} has no {path.name}")
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-        texts = [" ".join(token for token in row["Source"].split() if token not in "()") for row in rows]
-        labels = [int(row["Target"]) for row in rows]
-        for line, (text, label) in enumerate(zip(texts, labels, strict=True), start=2):
-            if evaluate(text) != label:
-                raise ValueError(f"{path}:{line}: the expression's value is {evaluate(text)}, not {label}")
-        splits[split] = Dataset.from_dict({"text": texts, "label": labels}, features=features)
+        rows = read_tsv(path, 2, _parse, header=("Source", "Target"))
+        for line, row in rows.items():
+            if (value := row.pop("value")) != row["label"]:
+                raise ValueError(f"{path}:{line}: the expression's value is {value}, not {row['label']}")
+        splits[split] = Dataset.from_list(list(rows.values()), features=FEATURES)
     return DatasetDict(splits)
+
+
+def _parse(cells: list[str]) -> dict:
+    source, target = cells
+    text = " ".join(token for token in source.split() if token not in "()")
+    return {"text": text, "label": class_id(target, len(LABELS)), "value": evaluate(text)}
 
 
 def listops_tokenizer(model_max_length: int) -> TokenizersBackend:

@@ -23,11 +23,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from datasets import Array2D, ClassLabel, DatasetDict, Features
 from PIL import Image
 from transformers.utils import logging
 
-from .checksums import content_checksum
+from .broken import leave_out
+from .checksums import verified
+from .generated import generated
 from .image import pictures
 from .pathfinder_drawing import Parameters, draw, is_connected, lay_out, mark
 
@@ -43,6 +45,8 @@ DIFFICULTIES = {
     "intermediate": (9, "curv_contour_length_9"),
     "hard": (14, "curv_contour_length_14"),
 }
+#: Raised whenever the same arguments give other pictures, so that none of an earlier generator come from the cache.
+VERSION = 1
 SPLIT_SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
 
 #: SHA-256 of the splits that are generated (`content_checksum`), for the sizes and difficulties that are recorded.
@@ -121,7 +125,7 @@ def load_pathfinder(source: str = "generated", size: int = 32, difficulty: str =
     """
     parameters = published(size, difficulty)
     if source == "generated":
-        return verified(generate_pathfinder(SPLIT_SIZES, parameters), size, difficulty)
+        return verified(generate_pathfinder(SPLIT_SIZES, parameters), CHECKSUMS.get((size, difficulty), {}))
     if not Path(source).is_dir():
         raise ValueError(
             f"unknown source {source!r}; choose 'generated', or a folder with the official pathfinder{size}"
@@ -132,21 +136,6 @@ def load_pathfinder(source: str = "generated", size: int = 32, difficulty: str =
         if (folder / "metadata").is_dir():
             return split_official(read_official(folder, size))
     raise ValueError(f"{source} has no {folders[0].relative_to(source)} and no {name}, with a folder metadata")
-
-
-def verified(splits: DatasetDict, size: int, difficulty: str) -> DatasetDict:
-    """The generated splits themselves.
-
-    Raises:
-        ValueError: they are not those that `CHECKSUMS` identify.
-    """
-    for name, expected in CHECKSUMS.get((size, difficulty), {}).items():
-        if (found := content_checksum(splits[name])) != expected:
-            raise ValueError(
-                f"the generated {name} split has SHA-256 {found}, expected {expected}: numpy's random numbers or this "
-                "generator have changed, so scores would not compare. Install the numpy of constraints.txt."
-            )
-    return splits
 
 
 def generate_pathfinder(
@@ -170,7 +159,7 @@ def generate_pathfinder(
     )
     arguments = {"shards": shards, "seed": seed, "parameters": asdict(parameters)}
     processes = min(num_proc or os.cpu_count() or 1, len(shards))
-    rows = Dataset.from_generator(_shards, features=features, gen_kwargs=arguments, num_proc=processes)
+    rows = generated("pathfinder", VERSION, _shards, arguments, features, processes)
     splits, start = {}, 0
     for name, count in sizes.items():
         splits[name] = rows.select(range(start, start + count))
@@ -215,8 +204,6 @@ def read_official(folder: Path, size: int) -> OfficialPictures:
     """
     paths = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.stem), path.stem))
     rows = [(f"{path}:{line}", row) for path in paths for line, row in enumerate(read_list(path), start=1)]
-    if not rows:
-        raise ValueError(f"{folder / 'metadata'} has no rows in *.npy")
     found = OfficialPictures(np.empty((len(rows), size, size), dtype=np.uint8), np.empty(len(rows), dtype=np.int64))
     count = 0
     for place, row in rows:
@@ -238,7 +225,9 @@ def read_official(folder: Path, size: int) -> OfficialPictures:
         found.labels[count] = label
         count += 1
     found.images, found.labels = found.images[:count], found.labels[:count]
-    _report(found, folder, len(rows))
+    if found.empty:
+        logger.warning(f"{folder}: left out {found.empty:,} of {len(rows):,} pictures, whose files are empty")
+    leave_out(folder, found.broken, len(rows), MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
     return found
 
 
@@ -265,23 +254,11 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError) as error:
+            if picture.size != (size, size):
+                raise ValueError(f"{path} has {picture.height} x {picture.width} pixels, expected {size} x {size}")
+            return np.asarray(picture.convert("L"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no picture: {error}") from error
-    if pixels.shape != (size, size):
-        raise ValueError(f"{path} has {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {size} x {size}")
-    return pixels
-
-
-def _report(found: OfficialPictures, folder: Path, rows: int) -> None:
-    if found.empty:
-        logger.warning(f"{folder}: left out {found.empty:,} of {rows:,} pictures, whose files are empty")
-    if not found.broken:
-        return
-    message = f"{folder}: {len(found.broken):,} of {rows:,} rows cannot be read, the first at {found.broken[0]}"
-    if len(found.broken) > MAX_BROKEN * rows:
-        raise ValueError(message)
-    logger.warning(f"{message}; they are left out")
 
 
 def split_official(found: OfficialPictures) -> DatasetDict:

@@ -14,14 +14,12 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .text import load_text
+from .tsv import class_id, read_tsv
 
 
 LABELS = ("different", "same")
 SOURCES = ("<folder with new_aan_pairs.*.tsv>",)
 FILES = {"train": "train", "validation": "eval", "test": "test"}
-
-#: The share of rows that may be broken before a file is refused.
-BROKEN_SHARE = 0.001
 
 #: Goes into the hashes that pair halves and cut reviews. Another value is another benchmark.
 PAIR_SEED = "hf_effattn retrieval 1"
@@ -49,27 +47,16 @@ def read_pairs(path: Path) -> Dataset:
     """The rows of an official file: label, two ids, two texts, between tabs and without a header.
 
     Raises:
-        ValueError: more than `BROKEN_SHARE` of the rows are broken; the message names the first of them.
+        ValueError: too many of them are broken (`read_tsv`).
     """
-    rows: dict[str, list] = {"text": [], "pair_text": [], "label": []}
-    broken = []
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            cells = line.rstrip("\n").split("\t")
-            label = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}.get(cells[0].strip())
-            if len(cells) != 5 or label is None or not cells[3] or not cells[4]:
-                broken.append(number)
-                continue
-            rows["text"].append(cells[3])
-            rows["pair_text"].append(cells[4])
-            rows["label"].append(label)
-    total = len(rows["label"]) + len(broken)
-    if total == 0 or len(broken) > BROKEN_SHARE * total:
-        raise ValueError(
-            f"{path}: {len(broken)} of {total} rows are not a label of 0 or 1, two ids and two texts between tabs; "
-            f"the first are lines {broken[:5]}"
-        )
-    return Dataset.from_dict(rows, features=FEATURES)
+    return Dataset.from_list(list(read_tsv(path, 5, _parse).values()), features=FEATURES)
+
+
+def _parse(cells: list[str]) -> dict:
+    label, _, _, text, pair_text = cells
+    if not text or not pair_text:
+        raise ValueError("a text is empty")
+    return {"text": text, "pair_text": pair_text, "label": class_id(label, len(LABELS))}
 
 
 def load_retrieval_reviews(source: str = "package") -> DatasetDict:

@@ -1,7 +1,7 @@
 """What a task is, and the table of tasks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from datasets import DatasetDict
@@ -9,7 +9,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Token
 
 from ..tokenization import byte_tokenizer
 from . import image, listops, pathfinder, recall, retrieval, text
-from .collate import PAIR, Collator, PairCollator, PixelCollator
+from .collate import PAIR, PIXEL_VOCABULARY, Collator, PairCollator, PixelCollator, PixelTokenCollator
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class LraTask:
         pairs: whether there is a second text, in the column ``pair_text``.
         pixels: mean and standard deviation of pictures, whose pixels are from 0 to 1; None if there are none.
         auto_class: the Auto class of the models.
+        vocabulary: token ids that occur, of tasks with neither texts nor pictures.
+        plain: whether models read one sequence of tokens, all of one length, see `for_plain_tokens`.
     """
 
     name: str
@@ -36,13 +38,36 @@ class LraTask:
     pairs: bool = False
     pixels: tuple[float, float] | None = None
     auto_class: str = "AutoModelForSequenceClassification"
+    vocabulary: int | None = None
+    plain: bool = False
+
+    def for_plain_tokens(self) -> "LraTask":
+        """The task for models that read neither pixels nor pairs, and that padding may disturb.
+
+        Pixels become tokens as in the original arena, a pair becomes ``[CLS] first [SEP] second``, and every text is
+        padded to the longest length, so that no result depends on what else is in a batch.
+        """
+        auto_class = "AutoModelForSequenceClassification" if self.pixels is not None else self.auto_class
+        return replace(self, plain=True, auto_class=auto_class)
+
+    def longest(self, max_length: int) -> int:
+        """Tokens of the longest sequence that a model reads, where each text has at most `max_length`."""
+        return 2 * max_length if self.plain and self.pairs else max_length
+
+    def vocab_size(self) -> int | None:
+        """Token ids that occur, or None if models read pixels."""
+        if self.tokenizer is not None:
+            return len(self.tokenizer(0))
+        return PIXEL_VOCABULARY if self.plain and self.pixels is not None else self.vocabulary
 
     def collator(self, tokenizer: PreTrainedTokenizerBase | None) -> Collator:
         """What makes batches of rows, given the tokenizer of the texts."""
         if self.pixels is not None:
-            return PixelCollator(*self.pixels)
+            return PixelTokenCollator() if self.plain else PixelCollator(*self.pixels)
         if tokenizer is None:
             return default_data_collator
+        if self.plain:
+            return DataCollatorWithPadding(tokenizer, "max_length", tokenizer.model_max_length)
         return (PairCollator if self.pairs else DataCollatorWithPadding)(tokenizer)
 
 
@@ -59,7 +84,16 @@ def _picture_task(
 
 TASKS = {
     "text": LraTask("text", text.LABELS, text.SOURCES, text.load_text, byte_tokenizer),
-    "listops": LraTask("listops", listops.LABELS, listops.SOURCES, listops.load_listops, listops.listops_tokenizer),
+    **{
+        name: LraTask(
+            name,
+            listops.LABELS,
+            listops.SOURCES,
+            partial(listops.load_listops, task=name),
+            listops.listops_tokenizer,
+        )
+        for name in listops.DISTRIBUTIONS
+    },
     "retrieval": LraTask(
         "retrieval", retrieval.LABELS, retrieval.SOURCES, retrieval.load_retrieval, byte_tokenizer, pairs=True
     ),
@@ -91,14 +125,18 @@ TASKS = {
             ("path_x", 128, "hard"),
         )
     },
-    "recall": LraTask(
-        "recall",
-        recall.LABELS,
-        recall.SOURCES,
-        recall.load_recall,
-        tokenizer=None,
-        auto_class="AutoModelForTokenClassification",
-    ),
+    **{
+        name: LraTask(
+            name,
+            tuple(str(value) for value in range(parameters.values)),
+            recall.SOURCES,
+            partial(recall.load_recall, task=name),
+            tokenizer=None,
+            auto_class="AutoModelForTokenClassification",
+            vocabulary=parameters.vocab_size,
+        )
+        for name, parameters in recall.TASKS.items()
+    },
 }
 
 
@@ -113,16 +151,22 @@ def get_task(name: str) -> LraTask:
     return TASKS[name]
 
 
-def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> DatasetDict:
+def tokenize(
+    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase | None, max_length: int, joined: bool = False
+) -> DatasetDict:
     """The splits with `input_ids` and `attention_mask` of at most `max_length` tokens in place of the text, if any.
 
-    The second texts of pairs become ``pair_input_ids`` and ``pair_attention_mask``.
+    The second texts of pairs become ``pair_input_ids`` and ``pair_attention_mask``, or, if they are to be `joined`,
+    the other half of a sequence of twice the length.
     """
 
     if tokenizer is None:
         return splits
 
     def encode(batch: dict) -> dict:
+        if joined and "pair_text" in batch:
+            both = batch["text"], batch["pair_text"]
+            return dict(tokenizer(*both, truncation="longest_first", max_length=2 * max_length))
         encoded = dict(tokenizer(batch["text"], truncation=True, max_length=max_length))
         if "pair_text" in batch:
             second = tokenizer(batch["pair_text"], truncation=True, max_length=max_length)

@@ -8,7 +8,19 @@ Two sources, never mixed and never replaced by one another:
 - ``"hub"``: the full ``stanfordnlp/imdb`` with its own test split.
 
 In both, texts that differ only in case and white space count as one and stand in one split only, and the
-validation split is carved from the training data. (The original arena validated on its test split.)
+validation split is carved from the training data.
+
+The protocol of Long Range Arena (Tay et al. 2020, arXiv 2011.04006), and what ``"hub"`` makes of it:
+
+| | Long Range Arena | ``"hub"`` |
+|---|---|---|
+| training | the 25,000 official training reviews | 90 % of each label of them, without repeats and test reviews |
+| validation | the official test reviews, which are also the test | the other 10 % |
+| test | the 25,000 official test reviews | the same, in their order, none left out |
+| input | the first 4,000 bytes | the same, behind ``[CLS]``, with ``--max_length 4001`` |
+
+So a checkpoint is chosen without the test reviews, from a little less training data; its test score stands for the
+same reviews as a published one.
 """
 
 import hashlib

@@ -54,7 +54,12 @@ def test_cifar_in_its_original_format(cifar):
 
 def test_a_batch_of_another_size_is_refused(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(cifar_batch(0, rows=3)[0])
-    with pytest.raises(ValueError, match=r"data_batch_1\.bin has 9,219 bytes, a batch of CIFAR-10 has 30,730,000"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_1\.bin has 9,219 bytes, which end in picture 3; a batch of CIFAR-"
+    ):
+        image.load_image(str(tmp_path))
+    (tmp_path / "data_batch_1.bin").write_bytes(cifar_batch(0)[0][:-1])
+    with pytest.raises(ValueError, match=r"has 30,729,999 bytes, which end in picture 9,999; .* has 30,730,000\. Get"):
         image.load_image(str(tmp_path))
 
 
@@ -123,12 +128,64 @@ def test_files_of_something_else_are_refused(fashion, monkeypatch):
         image.load_fashion_mnist(str(folder))
 
 
+def change(folder, name, function):
+    """Write the content of a file anew, compressed or not."""
+    path = next(path for path in (folder / name, folder / f"{name}.gz") if path.exists())
+    raw = gzip.decompress(path.read_bytes()) if path.suffix else path.read_bytes()
+    path.write_bytes(gzip.compress(function(raw)) if path.suffix else function(raw))
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [
+        (
+            "train-images-idx3",
+            lambda raw: raw[:-800],
+            r"should hold 50 rows of 784 bytes, but its 38,400 .* in row 48;",
+        ),
+        (
+            "train-images-idx3",
+            lambda raw: raw + b"\0",
+            r"should hold 50 rows of 784 bytes, but its 39,201 .* in row 50;",
+        ),
+        (
+            "train-images-idx3",
+            lambda raw: raw[:10],
+            r"is no idx file of 3 dimensions of bytes: it begins with b'\\x00",
+        ),
+        ("train-images-idx3", lambda raw: b"\x89PNG" + raw[4:], r"is no idx file of 3 .*: it begins with b'\\x89PNG'"),
+        ("t10k-labels-idx1", lambda raw: raw[:2] + b"\x0b" + raw[3:], "is no idx file of 1 dimensions of bytes"),
+        ("t10k-labels-idx1", lambda raw: b"", "is no idx file of 1 dimensions of bytes: it begins with b''"),
+        ("t10k-labels-idx1", lambda raw: raw[:-1], r"should hold 20 rows of 1 bytes, but its 19 bytes end in row 19"),
+        ("t10k-labels-idx1", lambda raw: raw[:-1] + b"\x0a", "picture 19 has label 10, there are 10 classes"),
+        (
+            "t10k-labels-idx1",
+            lambda raw: raw[:4] + struct.pack(">i", 21) + raw[8:] + b"\1",
+            r"t10k-images-idx3-ubyte.* has 20 pictures, but .*t10k-labels-idx1-ubyte.* has 21 labels",
+        ),
+        (
+            "t10k-labels-idx1",
+            lambda raw: raw[:-1] + bytes([(raw[-1] + 1) % 10]),
+            "has SHA-256 .*, that of Fashion-MNIST",
+        ),
+    ],
+)
+def test_whatever_is_wrong_with_an_idx_file_it_is_named(fashion, name, function, message):
+    folder, _ = fashion
+    change(folder, f"{name}-ubyte", function)
+    with pytest.raises(ValueError, match=message) as error:
+        image.load_fashion_mnist(str(folder))
+    assert f"{folder}/{name}-ubyte" in str(error.value)
+
+
 def test_a_damaged_or_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"has neither train-images-idx3-ubyte nor train-images-idx3-ubyte\.gz"):
         image.load_fashion_mnist(str(tmp_path))
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="is damaged"):
-        image.load_fashion_mnist(str(tmp_path))
+    for contents in (b"no archive", gzip.compress(bytes(1000))[:-9], gzip.compress(bytes(1000))[:15] + bytes(30)):
+        (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"")
+        (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(contents)
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is damaged \(.*; get the file anew"):
+            image.load_fashion_mnist(str(tmp_path))
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch, tmp_path):

@@ -1,12 +1,14 @@
 """ListOps: values, the distribution against a generator written as the original's, and the official files."""
 
 import random
+import re
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from hf_effattn.lra import get_task, listops
+from hf_effattn.lra.checksums import verified
 from hf_effattn.lra.listops import Distribution, evaluate, generate_listops
 
 
@@ -99,12 +101,13 @@ def test_splits_are_disjoint_and_do_not_depend_on_processes():
 
 def test_other_expressions_than_those_of_the_benchmark_are_refused():
     with pytest.raises(ValueError, match=r"the generated train split has SHA-256 .* so scores would not compare"):
-        listops.verified(generate_listops(SIZES, SHORT))
+        verified(generate_listops(SIZES, SHORT), listops.CHECKSUMS["listops"])
 
 
 @pytest.mark.slow
-def test_the_benchmark_is_always_the_same():
-    splits = get_task("listops").load("generated")
+@pytest.mark.parametrize("task", listops.DISTRIBUTIONS)
+def test_the_benchmark_is_always_the_same(task):
+    splits = get_task(task).load("generated")
     assert {name: len(split) for name, split in splits.items()} == listops.SPLIT_SIZES
 
 
@@ -118,11 +121,38 @@ def test_official_files_are_read_and_verified(tmp_path):
     (tmp_path / "basic_val.tsv").write_text("Source\tTarget\n( ( ( [MAX 2 ) 9 ) ] )\t2\n")
     with pytest.raises(ValueError, match=r"basic_val\.tsv:2: the expression's value is 9, not 2"):
         get_task("listops").load(str(tmp_path))
+    (tmp_path / "basic_val.tsv").write_text("Target\tSource\n9\t9\n")
+    with pytest.raises(ValueError, match=r"basic_val\.tsv: the first line is .*, not Source and Target"):
+        get_task("listops").load(str(tmp_path))
     (tmp_path / "basic_val.tsv").unlink()
     with pytest.raises(ValueError, match=r"has no basic_val\.tsv"):
         get_task("listops").load(str(tmp_path))
     with pytest.raises(ValueError, match="unknown source 'hub'"):
         get_task("listops").load("hub")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("[MAX 2 9 ]", "the number of cells is 1, not 2"),
+        ("( ( ( [MAX 2 ) 9 ) ] )\t", "the label '' is no whole number"),
+        ("( ( ( [MAX 2 ) 9 ) ] )\t10", "the label 10 is none of the 10 classes"),
+        ("[MAX " + "7 " * 2000 + "\t7", r"not one whole expression: '\[MAX 7 7 7 7"),
+        ("\t7", "not one whole expression: ''"),
+    ],
+)
+def test_broken_rows_of_official_files_are_left_out_or_refused(tmp_path, caplog, row, reason):
+    for name in ("train", "val", "test"):
+        (tmp_path / f"basic_{name}.tsv").write_text("Source\tTarget\r\n" + "( ( [MED 3 ) ] )\t3\r\n" * 1000)
+    with (tmp_path / "basic_test.tsv").open("a") as file:
+        file.write(f"{row}\n")
+    assert len(get_task("listops").load(str(tmp_path))["test"]) == 1000
+    (record,) = caplog.records
+    assert re.search(rf"basic_test\.tsv: 1 of 1,001 rows are broken: line 1002 \({reason}", record.getMessage())
+    assert len(record.getMessage()) < 400
+    (tmp_path / "basic_test.tsv").write_text(f"Source\tTarget\n{row}\n")
+    with pytest.raises(ValueError, match=rf"1 of 1 rows are broken: line 2 \({reason}"):
+        get_task("listops").load(str(tmp_path))
 
 
 def test_the_tokenizer_knows_every_token_and_loads_without_code(tmp_path):

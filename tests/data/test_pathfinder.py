@@ -3,6 +3,8 @@
 import itertools
 import logging
 import math
+import struct
+import zlib
 
 import datasets
 import numpy as np
@@ -199,11 +201,11 @@ def test_pictures_are_always_the_same(fresh_cache):
 
 
 def test_other_pictures_than_those_of_the_benchmark_are_refused(fresh_cache, monkeypatch):
-    splits = generate_pathfinder({"train": 4}, published(), num_proc=1)
+    monkeypatch.setattr(pathfinder, "SPLIT_SIZES", {"train": 4, "validation": 2, "test": 2})
     monkeypatch.setitem(pathfinder.CHECKSUMS, (32, "hard"), {"train": "0" * 64})
-    assert pathfinder.verified(splits, 128, "hard") is splits
+    assert len(load_pathfinder(difficulty="easy")["train"]) == 4, "which is not recorded"
     with pytest.raises(ValueError, match=r"the generated train split has SHA-256 .* so scores would not compare"):
-        pathfinder.verified(splits, 32, "hard")
+        load_pathfinder()
 
 
 def test_the_arenas_parameters():
@@ -286,16 +288,40 @@ def test_empty_and_damaged_pictures_are_counted_and_named(tmp_path, caplog):
     assert [place.split(": ")[0] for place in found.broken] == [f"{tmp_path}/metadata/0.npy:{n}" for n in (4, 5)]
     assert "sample_4.png has 16 x 16 pixels, expected 32 x 32" in found.broken[1]
     assert "left out 1 of 200 pictures, whose files are empty" in caplog.text
-    assert "2 of 200 rows cannot be read, the first at" in caplog.text and "sample_3.png is no picture" in caplog.text
+    assert "2 of 200 rows are broken: " in caplog.text and "sample_3.png is no picture" in caplog.text
     (files / "sample_5.png").unlink()
-    with pytest.raises(ValueError, match=r"3 of 200 rows cannot be read, the first at .*metadata/0\.npy:4: "):
+    with pytest.raises(ValueError, match=r"3 of 200 rows are broken: .*metadata/0\.npy:4: .*:5: .*:6: .*No such file"):
         pathfinder.read_official(tmp_path, 32)
+
+
+def unread(folder, contents):
+    """The message about a picture that has these bytes."""
+    path = folder / "picture.png"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=f"{path}") as error:
+        pathfinder.read_picture(path, 32)
+    return str(error.value)
+
+
+def test_whatever_is_wrong_with_a_picture_its_file_is_named(tmp_path):
+    (tmp_path / "imgs" / "0").mkdir(parents=True)
+    write = tmp_path / "whole.png"
+    Image.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32)).save(write)
+    whole = write.read_bytes()
+    for end in (0, 5, 20, 60, len(whole) // 2):
+        assert "is no picture" in unread(tmp_path, whole[:end])
+    assert "is no picture" in unread(tmp_path, b"<html>404</html>")
+    assert "is no picture" in unread(tmp_path, whole[:50] + bytes(20) + whole[70:])
+    # A header, with its check sum, that asks for 2.5 thousand million pixels.
+    header = b"IHDR" + struct.pack(">2I5B", 50_000, 50_000, 8, 0, 0, 0, 0)
+    huge = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    assert "is no picture: Image size (2500000000 pixels) exceeds limit" in unread(tmp_path, huge)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], r"metadata has no rows"),
+        ([], r"has no rows; its lists are metadata/\*\.npy"),
         ([official_row(0, 0), official_row(1, 2)], r"0\.npy:2: the label is 2, neither 0 nor 1"),
         ([["imgs/0", "sample_0.png"]], r"0\.npy:1: no folder, file and label in 'imgs/0 sample_0\.png'"),
         ([official_row(0, "yes")], r"0\.npy:1: no folder, file and label"),

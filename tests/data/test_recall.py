@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_effattn.lra import recall
+from hf_effattn.lra import get_task, recall
 from hf_effattn.lra.recall import CLS, FILLER, FIRST_KEY, IGNORED, Parameters, generate_recall
 
 
@@ -69,6 +69,13 @@ def test_impossible_parameters_are_refused(fields, message):
 def test_unknown_sources_are_refused():
     with pytest.raises(ValueError, match="unknown source 'hub'"):
         recall.load_recall("hub")
+
+
+@pytest.mark.parametrize("task", recall.TASKS)
+def test_the_benchmark_is_always_the_same(task):
+    splits = get_task(task).load("generated")
+    assert {name: len(split) for name, split in splits.items()} == recall.SPLIT_SIZES
+    assert max(map(max, splits["test"]["input_ids"])) == get_task(task).vocab_size() - 1
 
 
 def test_another_generator_is_noticed(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hf_effattn.lra import get_task, retrieval
+from hf_effattn.lra import get_task
 from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.lra.collate import PairCollator
 from hf_effattn.lra.task import tokenize
@@ -52,7 +52,7 @@ def test_lengths_do_not_give_the_answer_away(splits):
     assert abs(accuracy - 0.5) < 0.03
 
 
-def test_official_files_are_read_and_broken_rows_named(tmp_path, monkeypatch):
+def test_official_files_are_read_and_broken_rows_named(tmp_path, caplog):
     good = "1.0\ta\tb\tb'one text'\tb'another'\n0\tc\td\tthird\tfourth \"quoted\n"
     for name in ("train", "eval", "test"):
         (tmp_path / f"new_aan_pairs.{name}.tsv").write_text(good)
@@ -63,11 +63,17 @@ def test_official_files_are_read_and_broken_rows_named(tmp_path, monkeypatch):
         "label": [1, 0],
     }
     path = tmp_path / "new_aan_pairs.eval.tsv"
-    path.write_text(good + "0\tonly\tthree\n2\ta\tb\tc\td\n")
-    with pytest.raises(ValueError, match=r"eval\.tsv: 2 of 4 rows are not .* lines \[3, 4\]"):
+    broken = "0\tonly\tthree\n2\ta\tb\tc\td\n1\ta\tb\t\td\n"
+    path.write_text(good + broken)
+    reasons = (
+        r"line 3 \(the number of cells is 3, not 5\); line 4 \(the label 2 is none of the 2 classes\); "
+        r"line 5 \(a text is empty\)"
+    )
+    with pytest.raises(ValueError, match=rf"eval\.tsv: 3 of 5 rows are broken: {reasons}\. At most"):
         get_task("retrieval").load(str(tmp_path))
-    monkeypatch.setattr(retrieval, "BROKEN_SHARE", 0.5)
-    assert len(get_task("retrieval").load(str(tmp_path))["validation"]) == 2
+    path.write_text(good * 1500 + broken)
+    assert len(get_task("retrieval").load(str(tmp_path))["validation"]) == 3000
+    assert "eval.tsv: 3 of 3,003 rows are broken: line 3001 (" in caplog.text
     path.unlink()
     with pytest.raises(ValueError, match=r"lacks \['eval'\]"):
         get_task("retrieval").load(str(tmp_path))

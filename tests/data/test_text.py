@@ -104,6 +104,9 @@ def test_the_hub_source_keeps_the_official_test_and_validates_on_training_data(m
     monkeypatch.setattr(text, "load_dataset", lambda name: imdb(train, test))
     splits = text.load_text("hub")
     assert splits["test"]["text"][:] == test
+    for split in splits.values():
+        assert split.features["label"].names == ["negative", "positive"]
+        assert [int(row.split()[-1]) % 2 for row in split["text"]] == split["label"][:], "each keeps its own"
     rest = {*splits["train"]["text"], *splits["validation"]["text"]}
     assert rest == {*train} - {"TEST  3"}
     assert len(splits["validation"]) == 2_500

@@ -1,6 +1,7 @@
 """The training script: end to end, resumed to the bit, and refusing what would lose or confuse results."""
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from transformers.optimization import get_inverse_sqrt_schedule
 
 import hf_effattn
 from hf_effattn.files import read_json
-from hf_effattn.lra import LraTask
+from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
+from hf_effattn.lra.task import TASKS
 from hf_effattn.training.checkpoints import damage, last_complete_checkpoint
+from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
 from tests.models.variants import FAMILIES, over_families, random_ids, tiny_config
@@ -54,7 +57,7 @@ def toy_run(run_lra, monkeypatch, tmp_path):
     )
 
     def run(folder, family=FAMILIES[0], steps=8, fields=None, task=task, **options):
-        monkeypatch.setattr(run_lra, "get_task", lambda name: task)
+        monkeypatch.setitem(TASKS, "toy", task)
         config = tiny_config(family, vocab_size=260, hidden_dropout_prob=0.1, **fields or {})
         config.save_pretrained(tmp_path / "config")
         arguments = {
@@ -71,7 +74,8 @@ def toy_run(run_lra, monkeypatch, tmp_path):
             "load_best_model_at_end": True,
             "disable_tqdm": True,
         } | options
-        return run_lra.main([f"--{name}={value}" for name, value in arguments.items()])
+        given = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in arguments.items()}
+        return run_lra.main([f"--{name}={value}" for name, value in given.items() if value is not None])
 
     return run
 
@@ -109,6 +113,24 @@ def toy_pairs(source):
     }
     split = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["different", "same"]))
     return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
+
+
+def test_a_model_of_transformers_runs_under_the_same_recipe(toy_run):
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    results = toy_run(
+        "run", model_config=None, model_type="bert", model_size=size, steps=40, save_steps=40, eval_steps=40
+    )
+    assert results["test"]["test_accuracy"] == 1.0, "the toy task is learnt"
+    assert results["backends"] is None
+    assert results["model_config"]["model_type"] == "bert" and results["model_config"]["hidden_size"] == 16
+
+
+def test_measures_are_logged_on_request(toy_run):
+    results = toy_run("run", next(f for f in FAMILIES if f.model_type == "luna"), diagnose=True)
+    measured = [entry for entry in results["log"] if "diagnostics/layer_0/memory_cosine" in entry]
+    assert [entry["step"] for entry in measured] == [2, 4, 6, 8, 8], (
+        "after every evaluation, the last on the test split"
+    )
 
 
 def test_pairs_are_learnt(toy_run):
@@ -282,7 +304,7 @@ def test_too_long_inputs_are_refused_before_any_data_is_read(toy_run):
 
 
 def recipe_parser(run_lra):
-    return HfArgumentParser((run_lra.LraArguments, TrainingArguments))
+    return HfArgumentParser((LraArguments, TrainingArguments))
 
 
 def test_recipes_fill_in_and_the_command_line_wins(run_lra, tmp_path):
@@ -312,12 +334,24 @@ def test_bad_recipes_are_refused(run_lra, tmp_path, name, content, message):
         parse_recipe(recipe_parser(run_lra), ["--recipe", str(tmp_path / name)])
 
 
-def test_every_recipe_parses(run_lra):
-    recipes = sorted((SCRIPT.parent / "recipes").rglob("*.yaml"))
-    assert recipes
-    for recipe in recipes:
-        lra, _ = parse_recipe(recipe_parser(run_lra), [f"--recipe={recipe}", "--model_config=c.json"])
-        assert lra.task == "text"
+RECIPES = SCRIPT.parent / "recipes"
+
+
+@pytest.mark.parametrize("recipe", [RECIPES / "quickstart.yaml", *sorted(RECIPES.glob("full/*.yaml"))], ids=str)
+def test_every_recipe_has_models(run_lra, recipe):
+    name = recipe.stem if recipe.parent.name == "full" else "quickstart"
+    configs = sorted(SCRIPT.parents[1].glob(f"modeling_configs/*-{name}.json"))
+    assert len(configs) == len(FAMILIES)
+    for config in configs:
+        lra, training = parse_recipe(recipe_parser(run_lra), [f"--recipe={recipe}", f"--model_config={config}"])
+        assert training.per_device_train_batch_size * training.gradient_accumulation_steps in (32, 64, 128)
+        task = get_task(lra.task)
+        build_model(lra, task, model_config(lra, task))
+
+
+def test_training_stops_when_it_gets_no_better(toy_run):
+    results = toy_run("run", steps=40, learning_rate=0, patience=3)
+    assert results["steps"] == 8, "the first evaluation, and three that are no better"
 
 
 def test_the_schedule_of_the_papers_is_inverse_sqrt():

@@ -82,7 +82,7 @@ def test_accumulated_batches_equal_one_batch(arguments, tmp_path):
     ("options", "message"),
     [
         ({"label_smoothing_factor": 0.1}, r"does not read \['label_smoothing_factor'\]"),
-        ({"resume": True}, "does not resume"),
+        ({"resume": True}, "this script has no .'resume'"),
         ({"max_steps": -1}, "give max_steps and eval_steps"),
     ],
 )

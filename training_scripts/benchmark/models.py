@@ -8,9 +8,11 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from hf_effattn.training.model_zoo import Size
+
 from .candidate import OURS
 from .machine import package_version
-from .model_zoo import VOCABULARY, ZOO, ModelEntry, Size
+from .model_zoo import VOCABULARY, ZOO, ModelEntry
 from .problem import FORWARD
 from .settings import Settings
 from .shares import step_shares
@@ -25,7 +27,7 @@ PADDING_TOLERANCE = 1e-5
 
 def run_models(settings: Settings, zoo: tuple[ModelEntry, ...] = ZOO) -> dict[str, Any]:
     """Check every model, then time all of them."""
-    size = Size(settings.model_length, *settings.model_size)
+    size = Size(settings.model_length, VOCABULARY, *settings.model_size)
     entries: dict[str, dict[str, Any]] = {}
     models: dict[str, PreTrainedModel] = {}
     for model_entry in tqdm(zoo, desc="checking models", leave=False):

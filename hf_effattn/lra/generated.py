@@ -1,0 +1,97 @@
+"""Generated rows in the cache: whole or absent, and never those of another generator."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import datasets
+import pyarrow
+from datasets import Dataset, Features
+from filelock import FileLock
+
+from ..files import fsync_tree
+
+
+def generated(
+    name: str,
+    version: int,
+    generator: Callable[..., Iterator[dict]],
+    arguments: dict[str, Any],
+    features: Features,
+    num_proc: int | None = None,
+) -> Dataset:
+    """The rows that `generator` gives, drawn once and then read from the cache.
+
+    They lie in ``hf_effattn/<name>-v<version>-<digest of the arguments>`` in the cache of `datasets`. They are drawn
+    elsewhere and moved there when they are whole and on disk, so nothing of a generation that was interrupted is ever
+    read; of several processes that ask at once, one draws and the others wait.
+
+    `datasets` has a cache of its own, but looks up a generator there by its name and not by its code, and draws in a
+    folder that the workers of an interrupted generation may still be writing to.
+
+    Args:
+        name: the generator's.
+        version: to be raised whenever the same arguments give other rows.
+        generator: takes the arguments by name, and gives the rows.
+        arguments: numbers, texts, lists and dicts. A list is dealt among the processes.
+        features: of the rows.
+        num_proc: processes; the rows do not depend on it.
+
+    Raises:
+        ValueError: the rows in the cache are damaged.
+    """
+    key = json.dumps([name, version, arguments], sort_keys=True)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_effattn" / f"{name}-v{version}-{_digest(key)}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.exists():
+                _generate(folder, generator, arguments, features, num_proc)
+    try:
+        return Dataset.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise ValueError(f"the rows in {folder} are damaged ({error}); delete the folder, and run again") from error
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _generate(
+    folder: Path,
+    generator: Callable[..., Iterator[dict]],
+    arguments: dict[str, Any],
+    features: Features,
+    num_proc: int | None,
+) -> None:
+    """Draw the rows, and move them to `folder` at last."""
+    scratch_name = f".{folder.name}-"
+    # Whoever holds the lock is alone, so what lies there is of a process that was killed.
+    for left in folder.parent.glob(f"{scratch_name}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=scratch_name, ignore_cleanup_errors=True) as scratch:
+        rows = Dataset.from_generator(
+            _supervised,
+            features=features,
+            cache_dir=str(Path(scratch) / "draft"),
+            gen_kwargs={"generator": generator, "main": os.getpid(), **arguments},
+            num_proc=num_proc,
+            fingerprint=_digest(folder.name),
+        )
+        whole = Path(scratch) / "rows"
+        rows.save_to_disk(whole)
+        fsync_tree(whole)
+        whole.rename(folder)
+
+
+def _supervised(generator: Callable[..., Iterator[dict]], main: int, **arguments: Any) -> Iterator[dict]:
+    """The rows, as long as the process `main` lives, whose worker this may be: those of a killed one would go on."""
+    for row in generator(**arguments):
+        if main not in (os.getpid(), os.getppid()):
+            os._exit(1)
+        yield row

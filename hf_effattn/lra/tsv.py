@@ -1,0 +1,70 @@
+"""Reads the official files: a row per line, its cells between tabs."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from .broken import leave_out
+
+
+Row = TypeVar("Row")
+
+#: The share of rows that may be broken before a file is refused.
+MAX_BROKEN = 0.001
+
+WHOLE_NUMBER = re.compile(r"(-?[0-9]+)(\.0*)?")
+
+
+def read_tsv(
+    path: Path, columns: int, parse: Callable[[list[str]], Row], header: tuple[str, ...] = ()
+) -> dict[int, Row]:
+    """The rows of a file by the numbers of their lines, from 1.
+
+    A row is broken if it is no UTF-8, has another number of cells, or `parse` finds something wrong with it. Up to
+    `MAX_BROKEN` of the rows may be; they are left out with a warning that counts them and names the first.
+
+    Args:
+        path: the file.
+        columns: cells of a row. There is no quoting: a cell may hold anything but tabs and line feeds.
+        parse: makes a row of its cells, or raises ValueError with what is wrong with them.
+        header: the cells of the first line, if that is no row.
+
+    Raises:
+        ValueError: too many rows are broken, there are none, or the first line is not the header.
+    """
+    rows: dict[int, Row] = {}
+    broken = []
+    with path.open("rb") as file:
+        if header and (first := file.readline()).rstrip(b"\r\n") != "\t".join(header).encode():
+            raise ValueError(
+                f"{path}: the first line is {first[:80]!r}, not {' and '.join(header)} with a tab between"
+            )
+        for number, line in enumerate(file, start=2 if header else 1):
+            try:
+                rows[number] = parse(_cells(line, columns))
+            except ValueError as error:
+                broken.append(f"line {number} ({error})")
+    leave_out(path, broken, len(rows) + len(broken), MAX_BROKEN, "repair the file, or get it anew")
+    return rows
+
+
+def _cells(line: bytes, columns: int) -> list[str]:
+    cells = line.decode().removesuffix("\n").removesuffix("\r").split("\t")
+    if len(cells) != columns:
+        raise ValueError(f"the number of cells is {len(cells)}, not {columns}")
+    return cells
+
+
+def class_id(cell: str, classes: int) -> int:
+    """The label in a cell: a whole number, which may be written as ``1.0``.
+
+    Raises:
+        ValueError: it is no number, or none of the classes.
+    """
+    found = WHOLE_NUMBER.fullmatch(cell.strip())
+    if found is None:
+        raise ValueError(f"the label {cell[:20]!r} is no whole number")
+    if int(found[1]) not in range(classes):
+        raise ValueError(f"the label {cell} is none of the {classes} classes")
+    return int(found[1])

@@ -1,0 +1,180 @@
+"""What the scripts that train on Long Range Arena have in common: their arguments, their model and their data."""
+
+import dataclasses
+import json
+from typing import Any
+
+import transformers
+from datasets import DatasetDict
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..lra import LraTask, get_task
+from ..lra.collate import Collator
+from ..lra.task import tokenize
+from .model_zoo import Size, is_ours, matched_config
+
+
+#: The keys of `LraArguments.model_size`, as in our configs, and the fields of `Size` that they are.
+SIZES = {
+    "hidden_size": "hidden",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "intermediate",
+}
+
+
+@dataclasses.dataclass
+class LraArguments:
+    """What to train on what."""
+
+    task: str = dataclasses.field(default="text", metadata={"help": "task of the arena"})
+    source: str | None = dataclasses.field(default=None, metadata={"help": "where the data comes from; see the task"})
+    model_config: str | None = dataclasses.field(default=None, metadata={"help": "config file of a new model"})
+    model_name_or_path: str | None = dataclasses.field(default=None, metadata={"help": "checkpoint to start from"})
+    model_type: str | None = dataclasses.field(
+        default=None, metadata={"help": "type of a new model, ours or one of transformers; needs model_size"}
+    )
+    model_size: dict[str, Any] | str | None = dataclasses.field(
+        default=None, metadata={"help": f"size of a new model_type, a mapping with {', '.join(SIZES)}"}
+    )
+    model_options: dict[str, Any] | str | None = dataclasses.field(
+        default=None, metadata={"help": "further fields of the config of a new model_type, a mapping"}
+    )
+    max_length: int = dataclasses.field(default=1024, metadata={"help": "longest input in tokens, [CLS] included"})
+    validation_rows: int | None = dataclasses.field(
+        default=None, metadata={"help": "score so many rows of the validation split, its first ones"}
+    )
+    test_rows: int | None = dataclasses.field(
+        default=None, metadata={"help": "score so many rows of the test split, its first ones"}
+    )
+    patience: int | None = dataclasses.field(
+        default=None, metadata={"help": "stop after so many evaluations without a better validation accuracy"}
+    )
+    resume: bool = dataclasses.field(default=False, metadata={"help": "go on from the last whole checkpoint"})
+    diagnose: bool = dataclasses.field(
+        default=False, metadata={"help": "log hf_effattn.diagnose of some validation rows after every evaluation"}
+    )
+
+    def __post_init__(self) -> None:
+        starts = ("model_config", "model_name_or_path", "model_type")
+        if sum(getattr(self, name) is not None for name in starts) != 1:
+            raise ValueError("give exactly one of --model_config, --model_name_or_path and --model_type")
+        self.model_size, self.model_options = _mapping(self.model_size), _mapping(self.model_options)
+        if self.model_type is None and (self.model_size or self.model_options):
+            raise ValueError("--model_size and --model_options are for a new --model_type")
+        if self.model_type is not None and self.model_size.keys() != SIZES.keys():
+            raise ValueError(f"--model_type needs a --model_size of {sorted(SIZES)}, got {sorted(self.model_size)}")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    found = json.loads(value) if isinstance(value, str) else value
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"a mapping is needed, such as '{{\"hidden_size\": 64}}', got {value!r}")
+    return found or {}
+
+
+@dataclasses.dataclass
+class Prepared:
+    """Everything that a training loop needs.
+
+    Attributes:
+        task: the task, in the form that the model reads.
+        model: a classifier for it.
+        tokenizer: that of its texts, if there are any.
+        collate: makes batches of rows.
+        splits: the rows as they were loaded, those that are used alone.
+        encoded: the rows that batches are made of.
+    """
+
+    task: LraTask
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    collate: Collator
+    splits: DatasetDict
+    encoded: DatasetDict
+
+
+def prepare(lra: LraArguments) -> Prepared:
+    """Build the model, then load and encode the data; `lra.source` becomes the task's default if it is None.
+
+    Raises:
+        ValueError: arguments that do not go together.
+    """
+    task = get_task(lra.task)
+    lra.source = lra.source or task.sources[0]
+    config = model_config(lra, task)
+    if not is_ours(config.model_type):
+        task = task.for_plain_tokens()
+    model = build_model(lra, task, config)
+    splits = use_rows(task.load(lra.source), {"validation": lra.validation_rows, "test": lra.test_rows})
+    tokenizer = None if task.tokenizer is None else task.tokenizer(task.longest(lra.max_length))
+    encoded = tokenize(splits, tokenizer, lra.max_length, joined=task.plain)
+    return Prepared(task, model, tokenizer, task.collator(tokenizer), splits, encoded)
+
+
+def use_rows(splits: DatasetDict, rows: dict[str, int | None]) -> DatasetDict:
+    """The splits, of those in `rows` their first rows alone.
+
+    Raises:
+        ValueError: a split does not have so many rows.
+    """
+    chosen = DatasetDict(splits)
+    for name, count in rows.items():
+        if count is not None:
+            if not 0 < count <= len(splits[name]):
+                raise ValueError(f"the {name} split has {len(splits[name]):,} rows, {count:,} were asked for")
+            chosen[name] = splits[name].select(range(count))
+    return chosen
+
+
+def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
+    """The config of the model for the task, new or of a checkpoint."""
+    labels = dict(enumerate(task.labels))
+    fields: dict[str, Any] = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    if lra.model_type is None:
+        return AutoConfig.from_pretrained(str(lra.model_config or lra.model_name_or_path), **fields)
+    if is_ours(lra.model_type):
+        fields |= {
+            "num_channels": None if task.pixels is None else 1,
+            "pair_features": "concat" if task.pairs else None,
+        }
+    else:
+        task = task.for_plain_tokens()
+    sizes = {SIZES[name]: value for name, value in _mapping(lra.model_size).items()}
+    # Models that read pixels embed no tokens, but their padding has an id all the same.
+    size = Size(length=task.longest(lra.max_length), vocabulary=task.vocab_size() or 1, **sizes)
+    return matched_config(lra.model_type, size, **fields | _mapping(lra.model_options))
+
+
+def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> PreTrainedModel:
+    """A classifier for the task, new or from a checkpoint.
+
+    Raises:
+        ValueError: it reads something else than the task has, or not so much.
+    """
+    check_input(task, config)
+    longest = task.longest(lra.max_length)
+    # Models of other libraries have no such limit but their positions, if they have any.
+    limit = getattr(config, "max_input_length", getattr(config, "max_position_embeddings", None))
+    if task.tokenizer is not None and limit is not None and longest > limit:
+        raise ValueError(f"max_length ({longest}) exceeds the model's max_position_embeddings ({limit})")
+    auto_class = getattr(transformers, task.auto_class)
+    if lra.model_name_or_path is not None:
+        return auto_class.from_pretrained(lra.model_name_or_path, config=config)
+    return auto_class.from_config(config)
+
+
+def check_input(task: LraTask, config: PreTrainedConfig) -> None:
+    """Raise ValueError if a model with this config reads something else than the task has."""
+    pairs, pixels = (task.pairs, task.pixels is not None) if not task.plain else (False, False)
+    pair_features, channels = (getattr(config, name, None) for name in ("pair_features", "num_channels"))
+    if pairs != (pair_features is not None):
+        kind, remedy = ("pairs", "'concat'") if pairs else ("single sequences", "null")
+        raise ValueError(
+            f"task {task.name!r} has {kind}, but the model has pair_features={pair_features!r}: set it to {remedy}"
+        )
+    if pixels != (channels is not None):
+        kind, remedy = ("grey pictures", "1") if pixels else ("tokens", "null")
+        raise ValueError(
+            f"task {task.name!r} has {kind}, but the model has num_channels={channels!r}: set it to {remedy}"
+        )
