@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format coverage benchmark clean
+.PHONY: help quickstart test lint format coverage benchmark arena clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -54,6 +54,12 @@ coverage: .venv/dev ## run the tests and say which lines they reach
 
 benchmark: .venv/bench ## measure operators and models against their peers (half an hour on a quiet machine)
 	$(BIN)/python training_scripts/benchmark/run.py
+
+arena: .venv/train ## train all variants on all tasks of the CPU arena, or what is missing, and write RESULTS.md (hours)
+	$(BIN)/python training_scripts/arena/run.py
+	$(BIN)/python training_scripts/arena/padding.py
+	$(BIN)/python training_scripts/arena/costs.py
+	$(BIN)/python training_scripts/arena/report.py
 
 clean: ## remove the environment and the caches, but no results
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

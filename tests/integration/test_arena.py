@@ -1,0 +1,318 @@
+"""The arena: what is complete is never trained again, what is not is never trusted, and tables say what there is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+from hf_effattn.files import read_json
+from hf_effattn.training.lra import LraArguments, prepare
+
+
+sys.path.append(str(Path(__file__).parents[2] / "training_scripts"))
+
+from arena import report, tables
+from arena import run as arena
+from arena.cells import read_cells
+from arena.claims import Difference, claims, difference, overall
+from arena.plan import read_plan
+from arena.plots import write_plots
+from arena.results import load_result, result_path, store_error, store_outcome
+
+
+SCRIPTS = Path(__file__).parents[2] / "training_scripts"
+RECIPE = {
+    "task": "recall_small",
+    "source": "generated",
+    "max_length": 64,
+    "model_size": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "max_steps": 6,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    "eval_steps": 2,
+    "save_steps": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "validation_rows": 8,
+    "test_rows": 16,
+}
+VARIANTS = {
+    "softmax": {"title": "softmax", "model_type": "vanilla_transformer"},
+    "luna": {"title": "Luna", "model_type": "luna", "options": {"memory_size": 4}},
+    "convluna": {"title": "ConvLuna", "model_type": "convluna", "options": {"memory_size": 4}, "filtered": "luna"},
+    "nystrom": {
+        "title": "Nystrom",
+        "model_type": "nystromformer",
+        # It cannot divide 64 tokens among seven landmarks.
+        "options": {"num_landmarks": 7},
+        "against_softmax": "softmax",
+    },
+}
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    """A small arena of its own."""
+    content = {
+        "recipes": "recipes",
+        "seeds": [0, 1],
+        "tasks": {"small": "Small"},
+        "options": {"pooling": "mean"},
+        "variants": VARIANTS,
+    }
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "small.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "arena.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return tmp_path / "arena.yaml"
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+def command(plan_file, *arguments):
+    folder = plan_file.parent
+    return ["--plan", plan_file, "--results", folder / "results", "--runs", folder / "runs", *arguments]
+
+
+def run_arena(plan_file, *arguments):
+    """The exit status of the runner."""
+    with pytest.raises(SystemExit) as ended:
+        arena.main([str(part) for part in command(plan_file, *arguments)])
+    return ended.value.code
+
+
+def outcome(accuracy, steps=6):
+    """What `store_outcome` takes of a run."""
+    log = [{"step": step, "eval_accuracy": accuracy * step / steps, "eval_loss": 1.0} for step in (2, 4, 6)]
+    log += [{"step": step, "diagnostics/layer_0/memory_cosine": 0.1 * step} for step in (2, 4, 6)]
+    return {
+        "log": [*log, {"step": 6, "loss": 0.5}],
+        "parameters": 1234,
+        "steps": steps,
+        "best_step": 6,
+        "validation_accuracy": accuracy,
+        "test": {
+            "test_accuracy": accuracy,
+            "test_accuracy_low": accuracy - 0.1,
+            "test_accuracy_high": accuracy + 0.1,
+            "test_loss": 0.7,
+        },
+        "data": {split: {"rows": 8, "sha256": "0"} for split in ("train", "validation", "test")},
+        "backends": None,
+        "environment": {
+            "device": "cpu",
+            "torch_threads": 1,
+            "python": "3",
+            "versions": {"torch": "2", "transformers": "5"},
+        },
+    }
+
+
+SCORES = {"softmax": (0.5, 0.7), "luna": (0.30, 0.40), "convluna": (0.5, 0.61)}
+
+
+@pytest.fixture
+def filled(plan_file, results):
+    """The plan, with made-up results of three variants and the error of the fourth."""
+    plan = read_plan(plan_file)
+    for run in plan.runs():
+        if run.variant.name in SCORES:
+            store_outcome(run, outcome(SCORES[run.variant.name][run.seed]), results)
+        else:
+            store_error(run, "ValueError: too long", results)
+    return plan
+
+
+def test_a_run_is_trained_once_and_its_result_is_whole(plan_file, results):
+    chosen = ["--variant", "luna", "--seed", "0"]
+    assert run_arena(plan_file, *chosen) == 0
+    run = next(run for run in read_plan(plan_file).runs() if run.variant.name == "luna")
+    found = load_result(run, results)
+    assert found["error"] is None and found["fingerprint"] == run.fingerprint
+    assert [point["step"] for point in found["outcome"]["curve"]][:3] == [2, 4, 6]
+    assert found["outcome"]["data"]["test"]["rows"] == 16
+    assert any("layer_0/memory_cosine" in entry for entry in found["outcome"]["diagnostics"])
+    assert not list((plan_file.parent / "runs").rglob("checkpoint-*")), "a complete run leaves nothing behind"
+    written = result_path(run, results).stat().st_mtime_ns
+    assert run_arena(plan_file, *chosen) == 0
+    assert result_path(run, results).stat().st_mtime_ns == written
+
+
+def test_a_killed_run_goes_on_and_leaves_no_result(plan_file, results):
+    script = [sys.executable, SCRIPTS / "arena" / "run.py"]
+    chosen = command(plan_file, "--variant", "softmax", "--seed", "0")
+    process = subprocess.Popen([*map(str, script), *map(str, chosen)], start_new_session=True)
+    runs = plan_file.parent / "runs"
+    deadline = time.monotonic() + 120
+    while not list(runs.rglob("checkpoint-2/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run = read_plan(plan_file).runs()[0]
+    if load_result(run, results) is None:
+        assert run_arena(plan_file, "--variant", "softmax", "--seed", "0") == 0
+    assert load_result(run, results)["outcome"]["steps"] == 6
+
+
+def test_what_fails_in_a_model_of_transformers_is_a_result(plan_file, results):
+    assert run_arena(plan_file, "--variant", "nystrom", "--seed", "0") == 0
+    run = next(run for run in read_plan(plan_file).runs() if run.variant.name == "nystrom")
+    found = load_result(run, results)
+    assert found["outcome"] is None and "RuntimeError" in found["error"]
+
+
+def test_what_fails_in_a_model_of_ours_is_none(plan_file, results, capsys):
+    recipe = plan_file.parent / "recipes" / "small.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE | {"max_length": 10**6, "source": "nowhere"}))
+    assert run_arena(plan_file, "--variant", "luna", "--seed", "0") == 1
+    assert "unknown source 'nowhere'" in capsys.readouterr().out
+    assert not list(results.rglob("*.json"))
+
+
+def test_nothing_starts_after_the_time_is_up(plan_file, results):
+    assert run_arena(plan_file, "--minutes", "0") == 1
+    assert not list(results.rglob("*.json"))
+
+
+def test_a_result_of_another_recipe_is_refused_unless_it_is_to_be_replaced(plan_file, results, filled):
+    recipe = plan_file.parent / "recipes" / "small.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE | {"learning_rate": 0.5}))
+    with pytest.raises(ValueError, match=r"another recipe, which differs in \['learning_rate'\]: restore the recipe"):
+        arena.main([str(part) for part in command(plan_file)])
+    assert run_arena(plan_file, "--replace-stale", "--minutes", "0") == 1
+    assert not list(results.rglob("seed-*.json"))
+
+
+def test_a_damaged_result_is_refused(plan_file, results, filled):
+    path = result_path(filled.runs()[0], results)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"seed-0\.json is damaged .* delete it and run again"):
+        read_cells(filled, results)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="is no result of a run: delete it"):
+        read_cells(filled, results)
+
+
+def test_two_arenas_do_not_write_to_one_folder(plan_file, results):
+    from filelock import FileLock
+
+    results.mkdir()
+    with FileLock(results / ".lock"):
+        assert "another arena writes to" in run_arena(plan_file)
+
+
+def test_unknown_names_are_refused(plan_file):
+    with pytest.raises(ValueError, match=r"unknown variant \['lunar'\]; the plan has"):
+        arena.main([str(part) for part in command(plan_file, "--variant", "lunar")])
+
+
+def test_a_plan_that_refers_to_nothing_is_refused(plan_file):
+    content = yaml.safe_load(plan_file.read_text())
+    content["variants"]["luna"]["filtered"] = "nothing"
+    plan_file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"variant 'luna' refers to \['nothing'\], which there are not"):
+        read_plan(plan_file)
+    content["variants"]["luna"] = {"titel": "Luna", "model_type": "luna"}
+    plan_file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"variant 'luna' has unknown fields \['titel'\]"):
+        read_plan(plan_file)
+
+
+def test_differences_are_taken_seed_by_seed_with_their_interval(filled, results):
+    cells = read_cells(filled, results)
+    found = difference(cells, "small", "convluna", "luna")
+    assert found.values == pytest.approx((0.20, 0.21))
+    low, high = stats.t.interval(0.95, 1, loc=found.mean, scale=stats.sem(found.values))
+    assert found.half_width == pytest.approx((high - low) / 2)
+    assert found.verdict == "better"
+    assert difference(cells, "small", "luna", "convluna").verdict == "worse"
+    assert difference(cells, "small", "softmax", "luna").verdict == "undecided", "0.2 and 0.3"
+    assert difference(cells, "small", "nystrom", "luna") is None
+    assert overall(cells, ["small"], "convluna", "luna").values == pytest.approx(found.values)
+    assert Difference((0.3,)).verdict == "undecided", "one seed says nothing"
+
+
+def test_tables_say_what_there_is(filled, results):
+    cells = read_cells(filled, results)
+    rows = {row.split("|")[1].strip(): row for row in tables.main_table(filled, cells).splitlines()}
+    assert "60.0 ± 14.1" in rows["softmax"]
+    assert "fails" in rows["Nystrom"]
+    assert "30.0 40.0" in tables.seeds_table(filled, cells)
+    assert tables.errors_list(filled, cells) == "- Nystrom on Small: `ValueError: too long`"
+    filter_claim, _, softmax_claim = claims(filled)
+    assert "+20.5 ± 6.4" in tables.claim_table(filled, cells, filter_claim)
+    assert tables.verdict(filled, cells, filter_claim).startswith("Of 1 pairs of a variant and a task, 1 are better")
+    assert tables.verdict(filled, cells, softmax_claim) == "No pair has been run yet."
+
+
+def test_at_equal_time_the_slow_have_made_fewer_steps(filled, results):
+    cells = read_cells(filled, results)
+    costs = {
+        "small": {
+            "softmax": {"error": None, "seconds": [0.2, 0.2, 0.4]},
+            "luna": {"error": None, "seconds": [0.1, 0.1, 0.1]},
+            "convluna": {"error": "ValueError"},
+        }
+    }
+    text = tables.equal_time_table(filled, cells, costs)
+    rows = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in text.splitlines()}
+    assert rows["luna".capitalize()] == "35.0 (100%)"
+    assert rows["softmax"] == "20.0 (50%)", "three of six steps: the evaluation after two of them is the last"
+    assert rows["ConvLuna"] == "–"
+
+
+def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, tmp_path):
+    cells = read_cells(filled, results)
+    padding = {name: {kind: {"difference": 1e-7, "error": None} for kind in ("added", "content")} for name in VARIANTS}
+    padding["nystrom"]["added"] = {"difference": None, "error": "RuntimeError: shape"}
+    text = report.render(filled, cells, None, padding)
+    assert "6 of 8 runs are done; 1 pairs of a model and a task fail" in text
+    assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
+    assert write_plots(filled, cells, tmp_path) == ["arena-learning.svg", "arena-memory.svg"]
+    first = (tmp_path / "arena-memory.svg").read_bytes()
+    write_plots(filled, cells, tmp_path)
+    assert (tmp_path / "arena-memory.svg").read_bytes() == first
+
+
+def test_every_run_of_the_real_plan_has_a_model():
+    plan = read_plan()
+    assert len(plan.seeds) >= 3
+    for task, recipe in plan.tasks.items():
+        for variant in plan.variants.values():
+            run = plan.run(task, variant, 0)
+            assert json.loads(run.command_line()[list(run.arguments).index("model_size")].split("=", 1)[1])
+        # Ten evaluations, so that the curves have as many points.
+        assert recipe["max_steps"] == 10 * recipe["eval_steps"], task
+
+
+def test_costs_are_those_of_a_training_step(plan_file, tmp_path):
+    from arena.costs import main, memory_point
+
+    plan = read_plan(plan_file)
+    point = memory_point(plan.run("small", plan.variants["luna"], 0))
+    model = prepare(
+        LraArguments(
+            task="recall_small",
+            model_type="luna",
+            model_size=RECIPE["model_size"],
+            model_options={"memory_size": 4, "pooling": "mean"},
+            max_length=64,
+        )
+    ).model
+    assert point["state_bytes"] == 3 * 4 * model.num_parameters()
+    assert point["peak_bytes"] >= 0
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json"), "--budget", "0.1"])
+    found = read_json(tmp_path / "costs.json")["tasks"]["small"]
+    assert all(seconds > 0 for seconds in found["luna"]["seconds"])
+    assert found["nystrom"]["error"].startswith("RuntimeError")

@@ -1,0 +1,140 @@
+"""Measure what a training step of every variant costs on every task of the arena: time and peak memory.
+
+    python training_scripts/arena/costs.py                # everything, on a machine that does nothing else
+    python training_scripts/arena/costs.py --task text
+
+The steps of all variants of a task are timed side by side, in rounds; memory is measured in a process of its own for
+each. Writes ``costs.json`` beside the results of the runs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import transformers
+from benchmark.allocator import RETURN_FREED_MEMORY, restart_keeping_memory
+from benchmark.memory_point import highest_ever, reset_peak, status_bytes
+from benchmark.settings import Settings
+from benchmark.timing import Runner, interleave
+from tqdm import tqdm
+
+from arena.plan import PLAN, Run, read_plan
+from arena.results import RESULTS
+from hf_effattn.files import read_json, write_json
+from hf_effattn.training.lra import LraArguments, prepare
+from hf_effattn.training.measure import environment
+
+
+COSTS = RESULTS / "costs.json"
+
+#: Seconds that are spent on the rounds of a task.
+BUDGET = 60.0
+#: Steps after which the memory of a run no longer grows.
+MEMORY_STEPS = 3
+
+
+class Step:
+    """A training step of a run, on its first batch.
+
+    Args:
+        run: its arguments are those of the arena.
+    """
+
+    def __init__(self, run: Run):
+        names = {field for field in LraArguments.__dataclass_fields__ if field in run.arguments}
+        torch.manual_seed(run.seed)
+        prepared = prepare(LraArguments(**{name: run.arguments[name] for name in names - {"diagnose"}}))
+        rows = prepared.encoded["train"]
+        rows = rows.select(range(run.arguments["per_device_train_batch_size"]))
+        self.batch = prepared.collate(list(rows.with_format("numpy") if "image" in rows.column_names else rows))
+        self.model = prepared.model.train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+
+    def __call__(self) -> None:
+        """Forward, backward, update."""
+        self.model(**self.batch).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def measure_task(plan_file: Path, task: str, budget: float) -> dict[str, dict[str, Any]]:
+    """Variant -> its costs on a task, or the error that it raises."""
+    plan = read_plan(plan_file)
+    runners: list[Runner] = []
+    costs: dict[str, dict[str, Any]] = {}
+    for variant in plan.variants.values():
+        run = plan.run(task, variant, plan.seeds[0])
+        try:
+            runners.append(Runner(variant.name, Step(run)))
+        except Exception as error:
+            # A model of another library may raise anything, and must not end the others' measurement.
+            costs[variant.name] = {"error": f"{type(error).__name__}: {error}"}
+    timings = interleave(runners, Settings(), budget, seed=0, label=task)
+    costs |= {name: {"error": f"{type(error).__name__}: {error}"} for name, error in timings.errors.items()}
+    for name, seconds in timings.seconds.items():
+        memory = measure_memory(plan_file, task, name)
+        costs[name] = {"error": None, "seconds": [value for value in seconds if value is not None], **memory}
+    return costs
+
+
+def measure_memory(plan_file: Path, task: str, variant: str) -> dict[str, Any]:
+    """The peak of a few steps in a process of its own."""
+    command = [sys.executable, __file__, f"--plan={plan_file}", "--memory-of", task, variant]
+    done = subprocess.run(command, env=os.environ | RETURN_FREED_MEMORY, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_point(run: Run) -> dict[str, int]:
+    """Peak memory of a few steps above what the process holds with the model built.
+
+    Gradients and the optimizer's two moments are in the peak; they say nothing about attention, and are given as
+    ``state_bytes``.
+    """
+    # The first product loads and starts what every model needs.
+    torch.randn(64, 64, requires_grad=True).square().mm(torch.randn(64, 64)).sum().backward()
+    step = Step(run)
+    state = 3 * sum(p.numel() * p.element_size() for p in step.model.parameters())
+    reset = reset_peak()
+    before = status_bytes("VmRSS") if reset else highest_ever()
+    for _ in range(MEMORY_STEPS):
+        step()
+    peak = (status_bytes("VmHWM") if reset else highest_ever()) - before
+    return {"peak_bytes": peak, "state_bytes": state}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, task by task; what is measured is written after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
+    parser.add_argument("--task", nargs="+", help="these tasks alone")
+    parser.add_argument("--output", type=Path, default=COSTS, help="file of the costs")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of rounds per task")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    plan = read_plan(options.plan)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    if options.memory_of:
+        task, variant = options.memory_of
+        print(json.dumps(memory_point(plan.run(task, plan.variants[variant], plan.seeds[0]))))
+        return
+    found = read_json(options.output) if options.output.is_file() else {"tasks": {}}
+    for task in tqdm(options.task or list(plan.tasks), desc="tasks"):
+        found["tasks"][task] = measure_task(options.plan, task, options.budget)
+        found["environment"] = environment()
+        write_json(options.output, found)
+
+
+if __name__ == "__main__":
+    if "--memory-of" not in sys.argv:
+        restart_keeping_memory()
+    main(sys.argv[1:])

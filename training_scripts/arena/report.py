@@ -1,0 +1,179 @@
+"""Write `RESULTS.md` and its plots from the results of the arena alone.
+
+    python training_scripts/arena/report.py
+
+Works with whatever results there are; what is missing is said to be missing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arena import tables
+from arena.cells import Cells, read_cells
+from arena.claims import claims
+from arena.plan import Plan, read_plan
+from arena.plots import write_plots
+from arena.results import RESULTS
+from hf_effattn.files import read_json
+
+
+REPORT = RESULTS.parent / "RESULTS.md"
+PUBLISHED = Path(__file__).with_name("published.yaml")
+
+INTRODUCTION = """\
+# Results on the arena for CPUs
+
+Written by `python training_scripts/arena/report.py` from the files in `arena/`; `make arena` trains what is missing
+and writes it again. Every variant has the same recipe, the same skeleton, the same steps and the same data; only its
+attention differs. Learning rates were chosen by a few trials per task, not per variant. The best checkpoint by
+validation accuracy, of ten, is scored once on the test split. Tasks and models are small: these are comparisons
+within this table, and no scores of Long Range Arena."""
+
+TABLES = """\
+## Test accuracy
+
+In percent, mean ± standard deviation over the seeds {seeds}; the last but one column is the mean over the tasks.
+
+{main}
+
+Models of transformers read pixels as tokens, pairs as one sequence, and texts padded to the longest length; ours read
+pixels as numbers and the two texts of a pair one by one, so their numbers on these tasks do not compare strictly.
+
+![learning curves](arena-learning.svg)
+
+### Every seed
+
+{seeds_table}
+
+### What is trained
+
+{settings}
+{environment}
+
+## What fails, and what padding does
+
+{errors}
+
+A text of 97 tokens alone, against the same with masked padding up to 128 (difference of logits, relative to the
+largest; `python training_scripts/arena/padding.py`):
+
+{padding}"""
+
+CLAIMS = """\
+## The three claims
+
+Differences of test accuracy in percentage points, run by run with the same seed, with the 95 % interval of their mean
+by Student's t; bold where it leaves out zero. With so few seeds the intervals are wide, and with so many pairs one in
+twenty leaves out zero by chance."""
+
+MEMORY = """\
+### How memories degrade
+
+The mean cosine between the cells of a memory while it is trained, averaged over seeds and layers: 1 is a memory of a
+single direction.
+
+![memory cosine](arena-memory.svg)"""
+
+COSTS = """\
+## Costs
+
+Median time of a training step, all variants of a task side by side on {threads} threads, and the peak of memory
+beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`):
+
+{costs}
+
+### At equal time
+
+Best validation accuracy in percent when the fastest variant has just made all its steps, and the share of its own
+steps that a variant can make until then:
+
+{equal_time}"""
+
+PUBLISHED_TEXT = """\
+## Published figures, full scale
+
+Not to be set beside the figures above: other data, splits, sizes and budgets.
+
+{published}
+
+What the notebooks of the papers' authors print, every run:
+
+{authors}
+"""
+
+
+def render(plan: Plan, cells: Cells, costs: dict[str, Any] | None, padding: dict[str, Any] | None) -> str:
+    """The whole report."""
+    done = sum(len(cell.outcomes) for cell in cells.values())
+    failed = sum(cell.error is not None for cell in cells.values())
+    wanted = len(plan.runs())
+    state = f"{done} of {wanted} runs are done"
+    if failed:
+        state += f"; {failed} pairs of a model and a task fail, as told below"
+    parts = [
+        INTRODUCTION,
+        f"{state}.",
+        TABLES.format(
+            seeds=", ".join(map(str, plan.seeds)),
+            main=tables.main_table(plan, cells),
+            seeds_table=tables.seeds_table(plan, cells),
+            settings=tables.settings_table(plan, cells),
+            environment=environment_of(cells),
+            errors=tables.errors_list(plan, cells),
+            padding=tables.padding_table(plan, padding) if padding else "Not measured yet.",
+        ),
+        CLAIMS,
+    ]
+    for claim in claims(plan):
+        parts.append(
+            f"### {claim.title}\n\n{tables.verdict(plan, cells, claim)}\n\n{tables.claim_table(plan, cells, claim)}"
+        )
+    parts.append(MEMORY)
+    if costs:
+        parts.append(
+            COSTS.format(
+                threads=costs["environment"]["torch_threads"],
+                costs=tables.costs_table(plan, costs["tasks"]),
+                equal_time=tables.equal_time_table(plan, cells, costs["tasks"]),
+            )
+        )
+    published, authors = tables.published_tables(PUBLISHED)
+    parts.append(PUBLISHED_TEXT.format(published=published, authors=authors))
+    return "\n\n".join(parts)
+
+
+def environment_of(cells: Cells) -> str:
+    """Where the runs were made."""
+    found = {
+        f"{entry['device']}, {entry['torch_threads']} thread a run, Python {entry['python']}, torch "
+        f"{entry['versions']['torch']}, transformers {entry['versions']['transformers']}"
+        for cell in cells.values()
+        for entry in (outcome["environment"] for outcome in cell.outcomes.values())
+    }
+    return f"\nMade on: {'; '.join(sorted(found))}." if found else ""
+
+
+def main(arguments: list[str]) -> None:
+    """Write the report and its plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--output", type=Path, default=REPORT, help="the report; plots are written beside it")
+    options = parser.parse_args(arguments)
+    plan = read_plan()
+    cells = read_cells(plan, options.results)
+    costs, padding = (
+        read_json(options.results / name) if (options.results / name).is_file() else None
+        for name in ("costs.json", "padding.json")
+    )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(render(plan, cells, costs, padding))
+    write_plots(plan, cells, options.output.parent)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

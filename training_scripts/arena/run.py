@@ -1,0 +1,183 @@
+"""Train every variant of attention on every task of the CPU arena, with every seed.
+
+    python training_scripts/arena/run.py                         # whatever is still missing, some hours on two cores
+    python training_scripts/arena/run.py --task text --variant luna convluna-conv
+    python training_scripts/arena/run.py --minutes 90            # start nothing after that; go on another day
+
+``make arena`` does this, measures the costs, and writes `RESULTS.md`, as ``report.py`` does at any time. Every run is a
+process of its own, of ``run_lra.py``, and one at a time is on a core. A run that was stopped goes on
+from its last whole checkpoint. Its result is written when it is complete, and in one piece; what is there is not
+trained again, and what is damaged or comes from another recipe is refused.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from arena.plan import PLAN, Plan, Run, read_plan
+from arena.results import RESULTS, load_result, result_path, store_error, store_outcome
+from hf_effattn.files import read_json
+
+
+SCRIPT = Path(__file__).resolve().parents[1] / "run_lra.py"
+RUNS = Path("runs/arena")
+
+#: Arguments of every run that change nothing about its result.
+QUIET = ["--disable_tqdm=true", "--resume=true", "--dataloader_pin_memory=false"]
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
+    parser.add_argument("--task", nargs="+", help="these tasks alone")
+    parser.add_argument("--variant", nargs="+", help="these variants alone")
+    parser.add_argument("--seed", nargs="+", type=int, help="these seeds alone")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    parser.add_argument("--minutes", type=float, help="start no run after so many")
+    parser.add_argument("--replace-stale", action="store_true", help="train again where the recipe has changed")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs; a complete one is removed")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Run what is missing; ends with status 1 if something still is."""
+    options = parse(arguments)
+    plan = read_plan(options.plan)
+    options.results.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two arenas would train the same runs, and remove each other's folders.
+        with FileLock(options.results / ".lock", timeout=0):
+            missing = missing_runs(chosen_runs(plan, options), options)
+            failures = Workers(options).train(missing)
+    except Timeout:
+        sys.exit(f"another arena writes to {options.results}: wait for it, or give --results another folder")
+    left = missing_runs(chosen_runs(plan, options), options)
+    print("\n".join([*failures, f"{len(missing) - len(left)} runs done, {len(left)} still to do"]))
+    sys.exit(1 if left else 0)
+
+
+def chosen_runs(plan: Plan, options: argparse.Namespace) -> list[Run]:
+    """The runs that the command line asks for.
+
+    Raises:
+        ValueError: it names what the plan does not have.
+    """
+    for kind, asked, known in (
+        ("task", options.task, plan.tasks),
+        ("variant", options.variant, plan.variants),
+        ("seed", options.seed, plan.seeds),
+    ):
+        if unknown := set(asked or ()) - set(known):
+            raise ValueError(f"unknown {kind} {sorted(unknown)}; the plan has {list(known)}")
+    return [
+        run
+        for run in plan.runs()
+        if run.task in (options.task or plan.tasks)
+        and run.variant.name in (options.variant or plan.variants)
+        and run.seed in (options.seed or plan.seeds)
+    ]
+
+
+def missing_runs(runs: list[Run], options: argparse.Namespace) -> list[Run]:
+    """Those of `runs` that have no result yet.
+
+    Raises:
+        ValueError: a result is damaged, or comes from another recipe and is not to be replaced.
+    """
+    missing = []
+    for run in runs:
+        try:
+            found = load_result(run, options.results)
+        except ValueError:
+            if not options.replace_stale:
+                raise
+            result_path(run, options.results).unlink()
+            found = None
+        if found is None:
+            missing.append(run)
+    return missing
+
+
+class Workers:
+    """Trains runs, a few at a time.
+
+    Args:
+        options: the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.deadline = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
+        self.stopped = threading.Event()
+        self.processes: set[subprocess.Popen] = set()
+
+    def train(self, runs: list[Run]) -> list[str]:
+        """Train `runs` in their order; at an interrupt, stop those that are under way and leave their checkpoints.
+
+        Returns:
+            Which runs failed that should not have, and why.
+        """
+        failures = []
+        with concurrent.futures.ThreadPoolExecutor(self.options.workers) as pool:
+            jobs = [pool.submit(self.train_one, run) for run in runs]
+            try:
+                for job in tqdm(concurrent.futures.as_completed(jobs), total=len(jobs), desc="runs"):
+                    failures.append(job.result())
+            except BaseException:
+                self.stopped.set()
+                for process in list(self.processes):
+                    process.terminate()
+                raise
+        return [failure for failure in failures if failure]
+
+    def train_one(self, run: Run) -> str | None:
+        """Train one run and keep its result, or return why there is none."""
+        if self.stopped.is_set() or time.monotonic() > self.deadline:
+            return None
+        # A run of another recipe has another folder, so nothing is ever resumed from it.
+        folder = self.options.runs / f"{run.name}-{run.fingerprint[:12]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "results.json").is_file() and (code := self.call(run, folder)):
+            return self.failed(run, folder, code)
+        store_outcome(run, read_json(folder / "results.json"), self.options.results)
+        shutil.rmtree(folder)
+        return None
+
+    def call(self, run: Run, folder: Path) -> int:
+        """Run ``run_lra.py`` to its end; returns its exit code."""
+        command = [sys.executable, str(SCRIPT), *run.command_line(), *QUIET, f"--output_dir={folder}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with (folder / "output.log").open("a") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.processes.add(process)
+            code = process.wait()
+            self.processes.discard(process)
+        return code
+
+    def failed(self, run: Run, folder: Path, code: int) -> str | None:
+        """Why there is no result; that a built-in model of transformers raises an exception is one."""
+        lines = (folder / "output.log").read_text(errors="replace").strip().splitlines()
+        if self.stopped.is_set():
+            return None
+        if run.variant.builtin and code == 1 and lines:
+            store_error(run, lines[-1], self.options.results)
+            return None
+        return f"{run.name} ended with code {code}: {lines[-1] if lines else 'it said nothing'} ({folder}/output.log)"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,212 @@
+"""The tables of `RESULTS.md`."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from benchmark.ratios import median_seconds
+from tabulate import tabulate
+
+from .cells import Cell, Cells
+from .claims import Claim, Difference, difference, overall
+from .plan import Plan
+
+
+Costs = dict[str, dict[str, dict[str, Any]]]
+
+#: Stands where there is nothing to say.
+NONE = "–"
+
+
+def markdown(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    return tabulate(list(rows), headers=list(headers), tablefmt="github", disable_numparse=True)
+
+
+def settings_table(plan: Plan, cells: Cells) -> str:
+    """What is trained on what."""
+    rows = []
+    for task, title in plan.titles.items():
+        arguments = plan.tasks[task]
+        outcomes = [outcome for (name, _), cell in cells.items() if name == task for outcome in cell.outcomes.values()]
+        data = outcomes[0]["data"] if outcomes else {}
+        size = arguments["model_size"]
+        rows.append(
+            [
+                title,
+                f"`{arguments['task']}`",
+                " / ".join(f"{data[split]['rows']:,}" for split in ("train", "validation", "test")) if data else NONE,
+                f"{arguments['max_length']:,}",
+                f"{arguments['max_steps']:,} × {arguments['per_device_train_batch_size']}",
+                f"{arguments['learning_rate']:g}",
+                f"{size['num_hidden_layers']} × {size['hidden_size']}",
+            ]
+        )
+    return markdown(["task", "`--task`", "rows", "longest", "steps × batch", "learning rate", "layers × width"], rows)
+
+
+def main_table(plan: Plan, cells: Cells) -> str:
+    """Test accuracy, mean ± standard deviation over the seeds, and the mean over the tasks."""
+    rows = []
+    for name, variant in plan.variants.items():
+        row = [cells[task, name] for task in plan.tasks]
+        means = [cell.mean for cell in row if cell.mean is not None]
+        average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(row) else NONE
+        rows.append([variant.title, *(accuracy(cell) for cell in row), average, parameters(row)])
+    return markdown(["", *plan.titles.values(), "mean", "parameters"], rows)
+
+
+def accuracy(cell: Cell) -> str:
+    """A cell of the main table, in percent; with fewer seeds than two there is no deviation."""
+    if cell.mean is None:
+        return "fails" if cell.error else NONE
+    deviation = f" ± {100 * cell.deviation:.1f}" if cell.deviation is not None else " (1 seed)"
+    return f"{100 * cell.mean:.1f}{deviation}"
+
+
+def parameters(row: list[Cell]) -> str:
+    """The range over the tasks, which have different vocabularies and lengths."""
+    counts = sorted({outcome["parameters"] for cell in row for outcome in cell.outcomes.values()})
+    if not counts:
+        return NONE
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+
+def seeds_table(plan: Plan, cells: Cells) -> str:
+    """Test accuracy of every single run."""
+    rows = []
+    for name, variant in plan.variants.items():
+        row = []
+        for task in plan.tasks:
+            outcomes = cells[task, name].outcomes
+            row.append(
+                " ".join(
+                    f"{100 * outcomes[seed]['test_accuracy']:.1f}" if seed in outcomes else NONE for seed in plan.seeds
+                )
+            )
+        rows.append([variant.title, *row])
+    return markdown(["", *plan.titles.values()], rows)
+
+
+def errors_list(plan: Plan, cells: Cells) -> str:
+    """Why models of transformers fail."""
+    lines = [
+        f"- {plan.variants[name].title} on {plan.titles[task]}: `{cell.error}`"
+        for (task, name), cell in cells.items()
+        if cell.error
+    ]
+    return "\n".join(lines) or "None failed."
+
+
+def padding_table(plan: Plan, padding: dict[str, Any]) -> str:
+    """What padding does to the models of transformers, and to ours at worst."""
+
+    def told(found: dict[str, Any]) -> str:
+        return f"`{found['error']}`" if found["error"] else f"{found['difference']:.1e}"
+
+    rows = [
+        [plan.variants[name].title, told(found["added"]), told(found["content"])]
+        for name, found in padding.items()
+        if plan.variants[name].builtin
+    ]
+    ours = [found for name, found in padding.items() if not plan.variants[name].builtin]
+    worst = [max((found[kind] for found in ours), key=_severity) for kind in ("added", "content")]
+    rows.append([f"the worst of our {len(ours)} variants", *(told(found) for found in worst)])
+    return markdown(["", "padding added", "content of padding changed"], rows)
+
+
+def _severity(found: dict[str, Any]) -> float:
+    return float("inf") if found["error"] else found["difference"]
+
+
+def costs_table(plan: Plan, costs: Costs) -> str:
+    """Milliseconds of a training step, and the peak of memory beyond model and optimizer."""
+    rows = []
+    for name, variant in plan.variants.items():
+        row = []
+        for task in plan.tasks:
+            cost = costs.get(task, {}).get(name)
+            if cost is None or cost["error"]:
+                row.append("fails" if cost else NONE)
+                continue
+            mebibytes = max(cost["peak_bytes"] - cost["state_bytes"], 0) / 2**20
+            row.append(f"{step_milliseconds(cost):.0f} ms, {mebibytes:.0f} MiB")
+        rows.append([variant.title, *row])
+    return markdown(["", *plan.titles.values()], rows)
+
+
+def step_milliseconds(cost: dict[str, Any]) -> float:
+    """Median time of a training step."""
+    return 1e3 * median_seconds(cost["seconds"])
+
+
+def equal_time_table(plan: Plan, cells: Cells, costs: Costs) -> str:
+    """Best validation accuracy after as long as the fastest variant takes for all its steps."""
+    rows = []
+    for name, variant in plan.variants.items():
+        row = []
+        for task in plan.tasks:
+            measured = {
+                other: step_milliseconds(cost) for other, cost in costs.get(task, {}).items() if not cost["error"]
+            }
+            steps = plan.tasks[task]["max_steps"]
+            if name not in measured:
+                row.append(NONE)
+                continue
+            affordable = steps * min(measured.values()) / measured[name]
+            best = cells[task, name].best_by(affordable)
+            row.append(NONE if best is None else f"{100 * best:.1f} ({affordable / steps:.0%})")
+        rows.append([variant.title, *row])
+    return markdown(["", *plan.titles.values()], rows)
+
+
+def claim_table(plan: Plan, cells: Cells, claim: Claim) -> str:
+    """The differences of every pair on every task and over all."""
+    rows = []
+    for variant, other in claim.pairs:
+        found = [difference(cells, task, variant, other) for task in plan.tasks]
+        everywhere = overall(cells, list(plan.tasks), variant, other)
+        titles = [plan.variants[name].title for name in (variant, other)]
+        rows.append([f"{titles[0]} − {titles[1]}", *(points(part) for part in [*found, everywhere])])
+    return markdown(["", *plan.titles.values(), "all tasks"], rows)
+
+
+def points(found: Difference | None) -> str:
+    """A difference in percentage points with its interval; bold if the interval leaves out zero."""
+    if found is None:
+        return NONE
+    if found.half_width is None:
+        return f"{100 * found.mean:+.1f}"
+    text = f"{100 * found.mean:+.1f} ± {100 * found.half_width:.1f}"
+    return text if found.verdict == "undecided" else f"**{text}**"
+
+
+def verdict(plan: Plan, cells: Cells, claim: Claim) -> str:
+    """How often the variants of a claim are better, worse or neither, in words."""
+    found = [difference(cells, task, *pair) for pair in claim.pairs for task in plan.tasks]
+    verdicts = [part.verdict for part in found if part is not None]
+    if not verdicts:
+        return "No pair has been run yet."
+    counted = {word: verdicts.count(word) for word in ("better", "worse", "undecided")}
+    means = [100 * part.mean for part in found if part is not None]
+    return (
+        f"Of {len(verdicts)} pairs of a variant and a task, {counted['better']} are better, {counted['worse']} worse, "
+        f"and {counted['undecided']} undecided at 95 %; the mean difference is {statistics.mean(means):+.1f} points, "
+        f"the median {statistics.median(means):+.1f}."
+    )
+
+
+def published_tables(path: Path) -> tuple[str, str]:
+    """What others report on the full arena, and what the authors' notebooks print."""
+    content = yaml.safe_load(path.read_text())
+    rows = [
+        [name, *(score if isinstance(score, str) else f"{score:.2f}" for score in row["scores"]), row["source"]]
+        for name, row in content["rows"].items()
+    ]
+    authors = [
+        [name, " ".join(f"{score:.2f}" for score in row["scores"]), f"{statistics.mean(row['scores']):.2f}"]
+        for name, row in content["authors"].items()
+    ]
+    return markdown(["", *content["columns"], "source"], rows), markdown(["", "runs", "mean"], authors)
