@@ -47,6 +47,10 @@ _LAZY = {
     "attention_figure": "hf_effattn.diagnostics.figure",
     "export_checkpoint": "hf_effattn.hub.export",
     "verify_checkpoint": "hf_effattn.hub.verify",
+    "audit_checkpoint": "hf_effattn.hub.audit",
+    "verify_folder": "hf_effattn.hub.verify",
+    "write_card": "hf_effattn.hub.card",
+    "push_checkpoint": "hf_effattn.hub.push",
 }
 _LAZY |= {name: family.modeling_module for family in list_families() for name in family.class_names.values()}
 

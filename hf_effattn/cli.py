@@ -10,17 +10,17 @@ import typer
 from tabulate import tabulate
 
 from .auto import backends
+from .hub import commands
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Efficient-attention models: what runs where.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Efficient-attention models: what runs where, and how to share them.",
+)
 
 #: Packages whose versions decide what can run.
 PACKAGES = ("hf_effattn", "torch", "transformers", "triton", "kernels")
-
-
-@app.callback()
-def main() -> None:
-    """Keep `doctor` a command of its own as long as it is the only one."""
 
 
 @app.command()
@@ -49,6 +49,9 @@ def doctor(
     advice = _advice(device, table)
     typer.echo("\n" + (advice or "The fastest backend of every operator runs."))
     raise typer.Exit(1 if advice else 0)
+
+
+commands.register(app)
 
 
 def _advice(device: str, table: dict[str, dict[str, str]]) -> str:

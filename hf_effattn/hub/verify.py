@@ -3,10 +3,15 @@
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from .audit import Audit, audit_checkpoint
+from .inputs import sample_inputs
+from .loading import head_classes, load_checkpoint
 
 
 #: Rounding, relative to the largest logit: there the compiled kernels are missing, and sums run in another order.
@@ -43,3 +48,40 @@ def verify_checkpoint(
     if not difference <= tolerance:
         raise ValueError(f"the logits of {folder} differ by {difference:.3g} in a clean process, over {tolerance:.3g}")
     return difference
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_folder` found.
+
+    Attributes:
+        audit: the code, its imports, and the weight files.
+        differences: Auto class -> the largest absolute difference between the logits here and in the clean process,
+            for every head that the config records.
+    """
+
+    audit: Audit
+    differences: dict[str, float]
+
+
+def verify_folder(folder: str | Path) -> Verification:
+    """Audit a checkpoint, then `verify_checkpoint` it against the installed package, on `sample_inputs`.
+
+    The checkpoint's code runs here only after the audit, and only in the other process.
+
+    Raises:
+        FileNotFoundError: `folder` holds no checkpoint.
+        ValueError: the audit refuses a file, the weights do not fit the class, or the logits differ.
+        RuntimeError: the checkpoint does not load or run on its own.
+    """
+    folder = Path(folder)
+    audit = audit_checkpoint(folder)
+    family, auto_classes = head_classes(folder)
+    differences = {}
+    for auto_class in auto_classes:
+        model = load_checkpoint(folder, family, auto_class).model
+        inputs = sample_inputs(model)
+        with torch.no_grad():
+            expected = model(**inputs)[0]
+        differences[auto_class] = verify_checkpoint(folder, auto_class, inputs, expected)
+    return Verification(audit, differences)

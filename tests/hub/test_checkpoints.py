@@ -1,6 +1,5 @@
 """Checkpoints: equal after loading, through every Auto class, here and in a clean process without us."""
 
-import ast
 import errno
 import json
 import shutil
@@ -14,17 +13,13 @@ import transformers
 
 import hf_effattn
 from hf_effattn.hub import export
-from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids, tiny_model
+from hf_effattn.hub.code_audit import OPTIONAL, read_code
+from tests.hub.making import export_tiny
+from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids
 
 
 IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
 INPUTS = {"input_ids": IDS, "attention_mask": MASK}
-
-
-def export_tiny(family, auto_class, folder, **options):
-    model = tiny_model(family, auto_class, dtype=torch.float32, **options)
-    hf_effattn.export_checkpoint(model, hf_effattn.byte_tokenizer(80), folder)
-    return model
 
 
 @over_heads("AutoModelForMaskedLM", "AutoModelForCausalLM")
@@ -93,35 +88,17 @@ def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path)
 
 
 #: Files that may ask for a package which makes something faster where it is installed.
-OPTIONAL = {"installed_kernels.py": "hf_effattn", "kernel_layer.py": "kernels"}
-OPTIONAL |= {"triton_linear.py": "triton", "triton_kernels.py": "triton"}
-
-
-def guarded_imports(tree):
-    """Import statements inside a ``try`` that catches ImportError."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Try) and any(getattr(h.type, "id", "") == "ImportError" for h in node.handlers):
-            yield from (inner for statement in node.body for inner in ast.walk(statement))
+ASKING = {"installed_kernels.py": {"hf_effattn"}, "kernel_layer.py": {"kernels"}}
+ASKING |= {"triton_linear.py": {"triton"}, "triton_kernels.py": {"triton"}}
 
 
 def test_the_travelling_room_imports_nothing_from_outside():
-    """What a checkpoint carries may import its siblings, torch and what transformers itself depends on."""
     room = Path(hf_effattn.__file__).parent / "models"
     siblings = {path.stem for path in room.glob("*.py")}
-    allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub", "packaging"}
     for path in room.glob("*.py"):
-        tree = ast.parse(path.read_text())
-        guarded = set(guarded_imports(tree))
-        for node in ast.walk(tree):
-            where = f"{path.name}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.ImportFrom) and node.level:
-                # transformers' regular expression finds this one form.
-                assert node.level == 1 and node.module in siblings, where
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                modules = [node.module] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
-                for package in (module.split(".")[0] for module in modules):
-                    optional = package == OPTIONAL.get(path.name) and node in guarded
-                    assert package in allowed or optional, f"{where}: {package}"
+        code = read_code(path.read_bytes(), siblings)
+        assert code.offences == [], path.name
+        assert {package for package, _ in code.imports} & OPTIONAL.keys() == ASKING.get(path.name, set()), path.name
     assert [path for path in room.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 

@@ -4,10 +4,10 @@
     python training_scripts/arena/run.py --task text --variant luna convluna-conv
     python training_scripts/arena/run.py --minutes 90            # start nothing after that; go on another day
 
-``make arena`` does this, measures the costs, and writes `RESULTS.md`, as ``report.py`` does at any time. Every run is a
-process of its own, of ``run_lra.py``, and one at a time is on a core. A run that was stopped goes on
-from its last whole checkpoint. Its result is written when it is complete, and in one piece; what is there is not
-trained again, and what is damaged or comes from another recipe is refused.
+``make arena`` does this, measures the costs, and writes `RESULTS.md`, as ``report.py`` does at any time. Every run is
+a process of its own, of ``run_lra.py``, and one at a time is on a core. A run that was stopped goes on from its last
+whole checkpoint. Its result is written when it is complete, and in one piece; what is there is not trained again, and
+what is damaged or comes from another recipe is refused.
 """
 
 import argparse

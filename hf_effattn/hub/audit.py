@@ -1,0 +1,160 @@
+"""Look into a checkpoint before anyone loads it: its code, what that imports, and that no weights are pickles.
+
+The audit reads, it does not run. It makes sure that all code that a loaded checkpoint brings with it lies in the
+folder as text, under the hashes that it gives, so that a person can read it and others can compare. It is no sandbox:
+what the code does with torch and the standard library is for the reader to judge.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from .code_audit import CodeFile, read_code
+
+
+#: Endings of weight files that are, or may hold, pickles or other formats that run code.
+REFUSED_ENDINGS = (".bin", ".ckpt", ".h5", ".keras", ".msgpack", ".pickle", ".pkl", ".pt", ".pth")
+
+#: What pictures of a card begin with, by their endings.
+PICTURES = {".gif": b"GIF8", ".jpeg": b"\xff\xd8\xff", ".jpg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n"}
+
+#: Folders that are neither loaded nor pushed.
+IGNORED_FOLDERS = (".cache", ".git", "__pycache__")
+
+#: Fields of JSON files that say which code is loaded.
+CODE_FIELDS = ("auto_map", "custom_pipelines")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a checkpoint brings with it; paths are relative to its folder.
+
+    Attributes:
+        code: file -> its SHA-256, for every Python file.
+        imports: package -> the places ``file:line`` that import it, the standard library included.
+        weights: the safetensors files.
+    """
+
+    code: dict[str, str]
+    imports: dict[str, tuple[str, ...]]
+    weights: tuple[str, ...]
+
+
+def audit_checkpoint(folder: str | Path) -> Audit:
+    """Read every file of a checkpoint, and refuse what must not travel with it.
+
+    Code may import its siblings, the standard library, and the packages in `code_audit.REQUIRED`; those in
+    `code_audit.OPTIONAL` inside a ``try`` that catches ImportError; nothing that makes code at run time. Every other
+    file must be text, a picture, or weights in safetensors.
+
+    Raises:
+        FileNotFoundError: `folder` holds no checkpoint.
+        ValueError: the message lists every offence with its file, and its line in code.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json")
+    paths = checkpoint_files(folder)
+    code = {path: _read_code_file(folder, path, paths) for path in paths if path.suffix == ".py"}
+    offences = [f"{path}:{line}: {what}" for path, file in code.items() for line, what in file.offences]
+    for path in paths:
+        if path not in code:
+            offences += [f"{path}: {what}" for what in _file_offences(folder, path, paths)]
+    if offences:
+        raise ValueError(f"{folder} must not be published or run as it is:\n" + "\n".join(offences))
+    return Audit(
+        code={str(path): sha256(folder / path) for path in code},
+        imports=_places(code),
+        weights=tuple(str(path) for path in paths if path.suffix == ".safetensors"),
+    )
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint, relative to its folder, in order."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(path for path in found if not set(path.parts[:-1]) & set(IGNORED_FOLDERS))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_code_file(folder: Path, path: Path, paths: list[Path]) -> CodeFile:
+    siblings = {other.stem for other in paths if other.suffix == ".py" and other.parent == path.parent}
+    return read_code((folder / path).read_bytes(), siblings)
+
+
+def _places(code: dict[Path, CodeFile]) -> dict[str, tuple[str, ...]]:
+    places: dict[str, list[str]] = {}
+    for path, file in code.items():
+        for package, line in file.imports:
+            places.setdefault(package, []).append(f"{path}:{line}")
+    return {package: tuple(places[package]) for package in sorted(places)}
+
+
+def _file_offences(folder: Path, path: Path, paths: list[Path]) -> Iterator[str]:
+    """What is wrong with a file that is not code."""
+    if path.suffix == ".safetensors":
+        try:
+            # Opening compares the lengths in the header with the size of the file.
+            with safe_open(folder / path, framework="pt"):
+                return
+        except (OSError, SafetensorError) as error:
+            yield f"is not a whole safetensors file: {error}"
+        return
+    content = (folder / path).read_bytes()
+    if (kind := _kind_of_pickle(folder / path, content)) is not None:
+        yield f"is {kind}, which runs code when it is loaded; save weights as safetensors, and remove it"
+    elif path.suffix.lower() in REFUSED_ENDINGS:
+        yield "has the name of weights that are not safetensors; save them as safetensors, and remove it"
+    elif not _is_text(content) and not content.startswith(PICTURES.get(path.suffix.lower(), b"\0no picture")):
+        yield "is neither text nor a picture nor safetensors; remove it"
+    elif path.suffix == ".json":
+        yield from _json_offences(content, paths)
+
+
+def _kind_of_pickle(path: Path, content: bytes) -> str | None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return "a zip file with a pickle" if any(n.endswith("data.pkl") for n in archive.namelist()) else None
+    # Protocols 2 to 5 begin with their number; the earlier ones are text, which nothing here loads as a pickle.
+    return "a pickle" if len(content) > 1 and content[0] == 0x80 and 2 <= content[1] <= 5 else None
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return "\0" not in content.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def _json_offences(content: bytes, paths: list[Path]) -> Iterator[str]:
+    """References to code that does not lie beside the file."""
+    try:
+        fields = json.loads(content)
+    except json.JSONDecodeError as error:
+        yield f"is damaged: {error}"
+        return
+    for name in CODE_FIELDS:
+        for reference in _strings(fields.get(name) if isinstance(fields, dict) else None):
+            repository, _, inside = reference.rpartition("--")
+            if repository:
+                yield f"{name} takes code from another repository, {reference}"
+            elif name == "auto_map" and Path(f"{inside.split('.')[0]}.py") not in paths:
+                yield f"auto_map names {reference}, but there is no {inside.split('.')[0]}.py: export the checkpoint"
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)

@@ -1,0 +1,131 @@
+"""Write a checkpoint's model card from the results of the run that trained it; needs the ``train`` extra."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import __version__ as transformers_version
+
+from ..files import read_json
+from ..lra import LraTask, get_task
+from . import card_facts as facts
+from .audit import audit_checkpoint
+from .card_facts import fact
+from .loading import head_classes, load_config
+
+
+TEMPLATE = Path(__file__).with_name("card_template.md")
+
+#: The Hub's name of what a model with this head does.
+PIPELINE_TAGS = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForImageClassification": "image-classification",
+}
+
+
+def write_card(
+    folder: str | Path, results: str | Path, repository: str | None = None, revision: str | None = None
+) -> ModelCard:
+    """Write ``README.md`` into a checkpoint folder: scores, use, data, training, limits, and the hashes of its code.
+
+    The folder is audited first. That the results are those of this model is checked as far as its config and the
+    labels of the task can tell.
+
+    Args:
+        folder: a checkpoint of one head, with its code.
+        results: the ``results.json`` of `training_scripts/run_lra.py`.
+        repository: where the checkpoint is, or will be, published, ``owner/name``; if None, the examples hold a path
+            to fill in.
+        revision: the commit there that holds the weights and the code, 40 hexadecimal digits, if it is known; a card
+            cannot know the commit that it is itself part of.
+
+    Returns:
+        The card, as written.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint, or no file with results.
+        ValueError: a fact is missing from the results, they belong to another model, or the audit refuses a file.
+    """
+    folder = Path(folder)
+    if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
+        raise ValueError(f"revision must be the 40 hexadecimal digits of a commit, got {revision!r}")
+    code = audit_checkpoint(folder).code
+    found = read_json(results)
+    task = get_task(fact(found, "arguments", "task"))
+    family, auto_classes = head_classes(folder)
+    config = load_config(folder, family)
+    _check_task(task, auto_classes, list((config.id2label or {}).values()))
+    facts.check_same_model(found, config)
+    name = repository.split("/")[-1] if repository else f"{family.model_type}-{task.name}"
+    context = {
+        "auto_class": task.auto_class,
+        "class_name": family.class_names[task.auto_class],
+        "code_table": facts.code_table(code),
+        "config_name": type(config).__name__,
+        "config_table": facts.config_table(config),
+        "environment_table": facts.environment_table(found, task),
+        "family": family,
+        "name": name,
+        "parameters": fact(found, "parameters"),
+        "repository": repository or "path/to/this/folder",
+        "requirements": facts.requirements(),
+        "results_table": facts.results_table(found),
+        "revision": revision,
+        "task": task.name,
+        "transformers_version": transformers_version,
+        "versions": fact(found, "environment", "versions"),
+        **facts.input_facts(found, task, config),
+        **facts.training_facts(found, task),
+    }
+    card = ModelCard(f"---\n{_metadata(found, task, family.model_type, name).to_yaml()}\n---\n{_render(context)}")
+    card.save(folder / "README.md")
+    return card
+
+
+def _check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> None:
+    if auto_classes != [task.auto_class]:
+        raise ValueError(f"task {task.name!r} is for {task.auto_class}, but the checkpoint is for {auto_classes}")
+    if labels != list(task.labels):
+        raise ValueError(f"task {task.name!r} has the labels {list(task.labels)}, but the checkpoint has {labels}")
+
+
+def _metadata(results: dict[str, Any], task: LraTask, model_type: str, name: str) -> ModelCardData:
+    """The card's YAML block, with the scores as the Hub reads them."""
+    accuracy, low, high = facts.scores(results)
+    pipeline_tag = PIPELINE_TAGS[task.auto_class]
+    measured = {
+        "Test accuracy": accuracy,
+        "Test accuracy, lower end of the 95 % interval": low,
+        "Test accuracy, upper end of the 95 % interval": high,
+    }
+    source = fact(results, "arguments", "source")
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        tags=["hf_effattn", model_type, "efficient-attention", "custom_code"],
+        metrics=["accuracy"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=pipeline_tag,
+                dataset_type=task.name,
+                dataset_name=f"{task.name} ({source if source in task.sources else Path(source).name})",
+                dataset_split="test",
+                dataset_args={"sha256": fact(results, "data", "test", "sha256")},
+                metric_type="accuracy",
+                metric_name=metric,
+                metric_value=value,
+            )
+            for metric, value in measured.items()
+        ],
+    )
+
+
+def _render(context: dict[str, Any]) -> str:
+    # `ModelCard.from_template` would leave a blank where a value is missing.
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(TEMPLATE.read_text()).render(context)

@@ -1,0 +1,199 @@
+"""What a model card says, each fact taken from the results of a training run, from the config or from the code."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from transformers import TrainingArguments
+
+from ..lra import LraTask
+from ..models.configuration_encoder import EncoderConfig
+from ..models.versions import SUPPORTED
+
+
+#: Training arguments that say where a run is kept and watched, or that follow from others: by their beginnings.
+ABOUT_THE_RUN = (
+    "disable_tqdm",
+    "eval_batch_size",
+    "hub_",
+    "local_rank",
+    "log_",
+    "logging_",
+    "output_dir",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "resume_from_checkpoint",
+    "run_name",
+    "trackio_",
+    "train_batch_size",
+)
+
+#: Fields of a config that do not describe the architecture.
+NOT_ARCHITECTURE = {"architectures", "auto_map", "dtype", "id2label", "label2id", "problem_type", "use_cache"}
+NOT_ARCHITECTURE |= {"transformers_version"}
+
+#: What the examples of a card classify.
+EXAMPLES = {"listops": "[MAX 2 9 [MIN 4 7 ] 0 ]"}
+EXAMPLE = "A film to remember."
+
+
+def fact(results: Mapping[str, Any], *path: str) -> Any:
+    """The entry ``results[path[0]][path[1]]…``.
+
+    Raises:
+        ValueError: it is missing, or null.
+    """
+    value: Any = results
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+        if value is None:
+            raise ValueError(f"the results lack {'.'.join(path)}; write them with training_scripts/run_lra.py")
+    return value
+
+
+def check_same_model(results: Mapping[str, Any], config: EncoderConfig) -> None:
+    """Raise ValueError if the results are those of a model with another architecture."""
+    recorded = {"model_type": fact(results, "model_config", "model_type"), **fact(results, "model_config")}
+    here = {"model_type": config.model_type, **architecture(config)}
+    if differing := sorted(name for name, value in here.items() if recorded.get(name) != value):
+        pairs = ", ".join(f"{name}: {recorded.get(name)!r} there, {here[name]!r} here" for name in differing)
+        raise ValueError(f"the results are those of another model ({pairs})")
+
+
+def architecture(config: EncoderConfig) -> dict[str, Any]:
+    """The declared fields of a config that describe the model."""
+    names = {field.name for field in dataclasses.fields(config)} - NOT_ARCHITECTURE
+    return {name: getattr(config, name) for name in sorted(names)}
+
+
+def kind_of_input(task: LraTask) -> str:
+    """What the models of a task read: ``"pixels"``, ``"pair"``, ``"text"``, or ``"ids"`` without a tokenizer."""
+    if task.pixels is not None:
+        return "pixels"
+    if task.pairs:
+        return "pair"
+    return "ids" if task.tokenizer is None else "text"
+
+
+def input_facts(results: Mapping[str, Any], task: LraTask, config: EncoderConfig) -> dict[str, Any]:
+    """What the examples need."""
+    longest = config.max_input_length
+    mean, deviation = task.pixels or (None, None)
+    return {
+        "kind": kind_of_input(task),
+        "example_text": EXAMPLES.get(task.name, EXAMPLE),
+        "second_text": EXAMPLE,
+        "mean": mean,
+        "deviation": deviation,
+        "side": math.isqrt(max(1, (longest or 1025) - 1)),
+        "vocab_size": config.vocab_size,
+        "example_length": min(longest or 128, 128),
+        "longest": longest,
+        "max_length": fact(results, "arguments", "max_length"),
+    }
+
+
+def training_facts(results: Mapping[str, Any], task: LraTask) -> dict[str, Any]:
+    """What the model was trained on, and how."""
+    source = fact(results, "arguments", "source")
+    best = fact(results, "training_arguments", "load_best_model_at_end")
+    return {
+        "source": f"source `{source}`" if source in task.sources else f"files of the folder `{Path(source).name}`",
+        "seed": fact(results, "training_arguments", "seed"),
+        "steps": fact(results, "steps"),
+        "best_step": fact(results, "best_step") if best else None,
+        "starting_point": starting_point(results),
+        "arguments_table": arguments_table(results),
+        "data_table": data_table(results),
+    }
+
+
+def starting_point(results: Mapping[str, Any]) -> str:
+    """Which weights training began with."""
+    start = fact(results, "arguments").get("model_name_or_path")
+    # The last two parts are the name of a repository, or as much of a path as is of use elsewhere.
+    return "From new weights," if start is None else f"From the weights of `{'/'.join(Path(start).parts[-2:])}`,"
+
+
+def arguments_table(results: Mapping[str, Any]) -> str:
+    """The arguments of the run that are not defaults; the seed in any case."""
+    own = {
+        name: value
+        for name, value in fact(results, "arguments").items()
+        if value not in (None, False, {}) and name not in ("source", "model_config", "model_name_or_path", "resume")
+    }
+    defaults = TrainingArguments(output_dir=".").to_sanitized_dict()
+    training = {
+        name: value
+        for name, value in fact(results, "training_arguments").items()
+        if not name.startswith(ABOUT_THE_RUN) and (name == "seed" or defaults.get(name) != value)
+    }
+    return _table(("argument", "value"), [(f"`{name}`", f"`{value}`") for name, value in (own | training).items()])
+
+
+def data_table(results: Mapping[str, Any]) -> str:
+    """Rows and checksum of every split."""
+    rows = [
+        (name, f"{fact(results, 'data', name, 'rows'):,}", f"`{fact(results, 'data', name, 'sha256')}`")
+        for name in ("train", "validation", "test")
+    ]
+    return _table(("split", "rows", "SHA-256"), rows)
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The score, and its interval."""
+    accuracy, low, high = scores(results)
+    rows = [("test accuracy", f"{accuracy:.2%}"), ("95 % interval", f"{low:.2%} to {high:.2%}")]
+    return _table(("measure", "value"), rows)
+
+
+def scores(results: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Test accuracy, and the two ends of its interval."""
+    accuracy, low, high = (fact(results, "test", f"test_accuracy{end}") for end in ("", "_low", "_high"))
+    return accuracy, low, high
+
+
+def config_table(config: EncoderConfig) -> str:
+    """The fields of a config that are not the defaults of its class."""
+    defaults = architecture(type(config)())
+    changed = [(f"`{name}`", f"`{value}`") for name, value in architecture(config).items() if value != defaults[name]]
+    return _table(("field", "value"), changed)
+
+
+def environment_table(results: Mapping[str, Any], task: LraTask) -> str:
+    """What the run cost, and on what."""
+    device = fact(results, "environment", "device")
+    unit = "tokens without padding" if task.pixels is None else "pixels"
+    memory = "peak memory of the process" if device == "cpu" else "peak memory on the GPU"
+    backends = sorted(set(fact(results, "backends", "layers").values()))
+    rows = [
+        ("device", device),
+        ("threads of torch", fact(results, "environment", "torch_threads")),
+        ("processor cores", fact(results, "environment", "cpu_count")),
+        ("platform", fact(results, "environment", "platform")),
+        ("backend of attention", ", ".join(backends)),
+        ("dtype", fact(results, "backends", "dtype")),
+        (f"{unit} per second in training steps", f"{fact(results, 'tokens_per_second'):,.0f}"),
+        (memory, f"{fact(results, 'peak_memory_bytes') / 2**20:,.0f} MiB"),
+        ("Python", fact(results, "environment", "python")),
+        *fact(results, "environment", "versions").items(),
+    ]
+    return _table(("what", "value"), rows)
+
+
+def code_table(code: Mapping[str, str]) -> str:
+    """Every code file and its hash."""
+    return _table(("file", "SHA-256"), [(f"`{path}`", f"`{digest}`") for path, digest in code.items()])
+
+
+def requirements() -> str:
+    """The versions that the code of a checkpoint insists on."""
+    return " and ".join(f"{package} >= {low}, < {beyond}" for package, (low, beyond) in SUPPORTED.items())
+
+
+def _table(headers: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)

@@ -1,0 +1,98 @@
+"""The commands of ``hf-effattn`` that take a checkpoint to the Hub: export, verify, card, push."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tabulate import tabulate
+
+
+Folder = Annotated[Path, typer.Argument(help="a checkpoint with its code")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (export, verify, card, push):
+        app.command()(command)
+
+
+def export(
+    source: Annotated[str, typer.Argument(help="a checkpoint folder, or the name of a repository")],
+    folder: Annotated[Path, typer.Argument(help="where to write; an earlier checkpoint there is replaced")],
+    revision: Annotated[str | None, typer.Option(help="commit, branch or tag of the repository")] = None,
+) -> None:
+    """Write a checkpoint that carries its own code: that of this version of the package, whatever SOURCE has.
+
+    SOURCE needs weights, config and, if the model has one, tokenizer. A model card is not taken over.
+    """
+    from .export import export_checkpoint
+    from .loading import find_folder, head_classes, load_checkpoint
+
+    with refusals():
+        found = find_folder(source, revision)
+        family, auto_classes = head_classes(found)
+        if len(auto_classes) != 1:
+            raise ValueError(f"{source} records {len(auto_classes)} heads, {auto_classes}; a checkpoint is for one")
+        checkpoint = load_checkpoint(found, family, auto_classes[0])
+        export_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    typer.echo(f"{folder} holds a {type(checkpoint.model).__name__} with its code; next: hf-effattn verify {folder}")
+
+
+def verify(folder: Folder) -> None:
+    """Audit a checkpoint's files, then load it in a clean offline process and compare its logits with the package's.
+
+    Ends with status 1, and the reason, if it is refused.
+    """
+    from .verify import verify_folder
+
+    with refusals():
+        found = verify_folder(folder)
+    typer.echo(tabulate(found.audit.code.items(), headers=("code", "SHA-256"), tablefmt="simple"))
+    typer.echo(f"\nimports: {', '.join(found.audit.imports)}")
+    typer.echo(f"weights: {', '.join(found.audit.weights)}")
+    for auto_class, difference in found.differences.items():
+        typer.echo(f"{auto_class}: largest difference of the logits {difference:.3g}")
+
+
+def card(
+    folder: Folder,
+    results: Annotated[Path, typer.Option(help="results.json of the run that trained the model")],
+    repository: Annotated[str | None, typer.Option(help="owner/name, for the examples")] = None,
+    revision: Annotated[str | None, typer.Option(help="commit of weights and code there, for the examples")] = None,
+) -> None:
+    """Write the model card, README.md, from the results of the training run; needs the train extra."""
+    from .card import write_card
+
+    with refusals():
+        write_card(folder, results, repository, revision)
+    typer.echo(f"{folder / 'README.md'} written; next: hf-effattn push {folder} {repository or 'OWNER/NAME'}")
+
+
+def push(
+    folder: Folder,
+    repository: Annotated[str, typer.Argument(help="owner/name; made if it does not exist")],
+    private: Annotated[bool | None, typer.Option(help="visibility of a new repository")] = None,
+    revision: Annotated[str, typer.Option(help="the branch to push to")] = "main",
+    message: Annotated[str | None, typer.Option(help="message of the commit")] = None,
+) -> None:
+    """Verify a checkpoint, then publish the whole folder as one commit.
+
+    The token is that of HF_TOKEN or of `hf auth login`. Prints how to load exactly what was pushed.
+    """
+    from .push import push_checkpoint
+
+    with refusals():
+        commit = push_checkpoint(folder, repository, private=private, revision=revision, message=message)
+    typer.echo(f'from_pretrained("{repository}", revision="{commit}", trust_remote_code=True)')
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """End with status 1 and the reason where a checkpoint is refused or a file or the network fails."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        typer.echo(f"refused: {error}" if isinstance(error, ValueError) else f"failed: {error}", err=True)
+        raise typer.Exit(1) from error

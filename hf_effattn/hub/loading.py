@@ -1,0 +1,102 @@
+"""Load a checkpoint of ours with the package's own classes, whether its folder has code or not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..families import Family, list_families
+from ..files import read_json
+from ..models.configuration_encoder import EncoderConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its head and its tokenizer.
+
+    Attributes:
+        model: the model, in eval mode and in the dtype that it was saved in.
+        tokenizer: its tokenizer, or None if there is none.
+        auto_class: name of the Auto class that loads it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    auto_class: str
+
+
+def find_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder `source`, or that of a download if it is the name of a repository.
+
+    Raises:
+        ValueError: a revision of a folder.
+    """
+    if not Path(source).is_dir():
+        # Code that is not run need not be there.
+        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*.py"]))
+    if revision is not None:
+        raise ValueError(f"{source} is a folder, which has no revision {revision!r}")
+    return Path(source)
+
+
+def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
+    """The family of a checkpoint, and the Auto classes of the heads that its config records.
+
+    Raises:
+        FileNotFoundError: `folder` holds no checkpoint.
+        ValueError: the config is not one of ours, or does not say which head the weights are for.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json")
+    config = read_json(path)
+    families = {family.model_type: family for family in list_families()}
+    if config.get("model_type") not in families:
+        raise ValueError(f"{path} has model_type={config.get('model_type')!r}; hf_effattn has {list(families)}")
+    family = families[config["model_type"]]
+    heads = {name: auto_class for auto_class, name in family.class_names.items()}
+    recorded = config.get("architectures") or []
+    if not recorded or not set(recorded) <= heads.keys():
+        raise ValueError(f"{path} has architectures={recorded}; it must name some of {list(heads)}")
+    return family, [heads[name] for name in recorded]
+
+
+def load_config(folder: Path, family: Family) -> EncoderConfig:
+    """The config of a checkpoint.
+
+    Raises:
+        ValueError: it has unknown fields, or values that clash.
+    """
+    try:
+        return family.config_class.from_pretrained(folder)
+    except (StrictDataclassError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not a config of {family.name}: {error}") from error
+
+
+def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint:
+    """Load a folder's weights and tokenizer into the package's class for `auto_class`.
+
+    Raises:
+        OSError: there are no weights in safetensors; others are never read.
+        ValueError: the config is not valid, weights are missing, left over or of another shape, or the tokenizer has
+            more tokens than the model.
+    """
+    config = load_config(folder, family)
+    model_class: Any = family.model_class(auto_class)
+    # Nothing is ignored: the report below names what transformers' own error does not.
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, report = model_class.from_pretrained(folder, config=config, dtype="auto", **options)
+    if problems := {kind: sorted(names) for kind, names in report.items() if names}:
+        raise ValueError(f"the weights in {folder} are not those of {model_class.__name__}: {problems}")
+    tokenizer = None
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if len(tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model's vocab_size is "
+                f"{config.vocab_size}"
+            )
+    return Checkpoint(model.eval(), tokenizer, auto_class)

@@ -1,0 +1,110 @@
+"""Publish a checkpoint folder on the Hub as one commit.
+
+The tests push to a stand-in for the Hub that runs on the same machine, through the HTTP endpoints of git LFS. The Xet
+storage, which `huggingface_hub` uses where ``hf_xet`` is installed, and the Hub itself are not tested.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2  # what huggingface_hub makes its requests with
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from .audit import checkpoint_files
+from .verify import verify_folder
+
+
+#: What a repository keeps although the folder does not have it: how git stores its files.
+KEPT = ".gitattributes"
+
+
+def push_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str = "main",
+    message: str | None = None,
+) -> str:
+    """Verify a checkpoint, then make a branch of a repository equal to its folder, in one commit.
+
+    Files that the folder does not have any more are deleted by the same commit, so that no old code stays behind. The
+    branch moves once everything is uploaded, or not at all; if somebody else has moved it meanwhile, the push fails.
+
+    Args:
+        folder: a checkpoint with its code and its card.
+        repo_id: ``owner/name``; made if it does not exist.
+        token: a token that may write; by default that of ``HF_TOKEN`` or of ``hf auth login``.
+        private: whether a new repository is private; None for the owner's default.
+        revision: the branch; made from ``main`` if it does not exist.
+        message: that of the commit.
+
+    Returns:
+        The commit's 40 hexadecimal digits, to be loaded as
+        ``from_pretrained(repo_id, revision=commit, trust_remote_code=True)``. If nothing has changed, the commit
+        that is there.
+
+    Raises:
+        PermissionError: the token is missing or not valid.
+        FileNotFoundError: there is no checkpoint, or no card.
+        ValueError: `verify_folder` refuses the checkpoint, or the metadata of the card is not valid.
+        RuntimeError: the checkpoint does not load on its own.
+        ConnectionError: a request failed or was refused. The branch is as it was, unless the answer to the commit is
+            all that was lost; pushing again is safe in any case.
+    """
+    folder = Path(folder)
+    api = HfApi(token=token)
+    with _failures_named(repo_id):
+        _check_token(api)
+    _check_card(folder)
+    verify_folder(folder)
+    with _failures_named(repo_id):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision != "main":
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return _commit(api, folder, repo_id, revision, message or f"Upload {folder.resolve().name}")
+
+
+def _commit(api: HfApi, folder: Path, repo_id: str, revision: str, message: str) -> str:
+    """Make the branch equal to the folder, and return the commit."""
+    head = api.model_info(repo_id, revision=revision)
+    additions = [CommitOperationAdd(str(path), folder / path) for path in checkpoint_files(folder)]
+    gone = {file.rfilename for file in head.siblings or []} - {file.path_in_repo for file in additions} - {KEPT}
+    # `HfApi.upload_folder` may cut what it uploads into several commits. The empty gitignore_content keeps a
+    # .gitignore, here or there, from leaving files out without a word.
+    api.preupload_lfs_files(repo_id, additions, revision=revision, gitignore_content="", free_memory=False)
+    deletions = [CommitOperationDelete(path) for path in sorted(gone)]
+    return api.create_commit(
+        repo_id, [*additions, *deletions], commit_message=message, revision=revision, parent_commit=head.sha
+    ).oid
+
+
+@contextmanager
+def _failures_named(repo_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx2.HTTPError, RuntimeError) as error:
+        raise ConnectionError(f"the push to {repo_id} failed: {error}") from error
+
+
+def _check_token(api: HfApi) -> None:
+    try:
+        api.whoami()
+    except LocalTokenNotFoundError as error:
+        raise PermissionError(
+            "no token found: pass one that may write, set HF_TOKEN, or run `hf auth login`"
+        ) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code != 401:
+            raise
+        remedy = "pass another one that may write, set HF_TOKEN, or run `hf auth login`"
+        raise PermissionError(f"{api.endpoint} does not know the token: {remedy}; nothing was uploaded") from error
+
+
+def _check_card(folder: Path) -> None:
+    if not (folder / "README.md").is_file():
+        raise FileNotFoundError(f"{folder} has no README.md: write a model card, for example with `hf-effattn card`")
+    ModelCard.load(folder / "README.md")

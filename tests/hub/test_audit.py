@@ -1,0 +1,172 @@
+import hashlib
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import hf_effattn
+from hf_effattn.hub.code_audit import read_code
+from tests.hub.making import export_tiny
+from tests.models.variants import FAMILIES, over_families
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder that passes, with one file of every kind."""
+    folder = tmp_path / "model"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "__pycache__").mkdir()
+    (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.Model"}}')
+    (folder / "modeling.py").write_text("import torch\nfrom .heads import Head\n")
+    (folder / "heads.py").write_text("import math, torch.nn\ntry:\n    import triton\nexcept ImportError:\n    pass\n")
+    (folder / "README.md").write_text("Über ein Modell")
+    (folder / "figures/attention.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (folder / "__pycache__/heads.pyc").write_bytes(b"\0\0")
+    save_file({"weight": torch.zeros(640)}, folder / "model.safetensors")
+    return folder
+
+
+def test_what_a_checkpoint_brings_with_it(checkpoint):
+    audit = hf_effattn.audit_checkpoint(checkpoint)
+    assert audit.code == {
+        name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in ("heads.py", "modeling.py")
+    }
+    assert audit.imports == {
+        "math": ("heads.py:1",),
+        "torch": ("heads.py:1", "modeling.py:1"),
+        "triton": ("heads.py:3",),
+    }
+    assert audit.weights == ("model.safetensors",)
+
+
+@over_families
+def test_our_own_checkpoints_pass(family, tmp_path):
+    export_tiny(family, "AutoModel", tmp_path / "model")
+    audit = hf_effattn.audit_checkpoint(tmp_path / "model")
+    assert f"modeling_{family.model_type}.py" in audit.code
+    assert {"torch", "transformers"} <= audit.imports.keys()
+
+
+def pickled_weights(path):
+    torch.save({"weight": torch.zeros(2)}, path)
+
+
+def old_pickle(path):
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("pytorch_model.bin", pickled_weights, "is a zip file with a pickle, which runs code when it is loaded"),
+        ("model.dat", pickled_weights, "is a zip file with a pickle"),
+        ("figure.png", pickled_weights, "is a zip file with a pickle"),
+        ("weights", old_pickle, "is a pickle, which runs code"),
+        ("sub/data.json", lambda path: path.write_bytes(pickle.dumps({})), "is a pickle, which runs code"),
+        ("model.pt", lambda path: path.write_text("text"), "has the name of weights that are not safetensors"),
+        ("tf_model.h5", lambda path: path.write_bytes(b"\x89HDF\0"), "has the name of weights"),
+        ("extra.safetensors", pickled_weights, "is not a whole safetensors file"),
+        ("library.so", lambda path: path.write_bytes(b"\x7fELF\0"), "is neither text nor a picture nor safetensors"),
+        ("figure.png", lambda path: path.write_bytes(b"GIF8\0"), "is neither text nor a picture"),
+        ("broken.json", lambda path: path.write_text("{"), "is damaged"),
+    ],
+)
+def test_files_that_must_not_travel(checkpoint, name, write, message):
+    (checkpoint / "sub").mkdir()
+    write(checkpoint / name)
+    with pytest.raises(ValueError, match=f"must not be published or run as it is:\n{name}: {message}"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("import numpy", "imports numpy; allowed are torch, transformers"),
+        ("from os import path; import scipy.linalg", "imports scipy; allowed are"),
+        ("def later():\n    import requests", "imports requests"),
+        ("import triton", "imports triton, which may be missing, outside of a try"),
+        ("try:\n    pass\nexcept ImportError:\n    import kernels", "imports kernels, which may be missing"),
+        ("try:\n    import kernels\nexcept ValueError:\n    pass", "imports kernels, which may be missing"),
+        ("try:\n    import numpy\nexcept ImportError:\n    pass", "imports numpy; allowed are"),
+        ("import heads", "imports heads; allowed are"),
+        ("import importlib", "imports importlib: it imports by a name"),
+        ("from importlib.metadata import version", "imports importlib.metadata.version: it imports by a name"),
+        ("import pickle as p", "imports pickle: it runs what a pickle says"),
+        ("from torch import hub", "imports torch.hub: it downloads code"),
+        ("import torch\ntorch.hub.load('a', 'b')", "uses torch.hub: it downloads code"),
+        ("import torch\nload = torch.load", "uses torch.load: it runs what a pickle says"),
+        ("module = __import__('os')", "uses __import__: it makes code"),
+        ("run = exec", "uses exec: it makes code"),
+        ("print(eval('1'))", "uses eval: it makes code"),
+        ("compile('1', '', 'eval')", "uses compile: it makes code"),
+        ("from .ghost import thing", "imports .ghost, which the folder does not have"),
+        ("from . import heads", "is a relative import that transformers does not follow"),
+        ("from ..heads import Head", "is a relative import that transformers does not follow"),
+        ("def broken(:", "is not Python"),
+    ],
+)
+def test_code_that_must_not_travel(checkpoint, line, message):
+    (checkpoint / "modeling.py").write_text(f"import torch\n\n{line}\n")
+    with pytest.raises(ValueError, match=rf"modeling\.py:\d+: {message}"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from __future__ import annotations",
+        "import re\nre.compile('a')",
+        "model.eval()\nself.exec = 1",
+        "try:\n    from kernels import layer\nexcept (ImportError, ValueError):\n    layer = None",
+        "def later():\n    from .heads import Head",
+        '"""from .ghost import thing"""',
+    ],
+)
+def test_code_that_may_travel(line):
+    assert read_code(line.encode(), {"heads"}).offences == []
+
+
+def test_every_offence_is_listed_with_its_place(checkpoint):
+    (checkpoint / "modeling.py").write_text("import torch\nimport numpy\n\n\nexec('1')\n")
+    (checkpoint / "heads.py").unlink()
+    (checkpoint / "model.bin").write_text("")
+    with pytest.raises(ValueError, match="must not be published") as refused:
+        hf_effattn.audit_checkpoint(checkpoint)
+    places = [line.split(": ")[0] for line in str(refused.value).splitlines()[1:]]
+    assert places == ["modeling.py:2", "modeling.py:5", "model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"auto_map": {"AutoModel": "evil/code--modeling.Model"}}, "auto_map takes code from another repository"),
+        ({"auto_map": {"AutoTokenizer": [None, "evil/code--t.T"]}}, "auto_map takes code from another repository"),
+        ({"custom_pipelines": {"x": {"impl": "evil/code--p.P"}}}, "custom_pipelines takes code from another"),
+        ({"auto_map": {"AutoModel": "ghost.Model"}}, r"auto_map names ghost\.Model, but there is no ghost\.py"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_comes_from_the_folder_alone(checkpoint, name, fields, message):
+    (checkpoint / name).write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"{name}: {message}"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+def test_a_folder_without_a_config_is_no_checkpoint(checkpoint):
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"is no checkpoint: it has no config\.json"):
+        hf_effattn.audit_checkpoint(checkpoint)
+    shutil.rmtree(checkpoint)
+    with pytest.raises(FileNotFoundError, match="is no checkpoint"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+def test_the_audit_runs_nothing(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    trap = tmp_path / "ran"
+    (tmp_path / "model/trap.py").write_text(f"from pathlib import Path\nPath({str(trap)!r}).touch()\n")
+    hf_effattn.audit_checkpoint(tmp_path / "model")
+    assert not trap.exists()

@@ -1,0 +1,201 @@
+"""The model card: what it says for every kind of input, that its examples run, and that every fact has a source."""
+
+import ast
+import copy
+import re
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+import hf_effattn
+from hf_effattn.cli import app
+from hf_effattn.files import read_json, write_json
+from hf_effattn.lra.task import TASKS
+from tests.hub import making
+from tests.models.variants import FAMILIES
+
+
+RUNS = {
+    "text": FAMILIES[0],
+    "retrieval_reviews": FAMILIES[1],
+    "fashion_mnist": FAMILIES[3],
+    "recall": FAMILIES[4],
+}
+FIELDS = {"recall": {"segment_length": 2}}
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """A function that gives the folder of a run of a task."""
+    folders = {}
+
+    def find(task):
+        if task not in folders:
+            with pytest.MonkeyPatch.context() as patch:
+                folder = tmp_path_factory.mktemp(task)
+                folders[task] = making.run(task, folder, patch, RUNS[task], **FIELDS.get(task, {}))
+        return folders[task]
+
+    return find
+
+
+@pytest.fixture
+def run(run_of, tmp_path):
+    """A copy of the run on texts."""
+    return shutil.copytree(
+        run_of("text"), tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*", "README.md")
+    )
+
+
+def body_of(folder):
+    return (folder / "README.md").read_text().split("---\n", 2)[2]
+
+
+@pytest.mark.parametrize(
+    ("task", "tag", "input_of_the_example"),
+    [
+        ("text", "text-classification", 'tokenizer(["A film to remember."]'),
+        ("retrieval_reviews", "text-classification", '"pair_input_ids"'),
+        ("fashion_mnist", "image-classification", "(picture / 255 - 0.286) / 0.353"),
+        ("recall", "token-classification", '{"input_ids": torch.randint(260, (1, 128))}'),
+    ],
+)
+def test_a_card_for_every_kind_of_input(run_of, capsys, task, tag, input_of_the_example):
+    folder = run_of(task) / "model"
+    hf_effattn.write_card(folder, run_of(task) / "results.json", repository=str(folder))
+    card, results = ModelCard.load(folder / "README.md"), read_json(run_of(task) / "results.json")
+    assert (card.data.library_name, card.data.license, card.data.pipeline_tag) == ("transformers", "apache-2.0", tag)
+    assert RUNS[task].model_type in card.data.tags
+    assert [score.metric_value for score in card.data.eval_results] == [
+        results["test"][name] for name in ("test_accuracy", "test_accuracy_low", "test_accuracy_high")
+    ]
+    assert {(score.dataset_type, score.dataset_split) for score in card.data.eval_results} == {(task, "test")}
+    assert card.data.eval_results[0].dataset_args == {"sha256": results["data"]["test"]["sha256"]}
+    assert "None" not in card.text and "N/A" not in card.text
+    blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert ["trust_remote_code=True" in block for block in blocks] == [True, False]
+    for block in blocks:
+        assert input_of_the_example in block
+        exec(block, {})
+        assert ast.literal_eval(capsys.readouterr().out.splitlines()[-1])[0] in TASKS[task].labels
+
+
+def test_what_a_card_says(run):
+    results = read_json(run / "results.json")
+    results["arguments"]["source"] = "/home/somebody/lra_release"
+    results["arguments"]["model_name_or_path"] = "/home/somebody/runs/start"
+    results["training_arguments"]["seed"] = 42
+    write_json(run / "results.json", results)
+    hf_effattn.write_card(run / "model", run / "results.json", repository="me/mine", revision="ab" * 20)
+    body = body_of(run / "model")
+    accuracy, low, high = (results["test"][f"test_accuracy{end}"] for end in ("", "_low", "_high"))
+    for expected in (
+        "# mine\n",
+        "A `SimpleTronForSequenceClassification` with 16,050 parameters",
+        "Q (KᵀV) / √n",
+        "Yorsh et al. 2021",
+        f"{accuracy:.2%}",
+        f"{low:.2%} to {high:.2%}",
+        f'repository, revision = "me/mine", "{"ab" * 20}"',
+        "The commit above is the one that this card was written for.",
+        "files of the folder `lra_release`",
+        "From the weights of `runs/start`, 4 steps",
+        "every text is cut at 12 tokens",
+        f"`{results['data']['train']['sha256']}`",
+        "| 24 ",
+        "An input has at most 80 positions",
+        "torch >= 2.13, < 2.14 and transformers >= 5.24, < 5.25",
+        results["environment"]["platform"],
+        f"{results['tokens_per_second']:,.0f}",
+        f"{results['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        torch.__version__,
+    ):
+        assert expected in body, expected
+    assert "/home" not in body
+    tables = [line.split("|") for line in body.splitlines() if line.startswith("|")]
+    rows = {name.strip(" `"): value.strip(" `") for _, name, value, *_ in tables}
+    assert (rows["learning_rate"], rows["seed"], rows["hidden_size"]) == ("0.01", "42", "24")
+    assert "weight_decay" not in rows and "norm_position" not in rows, "defaults are left out"
+    assert "output_dir" not in rows and "hub_token" not in rows
+    code = hf_effattn.audit_checkpoint(run / "model").code
+    assert {name: rows[name] for name in code} == code
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "parameters",
+        "steps",
+        "best_step",
+        "tokens_per_second",
+        "peak_memory_bytes",
+        "model_config",
+        "arguments.task",
+        "arguments.source",
+        "arguments.max_length",
+        "training_arguments.seed",
+        "training_arguments.load_best_model_at_end",
+        "test.test_accuracy",
+        "test.test_accuracy_low",
+        "data.train.rows",
+        "data.test.sha256",
+        "backends.layers",
+        "environment.device",
+        "environment.torch_threads",
+        "environment.versions",
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "null"])
+def test_a_missing_fact_is_an_error(run_of, tmp_path, path, how):
+    results = copy.deepcopy(read_json(run_of("text") / "results.json"))
+    *parents, last = path.split(".")
+    inner = results
+    for name in parents:
+        inner = inner[name]
+    if how == "missing":
+        del inner[last]
+    else:
+        inner[last] = None
+    write_json(tmp_path / "results.json", results)
+    with pytest.raises(ValueError, match=rf"the results lack {path}.*run_lra\.py"):
+        hf_effattn.write_card(run_of("text") / "model", tmp_path / "results.json")
+
+
+def test_results_of_something_else_are_refused(run_of, run):
+    with pytest.raises(ValueError, match="task 'recall' is for AutoModelForTokenClassification, but the checkpoint"):
+        hf_effattn.write_card(run / "model", run_of("recall") / "results.json")
+    with pytest.raises(ValueError, match=r"task 'retrieval_reviews' has the labels .*, but the checkpoint has"):
+        hf_effattn.write_card(run / "model", run_of("retrieval_reviews") / "results.json")
+    results = read_json(run / "results.json")
+    results["model_config"] |= {"hidden_size": 48, "model_type": "luna"}
+    write_json(run / "results.json", results)
+    with pytest.raises(ValueError, match=r"another model \(hidden_size: 48 there, 24 here, model_type: 'luna' there"):
+        hf_effattn.write_card(run / "model", run / "results.json")
+    assert not (run / "model/README.md").exists()
+
+
+def test_without_the_best_step_the_last_one_was_kept(run):
+    results = read_json(run / "results.json")
+    results["training_arguments"]["load_best_model_at_end"] = False
+    results["best_step"] = None
+    write_json(run / "results.json", results)
+    hf_effattn.write_card(run / "model", run / "results.json")
+    assert "4 steps.\n" in body_of(run / "model")
+    assert '"path/to/this/folder", "main"' in body_of(run / "model")
+
+
+def test_the_command(run):
+    arguments = ["card", str(run / "model"), "--results", str(run / "results.json")]
+    done = CliRunner().invoke(app, [*arguments, "--repository", "me/mine"])
+    assert done.exit_code == 0
+    assert f"next: hf-effattn push {run / 'model'} me/mine" in done.stdout
+    assert ModelCard.load(run / "model/README.md").data.model_name == "mine"
+    done = CliRunner().invoke(app, [*arguments, "--revision", "main"])
+    assert done.exit_code == 1
+    assert "refused: revision must be the 40 hexadecimal digits of a commit, got 'main'" in done.stderr
+    done = CliRunner().invoke(app, [*arguments[:3], str(run / "nothing.json")])
+    assert done.exit_code == 1
+    assert "failed: " in done.stderr and "nothing.json" in done.stderr

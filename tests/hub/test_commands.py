@@ -1,0 +1,153 @@
+"""``hf-effattn export`` and ``verify``, and what they are made of."""
+
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import hf_effattn
+from hf_effattn.cli import app
+from hf_effattn.hub.inputs import sample_inputs
+from hf_effattn.hub.loading import find_folder, head_classes, load_checkpoint
+from tests.hub.making import export_tiny
+from tests.models.variants import FAMILIES, over_heads, tiny_model
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def without_code(folder):
+    for path in folder.glob("*.py"):
+        path.unlink()
+    return folder
+
+
+@over_heads(*hf_effattn.HEADS)
+def test_every_head_takes_the_inputs_that_are_made_for_it(family, auto_class):
+    images = auto_class == "AutoModelForImageClassification"
+    model = tiny_model(family, auto_class, torch.float32, **{"num_channels": 3} if images else {})
+    inputs = sample_inputs(model)
+    assert inputs.keys() == ({"pixel_values"} if images else {"input_ids", "attention_mask"})
+    logits = model(**inputs)[0]
+    assert logits.isfinite().all() and not torch.equal(logits[0], logits[1])
+    assert all(torch.equal(tensor, sample_inputs(model)[name]) for name, tensor in inputs.items())
+
+
+@pytest.mark.parametrize("options", [{"pair_features": "concat"}, {"max_position_embeddings": 1}])
+def test_inputs_of_pairs_and_of_short_models(options):
+    for auto_class in ("AutoModelForSequenceClassification", "AutoModel"):
+        model = tiny_model(FAMILIES[0], auto_class, torch.float32, **options)
+        inputs = sample_inputs(model)
+        assert ("pair_input_ids" in inputs) is ("pair_features" in options and auto_class != "AutoModel")
+        assert model(**inputs)[0].isfinite().all()
+
+
+def test_export_adds_todays_code_to_bare_weights(tmp_path):
+    model = export_tiny(FAMILIES[1], "AutoModelForMaskedLM", tmp_path / "source", vocab_size=260)
+    code = hf_effattn.audit_checkpoint(tmp_path / "source").code
+    assert run("verify", without_code(tmp_path / "source")).exit_code == 1
+    done = run("export", tmp_path / "source", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert "holds a KernelTransformerForMaskedLM with its code" in done.stdout
+    assert hf_effattn.audit_checkpoint(tmp_path / "model").code == code
+    again = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer("a")["input_ids"] == [1, 101]
+
+
+def test_verify_shows_what_it_found(tmp_path):
+    model = tiny_model(
+        FAMILIES[2], "AutoModelForSequenceClassification", torch.float32, vocab_size=260, pair_features="interaction"
+    )
+    hf_effattn.export_checkpoint(model, hf_effattn.byte_tokenizer(80), tmp_path / "model")
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    for name, digest in hf_effattn.audit_checkpoint(tmp_path / "model").code.items():
+        assert f"{name} " in done.stdout and digest in done.stdout
+    assert "weights: model.safetensors" in done.stdout
+    difference = done.stdout.split("AutoModelForSequenceClassification: largest difference of the logits ")[1]
+    assert float(difference) < 1e-4
+
+
+def test_verify_refuses_code_that_computes_something_else(tmp_path):
+    export_tiny(FAMILIES[5], "AutoModelForImageClassification", tmp_path / "model", vocab_size=260, num_channels=1)
+    path = tmp_path / "model/heads.py"
+    changed = path.read_text().replace("return self.logits(pooled)", "return self.logits(pooled) + 0.01")
+    assert changed != path.read_text()
+    path.write_text(changed)
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 1
+    assert "refused: the logits of" in done.stderr and "differ by 0.01" in done.stderr
+
+
+def test_verify_refuses_before_it_runs_anything(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    torch.save({}, tmp_path / "model/pytorch_model.bin")
+    (tmp_path / "model/modeling_simpletron.py").write_text("import numpy\nraise SystemExit('this ran')\n")
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 1
+    assert "modeling_simpletron.py:1: imports numpy" in done.stderr
+    assert "pytorch_model.bin: is a zip file with a pickle" in done.stderr
+    assert "this ran" not in done.output
+
+
+def change_config(folder, **fields):
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "bert"}, r"has model_type='bert'; hf_effattn has \['simpletron'"),
+        ({"architectures": None}, r"has architectures=\[\]; it must name some of \['SimpleTronModel'"),
+        ({"architectures": ["LunaModel"]}, r"has architectures=\['LunaModel'\]"),
+        ({"architectures": ["SimpleTronForMaskedLM"]}, r"are not those of SimpleTronForMaskedLM: .*'head\."),
+        ({"vocab_size": 300}, r"mismatched_keys.*embeddings\.tokens\.weight.*260.*300"),
+        ({"hidden_size": 25}, r"config\.json is not a config of SimpleTron: (.|\n)*must be a multiple"),
+        ({"hiden_size": 24}, "is not a config of SimpleTron: .*did you mean 'hidden_size'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(tmp_path, fields, message):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
+    change_config(tmp_path / "model", **fields)
+    done = run("export", tmp_path / "model", tmp_path / "out")
+    assert done.exit_code == 1
+    assert re.search(message, done.stderr), done.stderr
+
+
+def test_what_is_loaded_is_safe_and_whole(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    family, [auto_class] = head_classes(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"the tokenizer in .* has 260 tokens, but the model's vocab_size is 64"):
+        load_checkpoint(tmp_path / "model", family, auto_class)
+    weights = load_file(tmp_path / "model/model.safetensors")
+    (tmp_path / "model/model.safetensors").unlink()
+    torch.save(weights, tmp_path / "model/pytorch_model.bin")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load_checkpoint(tmp_path / "model", family, auto_class)
+    weights.pop("norm.weight")
+    save_file(weights, tmp_path / "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"are not those of SimpleTronModel: .*missing_keys.*norm\.weight"):
+        load_checkpoint(tmp_path / "model", family, auto_class)
+
+
+def test_sources_that_are_refused(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
+    with pytest.raises(ValueError, match="is a folder, which has no revision 'main'"):
+        find_folder(tmp_path / "model", "main")
+    change_config(tmp_path / "model", architectures=["SimpleTronModel", "SimpleTronForMaskedLM"])
+    done = run("export", tmp_path / "model", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "records 2 heads" in done.stderr
+    (tmp_path / "model/config.json").unlink()
+    done = run("export", tmp_path / "model", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "is no checkpoint: it has no config.json" in done.stderr
+    assert not (tmp_path / "out").exists()
