@@ -35,7 +35,7 @@ def write_card(
     labels of the task can tell.
 
     Args:
-        folder: a checkpoint of one head, with its code.
+        folder: a checkpoint of one head; the card of one without code says that it needs the package.
         results: the ``results.json`` of `training_scripts/run_lra.py`.
         repository: where the checkpoint is, or will be, published, ``owner/name``; if None, the examples hold a path
             to fill in.
@@ -63,7 +63,7 @@ def write_card(
     context = {
         "auto_class": task.auto_class,
         "class_name": family.class_names[task.auto_class],
-        "code_table": facts.code_table(code),
+        "code_table": facts.code_table(code) if code else "",
         "config_name": type(config).__name__,
         "config_table": facts.config_table(config),
         "environment_table": facts.environment_table(found, task),

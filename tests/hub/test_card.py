@@ -2,8 +2,10 @@
 
 import ast
 import copy
+import importlib.util
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from hf_effattn.lra.task import TASKS
 from tests.hub import making
 from tests.models.variants import FAMILIES
 
+
+SHIP = Path(__file__).parents[2] / "training_scripts" / "ship_checkpoint.py"
 
 RUNS = {
     "text": FAMILIES[0],
@@ -81,6 +85,26 @@ def test_a_card_for_every_kind_of_input(run_of, capsys, task, tag, input_of_the_
         assert input_of_the_example in block
         exec(block, {})
         assert ast.literal_eval(capsys.readouterr().out.splitlines()[-1])[0] in TASKS[task].labels
+
+
+def test_a_shipped_checkpoint_has_no_code_and_says_so(run, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("ship", SHIP)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.CARDS = tmp_path / "cards"
+    script.main([str(run), "mine"])
+    folder = tmp_path / "cards/mine"
+    assert not list(folder.glob("*.py"))
+    text = body_of(folder)
+    assert "There is no code here" in text and "trust_remote_code" not in text and "## Code" not in text
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(block.replace("model_cards/mine", str(folder)), {})
+    assert ast.literal_eval(capsys.readouterr().out.splitlines()[-1])[0] in TASKS["text"].labels
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    script.main([str(folder), "mine"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files, "shipping again changes nothing"
+    assert CliRunner().invoke(app, ["export", str(folder), str(tmp_path / "whole")]).exit_code == 0
+    assert hf_effattn.audit_checkpoint(tmp_path / "whole").code
 
 
 def test_what_a_card_says(run):
