@@ -51,7 +51,12 @@ class LraTask:
         return replace(self, plain=True, auto_class=auto_class)
 
     def longest(self, max_length: int) -> int:
-        """Tokens of the longest sequence that a model reads, where each text has at most `max_length`."""
+        """Positions of the longest sequence that a model reads, where each text has at most `max_length` tokens.
+
+        That counts [CLS], which our models put before the pixels of a picture as well, and others do not.
+        """
+        if self.plain and self.pixels is not None:
+            return max_length - 1
         return 2 * max_length if self.plain and self.pairs else max_length
 
     def vocab_size(self) -> int | None:

@@ -77,7 +77,8 @@ PICTURES = toy(
 
 def prepared(monkeypatch, task, model_type, **fields):
     monkeypatch.setitem(TASKS, "toy", task)
-    return prepare(LraArguments(task="toy", model_type=model_type, model_size=MODEL_SIZE, max_length=8, **fields))
+    fields = {"max_length": 8} | fields
+    return prepare(LraArguments(task="toy", model_type=model_type, model_size=MODEL_SIZE, **fields))
 
 
 def first_batch(found):
@@ -106,14 +107,17 @@ def test_builtin_models_read_a_pair_as_one_sequence(monkeypatch):
 
 
 def test_builtin_models_read_pixels_as_tokens(monkeypatch):
-    found = prepared(monkeypatch, PICTURES, "bert")
+    found = prepared(monkeypatch, PICTURES, "bert", max_length=5)
+    assert found.model.config.max_position_embeddings == 4, "no [CLS] stands before the pixels"
     batch = first_batch(found)
     assert batch["input_ids"].tolist() == [[1, 256, 8, 2]] * 2
     assert found.model.config.vocab_size == PIXEL_VOCABULARY
     assert type(found.model).__name__ == "BertForSequenceClassification"
     assert found.model(**batch).logits.shape == (2, 2)
-    ours = prepared(monkeypatch, PICTURES, "simpletron")
-    assert first_batch(ours)["pixel_values"].shape == (2, 1, 2, 2)
+    ours = prepared(monkeypatch, PICTURES, "simpletron", max_length=5)
+    batch = first_batch(ours)
+    assert batch["pixel_values"].shape == (2, 1, 2, 2)
+    assert ours.model(**batch).logits.shape == (2, 2)
 
 
 def test_rows_of_the_scored_splits_can_be_limited(monkeypatch):
