@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import hf_effattn
+from hf_effattn.lra import get_task
 from tests.models.variants import random_ids
 
 
@@ -38,9 +39,10 @@ def test_generated_tables_are_current():
         tables.with_tables("no markers")
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_readme_examples_run(number, tmp_path):
     block = code_blocks(README, "python")[number]
+    (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
     if "path/to/checkpoint" in block:
         config = hf_effattn.SimpleTronConfig(
             hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
@@ -49,6 +51,38 @@ def test_readme_examples_run(number, tmp_path):
         hf_effattn.export_checkpoint(model, hf_effattn.byte_tokenizer(4096), tmp_path / "model")
         block = block.replace("path/to/checkpoint", str(tmp_path / "model"))
     subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path)
+
+
+def test_every_python_example_of_the_readme_is_run():
+    assert len(code_blocks(README, "python")) == 5, "raise the range above"
+
+
+CARDS = sorted((ROOT / "model_cards").iterdir())
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_shipped_cards_are_current(folder, tmp_path):
+    shipped = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sum(map(len, shipped.values())) < 5e6
+    ship = script("ship_checkpoint")
+    ship.CARDS = tmp_path
+    ship.main([str(folder), folder.name])
+    made = {path.name: path.read_bytes() for path in (tmp_path / folder.name).iterdir()}
+    assert made == shipped, f"run: python training_scripts/ship_checkpoint.py {folder} {folder.name}"
+
+
+def test_the_shipped_model_has_the_accuracy_that_it_claims():
+    folder = ROOT / "model_cards/simpletron-reviews"
+    claimed = json.loads((folder / "results.json").read_text())["test"]
+    rows = get_task("text").load("package")["test"].select(range(512))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = tokenizer(list(rows["text"]), truncation=True, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        right = (model(**inputs).logits.argmax(-1) == torch.tensor(rows["label"])).sum().item()
+    share = claimed["test_accuracy"]
+    assert abs(right - 512 * share) < 3 * (512 * share * (1 - share)) ** 0.5
+    assert f"{share:.1%}".replace("%", " %") in README
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

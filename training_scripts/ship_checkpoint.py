@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hf_effattn.files import read_json, write_json
 from hf_effattn.hub.card import write_card
 
 
@@ -35,8 +36,13 @@ def ship(source: Path, target: Path) -> None:
         # It names code that is not there; the package's config puts it back when the model is exported.
         config.pop("auto_map", None)
         (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        shutil.copyfile(source / "results.json", staging / "results.json")
+        results = read_json(source / "results.json")
+        # Where the run lay on the machine that made it is of no use elsewhere.
+        results["training_arguments"].pop("output_dir", None)
+        write_json(staging / "results.json", results)
         write_card(staging, staging / "results.json", repository=f"model_cards/{target.name}")
+        for path in staging.iterdir():
+            path.chmod(0o644)
         shutil.copytree(staging, target, dirs_exist_ok=True)
 
 

@@ -80,7 +80,9 @@ def write_card(
         **facts.input_facts(found, task, config),
         **facts.training_facts(found, task),
     }
-    card = ModelCard(f"---\n{_metadata(found, task, family.model_type, name).to_yaml()}\n---\n{_render(context)}")
+    card = ModelCard(
+        f"---\n{_metadata(found, task, family.model_type, name, bool(code)).to_yaml()}\n---\n{_render(context)}"
+    )
     card.save(folder / "README.md")
     return card
 
@@ -92,7 +94,7 @@ def _check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> No
         raise ValueError(f"task {task.name!r} has the labels {list(task.labels)}, but the checkpoint has {labels}")
 
 
-def _metadata(results: dict[str, Any], task: LraTask, model_type: str, name: str) -> ModelCardData:
+def _metadata(results: dict[str, Any], task: LraTask, model_type: str, name: str, code: bool) -> ModelCardData:
     """The card's YAML block, with the scores as the Hub reads them."""
     accuracy, low, high = facts.scores(results)
     pipeline_tag = PIPELINE_TAGS[task.auto_class]
@@ -106,7 +108,7 @@ def _metadata(results: dict[str, Any], task: LraTask, model_type: str, name: str
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag=pipeline_tag,
-        tags=["hf_effattn", model_type, "efficient-attention", "custom_code"],
+        tags=["hf_effattn", model_type, "efficient-attention", *(["custom_code"] if code else [])],
         metrics=["accuracy"],
         model_name=name,
         eval_results=[
