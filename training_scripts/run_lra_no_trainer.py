@@ -25,19 +25,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, get_scheduler, set_seed
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from run_lra import checkpoint_to_resume
-
 import hf_effattn
 from hf_effattn.files import write_json
-from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.lra.recall import IGNORED
 from hf_effattn.metrics import load_metric
+from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
 from hf_effattn.training.lra import LraArguments, prepare
-from hf_effattn.training.measure import environment, peak_memory_bytes
 from hf_effattn.training.recipes import parse_recipe
+from hf_effattn.training.run import check_processes, run_facts
 
 
 logger = logging.getLogger("run_lra_no_trainer")
@@ -78,31 +73,23 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = HfArgumentParser((LraArguments, TrainingArguments), description=__doc__)  # type: ignore[arg-type]
     lra, training = parse_recipe(parser, arguments)
     check_arguments(lra, training)
+    check_processes(training)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     checkpoint_to_resume(Path(training.output_dir), resume=False)
     set_seed(training.seed)
     prepared = prepare(lra)
     model = prepared.model
     loop = Loop(training, model, prepared.encoded["train"], prepared.encoded["validation"], prepared.collate)
-    best = loop.train()
-    scores = loop.evaluate(loop.loader(prepared.encoded["test"]))
-    results = {
-        "arguments": dataclasses.asdict(lra),
-        "training_arguments": {name: value for name, value in training.to_sanitized_dict().items() if name in READ},
-        "model_config": model.config.to_dict(),
-        "parameters": model.num_parameters(),
-        "data": {
-            name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in prepared.splits.items()
-        },
-        "environment": environment(),
-        "processes": loop.accelerator.num_processes,
-        **best,
-        "test": {f"test_{name}": value for name, value in scores.items()},
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    if loop.accelerator.is_main_process:
-        hf_effattn.export_checkpoint(model, prepared.tokenizer, Path(training.output_dir) / "model")
-        write_json(Path(training.output_dir) / "results.json", results)
+    with sole_run(training):
+        best = loop.train()
+        scores = loop.evaluate(loop.loader(prepared.encoded["test"]))
+        read = {name: value for name, value in training.to_sanitized_dict().items() if name in READ}
+        results = run_facts(lra, read, model, prepared.splits) | best
+        results["processes"] = loop.accelerator.num_processes
+        results["test"] = {f"test_{name}": value for name, value in scores.items()}
+        if loop.accelerator.is_main_process:
+            hf_effattn.export_checkpoint(model, prepared.tokenizer, Path(training.output_dir) / "model")
+            write_json(Path(training.output_dir) / "results.json", results)
     logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
     loop.accelerator.end_training()
     return results

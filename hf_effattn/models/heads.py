@@ -111,13 +111,14 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | None = None,
-        shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out.
 
         Trainers that split sequences pass the labels shifted already, as `shift_labels`.
         """
+        # Not an argument by name: `Trainer` takes such a one for a column of labels, and gives no evaluation loss.
+        shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids,
             attention_mask,

@@ -1,5 +1,7 @@
 """Recipes: the arguments of a training script in a YAML or JSON file, which the command line may override."""
 
+import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +15,32 @@ def parse_recipe(parser: HfArgumentParser, arguments: Sequence[str]) -> tuple[An
     """The parser's dataclasses, filled from ``--recipe FILE`` and then from the rest of the command line.
 
     Args:
-        parser: for the dataclasses of the script.
+        parser: for the dataclasses of the script. A field without a default has to be on the command line.
         arguments: the command line without the program's name.
 
     Raises:
         ValueError: a recipe that is not a mapping, or one with a key that the script does not know.
         SystemExit: argparse's own, for a command line that does not parse.
     """
-    parser.add_argument("--recipe", type=Path, help="YAML or JSON file with further arguments of this script")
-    # The recipe has to be read before required arguments are missed.
-    path = _recipe_path(arguments)
+    option: dict[str, Any] = {"type": Path, "help": "YAML or JSON file with further arguments of this script"}
+    # The recipe is read first, because what it says are defaults of the command line.
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--recipe", **option)
+    path = first.parse_known_args(arguments)[0].recipe
+    parser.add_argument("--recipe", **option)
     if path is not None:
-        recipe = read_recipe(path)
-        known = {action.dest: action for action in parser._actions}
-        if unknown := recipe.keys() - known.keys():
-            raise ValueError(f"{path} has unknown keys {sorted(unknown)}; the script knows {sorted(known)}")
-        for name, value in recipe.items():
-            known[name].required = False
-            # Strings go through argparse's own conversion, so that YAML's "1e-4" becomes a number.
-            known[name].default = str(value) if known[name].type in (int, float) and value is not None else value
+        parser.set_defaults(**_defaults(parser, path))
     return parser.parse_args_into_dataclasses(list(arguments))[:-1]
+
+
+def _defaults(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
+    """What the recipe says, as defaults for `parser`."""
+    recipe = read_recipe(path)
+    known = {field.name for kind in parser.dataclass_types for field in dataclasses.fields(kind) if field.init}
+    if unknown := recipe.keys() - known:
+        raise ValueError(f"{path} has unknown keys {sorted(unknown)}; the script knows {sorted(known)}")
+    # argparse converts defaults that are strings, so that a 1 becomes 1.0 and YAML's "1e-4" a number where one is due.
+    return {name: str(value) if type(value) in (int, float) else value for name, value in recipe.items()}
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -50,12 +58,3 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold a mapping from argument to value, got {type(recipe).__name__}")
     return recipe
-
-
-def _recipe_path(arguments: Sequence[str]) -> Path | None:
-    for position, argument in enumerate(arguments):
-        if argument == "--recipe" and position + 1 < len(arguments):
-            return Path(arguments[position + 1])
-        if argument.startswith("--recipe="):
-            return Path(argument.removeprefix("--recipe="))
-    return None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
+from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForImageClassification,
@@ -24,7 +25,7 @@ from hf_effattn.files import read_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
 from hf_effattn.lra.task import TASKS
-from hf_effattn.training.checkpoints import damage, last_complete_checkpoint
+from hf_effattn.training.checkpoints import LOCK, damage, last_complete_checkpoint
 from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
@@ -274,6 +275,14 @@ def test_an_earlier_run_is_never_overwritten(toy_run, tmp_path):
     with pytest.raises(FileExistsError, match="holds an earlier run: pass --resume true"):
         toy_run("run")
     assert (tmp_path / "run" / "results.json").read_text() == "{}"
+
+
+def test_two_runs_do_not_write_to_one_folder_at_once(toy_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / LOCK), pytest.raises(FileExistsError, match="another run writes to"):
+        toy_run("run", steps=2)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    assert toy_run("run", steps=2)["steps"] == 2, "a lock that is left behind holds nobody up"
 
 
 def test_seeds_count(toy_run, tmp_path):

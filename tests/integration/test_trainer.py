@@ -1,5 +1,6 @@
 """`Trainer` on every kind of loss: accumulated batches make the step of one large batch."""
 
+import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
@@ -42,3 +43,14 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(family, auto_class
     parts = weights_after_one_step(family, auto_class, tmp_path / "parts", batch_size=2)
     # transformers counts the items of a batch in float32.
     assert_close("step", parts, whole, torch.float32)
+
+
+@over_heads(*LABELS)
+def test_evaluation_gives_a_loss(family, auto_class, tmp_path):
+    """`Trainer` takes every argument of forward with "label" in its name for a column that must be there."""
+    model = tiny_model(family, auto_class)
+    rows = [{"input_ids": IDS[i], "labels": LABELS[auto_class][i]} for i in range(8)]
+    arguments = TrainingArguments(output_dir=tmp_path, disable_tqdm=True, use_cpu=True)
+    scores = Trainer(model, arguments, eval_dataset=rows).evaluate()
+    expected = model.eval()(input_ids=IDS[:8], labels=torch.stack([LABELS[auto_class][i] for i in range(8)])).loss
+    assert scores["eval_loss"] == pytest.approx(expected.item(), rel=1e-4)

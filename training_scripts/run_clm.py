@@ -1,0 +1,71 @@
+"""Train and score a causal language model on texts of your own with `transformers.Trainer`.
+
+    python training_scripts/run_clm.py --recipe training_scripts/recipes/clm.yaml --train_file texts.txt \
+        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron-clm
+
+The texts are plain, csv, json lines or parquet, or a ``--dataset`` of the `datasets` library, and are chunked. The
+rest is as in ``run_classification.py``.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+from transformers import DataCollatorForTokenClassification, PreTrainedConfig, Trainer
+
+from hf_effattn.families import list_families
+from hf_effattn.training.language import chunk_texts, language_scores, token_losses, with_next_tokens
+from hf_effattn.training.run import (
+    RunArguments,
+    begin,
+    is_byte_tokenizer,
+    load_tokenizer,
+    start_config,
+    start_model,
+    train_and_score,
+)
+from hf_effattn.training.user_data import check_texts, is_running, load_splits
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Run the script with a command line; returns the content of ``results.json``."""
+    run, training = begin(RunArguments, arguments, __doc__)
+    tokenizer = load_tokenizer(run)
+    config = start_config(run, tokenizer)
+    check_causal(config)
+    with training.main_process_first():
+        splits = load_splits(run, {run.text_column: "text"}, running_text=True)
+        check_texts(splits, "text")
+        running = is_running(run, running_text=True)
+        encoded = with_next_tokens(chunk_texts(splits, tokenizer, run.max_length, running))
+    trainer = Trainer(
+        model=start_model("AutoModelForCausalLM", run, config),
+        args=training,
+        data_collator=DataCollatorForTokenClassification(tokenizer),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        processing_class=tokenizer,
+        preprocess_logits_for_metrics=partial(token_losses, shift=True),
+        compute_metrics=partial(language_scores, bytes_are_tokens=is_byte_tokenizer(tokenizer)),
+    )
+    return train_and_score(trainer, run, splits, encoded.get("test"))
+
+
+def check_causal(config: PreTrainedConfig) -> None:
+    """Raise ValueError if a model with this config would see the tokens that it is to predict.
+
+    Models of this library set `is_decoder` themselves, if their family has a causal form at all.
+    """
+    families = list_families()
+    ours = next((family for family in families if family.model_type == config.model_type), None)
+    if ours is not None and not ours.causal:
+        raise ValueError(
+            f"{config.model_type} has no causal form: train it with run_mlm.py, or choose one of "
+            f"{[family.model_type for family in families if family.causal]}"
+        )
+    if ours is None and getattr(config, "is_decoder", True) is False:
+        raise ValueError(f"this {config.model_type} is an encoder: set is_decoder to true in its config")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
