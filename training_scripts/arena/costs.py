@@ -1,7 +1,7 @@
 """Measure what a training step of every variant costs on every task of the arena: time and peak memory.
 
-    python training_scripts/arena/costs.py                # everything, on a machine that does nothing else
-    python training_scripts/arena/costs.py --task text
+    python training_scripts/arena/costs.py                # what is missing, on a machine that does nothing else
+    python training_scripts/arena/costs.py --task text    # a task again
 
 The steps of all variants of a task are timed side by side, in rounds; memory is measured in a process of its own for
 each. Writes ``costs.json`` beside the results of the runs.
@@ -115,26 +115,28 @@ def main(arguments: list[str]) -> None:
     """Measure, task by task; what is measured is written after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
-    parser.add_argument("--task", nargs="+", help="these tasks alone")
+    parser.add_argument("--task", nargs="+", help="these tasks alone, measured or not")
     parser.add_argument("--output", type=Path, default=COSTS, help="file of the costs")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of rounds per task")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
     if options.memory_of:
         task, variant = options.memory_of
         print(json.dumps(memory_point(plan.run(task, plan.variants[variant], plan.seeds[0]))))
         return
     found = read_json(options.output) if options.output.is_file() else {"tasks": {}}
-    for task in tqdm(options.task or list(plan.tasks), desc="tasks"):
+    missing = [task for task in plan.tasks if task not in found["tasks"]]
+    for task in tqdm(options.task or missing, desc="tasks"):
         found["tasks"][task] = measure_task(options.plan, task, options.budget)
         found["environment"] = environment()
         write_json(options.output, found)
 
 
 if __name__ == "__main__":
+    # Models of transformers warn about themselves, on every call.
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
     if "--memory-of" not in sys.argv:
         restart_keeping_memory()
     main(sys.argv[1:])

@@ -78,11 +78,12 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=PADDING, help="file of the findings")
     options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
     variants = read_plan().variants.values()
     write_json(options.output, {variant.name: check(variant) for variant in variants})
 
 
 if __name__ == "__main__":
+    # Models of transformers warn about themselves, on every call.
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
     main(sys.argv[1:])
