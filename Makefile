@@ -56,10 +56,9 @@ benchmark: .venv/bench ## measure operators and models against their peers (half
 	$(BIN)/python training_scripts/benchmark/run.py
 
 arena: .venv/train ## train all variants on all tasks of the CPU arena, or what is missing, and write RESULTS.md (hours)
-	$(BIN)/python training_scripts/arena/run.py
-	$(BIN)/python training_scripts/arena/padding.py
-	$(BIN)/python training_scripts/arena/costs.py
-	$(BIN)/python training_scripts/arena/report.py
+	status=0; for part in run padding costs report; do \
+		$(BIN)/python training_scripts/arena/$$part.py || status=1; \
+	done; exit $$status
 
 clean: ## remove the environment and the caches, but no results
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

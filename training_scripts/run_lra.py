@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_effattn.diagnostics.callback import DiagnosticsCallback
 from hf_effattn.lra.collate import Collator
@@ -40,19 +47,32 @@ def main(arguments: list[str]) -> dict[str, Any]:
     lra, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     check_processes(training)
+    if training.load_best_model_at_end and training.metric_for_best_model not in ("accuracy", "eval_accuracy"):
+        raise ValueError(
+            f"metric_for_best_model is {training.metric_for_best_model!r}: weights are chosen by 'accuracy'"
+        )
+    # How long it has got no better is a part of the run.
+    training.restore_callback_states_from_checkpoint = lra.patience is not None
     checkpoint = checkpoint_to_resume(str(training.output_dir), lra.resume)
     set_seed(training.seed)
     prepared = prepare(lra)
     trainer, throughput = build_trainer(prepared, training)
+    watchers: list[TrainerCallback] = []
     if lra.patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(lra.patience))
+        watchers.append(EarlyStoppingCallback(lra.patience))
     if lra.diagnose:
         rows = prepared.encoded["validation"]
         rows = rows.select(range(min(DIAGNOSED_ROWS, len(rows))))
-        trainer.add_callback(DiagnosticsCallback(trainer, inputs_of(prepared.collate, rows)))
+        watchers.append(DiagnosticsCallback(trainer, inputs_of(prepared.collate, rows)))
+    for watcher in watchers:
+        trainer.add_callback(watcher)
     check_sharding(trainer)
     with sole_run(training):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        # They follow the validation split; the test split is scored once, with the best weights. A run that goes on
+        # has put others of their kinds in their places.
+        for watcher in watchers:
+            trainer.remove_callback(type(watcher))
         scores = trainer.evaluate(prepared.encoded["test"], metric_key_prefix="test")
         results = collect_results(lra, trainer, throughput, prepared.splits)
         results |= {"validation_accuracy": trainer.state.best_metric, "test": scores}

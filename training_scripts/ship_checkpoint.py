@@ -43,7 +43,9 @@ def ship(source: Path, target: Path) -> None:
         write_card(staging, staging / "results.json", repository=f"model_cards/{target.name}")
         for path in staging.iterdir():
             path.chmod(0o644)
-        shutil.copytree(staging, target, dirs_exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        shutil.copytree(staging, target)
 
 
 def main(arguments: list[str]) -> None:

@@ -162,7 +162,7 @@ def tokenize(
     """The splits with `input_ids` and `attention_mask` of at most `max_length` tokens in place of the text, if any.
 
     The second texts of pairs become ``pair_input_ids`` and ``pair_attention_mask``, or, if they are to be `joined`,
-    the other half of a sequence of twice the length.
+    follow the first ones in a sequence of twice the length, in which the longer text takes what the other leaves.
     """
 
     if tokenizer is None:

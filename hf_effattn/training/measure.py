@@ -1,11 +1,13 @@
 """What a run costs: tokens per second, peak memory, and what it ran on."""
 
+import hashlib
 import os
 import platform
 import resource
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +57,14 @@ def peak_memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def code_checksum() -> str:
+    """SHA-256 of the package's own files, in the order of their names: results of equal ones come from equal code."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".h", ".cpp")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def environment() -> dict[str, Any]:

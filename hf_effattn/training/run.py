@@ -25,7 +25,7 @@ from ..hub.export import export_checkpoint
 from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
 from .checkpoints import checkpoint_to_resume, sole_run
-from .measure import ThroughputCallback, environment, peak_memory_bytes
+from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
 from .recipes import parse_recipe
 from .user_data import DataArguments
 
@@ -243,5 +243,6 @@ def run_facts(arguments: Any, training: dict[str, Any], model: Any, splits: Data
         "parameters": model.num_parameters(),
         "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
         "environment": environment(),
+        "code": code_checksum(),
         "peak_memory_bytes": peak_memory_bytes(),
     }

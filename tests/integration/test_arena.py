@@ -1,6 +1,5 @@
 """The arena: what is complete is never trained again, what is not is never trusted, and tables say what there is."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from scipy import stats
+from transformers import HfArgumentParser, TrainingArguments
 
-from hf_effattn.files import read_json
-from hf_effattn.training.lra import LraArguments, prepare
+from hf_effattn.files import read_json, write_json
+from hf_effattn.lra import get_task
+from hf_effattn.training.lra import LraArguments, build_model, model_config, prepare
+from hf_effattn.training.recipes import parse_recipe
 
 
 sys.path.append(str(Path(__file__).parents[2] / "training_scripts"))
@@ -67,6 +69,7 @@ def plan_file(tmp_path):
         "seeds": [0, 1],
         "tasks": {"small": "Small"},
         "options": {"pooling": "mean"},
+        "builtin_options": {"initializer_range": 0.1},
         "variants": VARIANTS,
     }
     (tmp_path / "recipes").mkdir()
@@ -110,6 +113,7 @@ def outcome(accuracy, steps=6):
         },
         "data": {split: {"rows": 8, "sha256": "0"} for split in ("train", "validation", "test")},
         "backends": None,
+        "code": "0" * 64,
         "environment": {
             "device": "cpu",
             "torch_threads": 1,
@@ -140,16 +144,21 @@ def test_a_run_is_trained_once_and_its_result_is_whole(plan_file, results):
     run = next(run for run in read_plan(plan_file).runs() if run.variant.name == "luna")
     found = load_result(run, results)
     assert found["error"] is None and found["fingerprint"] == run.fingerprint
-    assert [point["step"] for point in found["outcome"]["curve"]][:3] == [2, 4, 6]
+    assert [point["step"] for point in found["outcome"]["curve"]] == [2, 4, 6]
     assert found["outcome"]["data"]["test"]["rows"] == 16
-    assert any("layer_0/memory_cosine" in entry for entry in found["outcome"]["diagnostics"])
+    assert [entry["step"] for entry in found["outcome"]["diagnostics"]] == [2, 4, 6]
+    assert all("layer_0/memory_cosine" in entry for entry in found["outcome"]["diagnostics"])
+    assert len(found["outcome"]["code"]) == 64
     assert not list((plan_file.parent / "runs").rglob("checkpoint-*")), "a complete run leaves nothing behind"
     written = result_path(run, results).stat().st_mtime_ns
     assert run_arena(plan_file, *chosen) == 0
     assert result_path(run, results).stat().st_mtime_ns == written
 
 
-def test_a_killed_run_goes_on_and_leaves_no_result(plan_file, results):
+def test_a_killed_run_goes_on_and_leaves_no_result(plan_file, results, monkeypatch):
+    # Long enough to be killed on the way.
+    monkeypatch.setitem(RECIPE, "max_steps", 400)
+    (plan_file.parent / "recipes" / "small.yaml").write_text(yaml.safe_dump(RECIPE))
     script = [sys.executable, SCRIPTS / "arena" / "run.py"]
     chosen = command(plan_file, "--variant", "softmax", "--seed", "0")
     process = subprocess.Popen([*map(str, script), *map(str, chosen)], start_new_session=True)
@@ -160,9 +169,12 @@ def test_a_killed_run_goes_on_and_leaves_no_result(plan_file, results):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     run = read_plan(plan_file).runs()[0]
-    if load_result(run, results) is None:
-        assert run_arena(plan_file, "--variant", "softmax", "--seed", "0") == 0
-    assert load_result(run, results)["outcome"]["steps"] == 6
+    assert list(runs.rglob("checkpoint-2")) and load_result(run, results) is None, "it was killed on its way"
+    seen = []
+    monkeypatch.setattr(arena.shutil, "rmtree", lambda folder: seen.append((folder / "output.log").read_text()))
+    assert run_arena(plan_file, "--variant", "softmax", "--seed", "0") == 0
+    assert "resuming from" in seen[0]
+    assert load_result(run, results)["outcome"]["steps"] == RECIPE["max_steps"]
 
 
 def test_what_fails_in_a_model_of_transformers_is_a_result(plan_file, results):
@@ -172,12 +184,21 @@ def test_what_fails_in_a_model_of_transformers_is_a_result(plan_file, results):
     assert found["outcome"] is None and "RuntimeError" in found["error"]
 
 
-def test_what_fails_in_a_model_of_ours_is_none(plan_file, results, capsys):
+def test_what_fails_for_another_reason_is_none(plan_file, results, capsys):
     recipe = plan_file.parent / "recipes" / "small.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE | {"max_length": 10**6, "source": "nowhere"}))
-    assert run_arena(plan_file, "--variant", "luna", "--seed", "0") == 1
-    assert "unknown source 'nowhere'" in capsys.readouterr().out
+    recipe.write_text(yaml.safe_dump(RECIPE | {"source": "nowhere"}))
+    assert run_arena(plan_file, "--variant", "luna", "nystrom", "--seed", "0", "--workers", "2") == 1
+    assert capsys.readouterr().out.count("unknown source 'nowhere'") == 2
     assert not list(results.rglob("*.json"))
+
+
+def test_whose_exception_it_was_is_read_from_the_last_traceback():
+    ours = 'Traceback (most recent call last):\n  File "a/transformers/trainer.py", line 1\nValueError: mine\n'
+    theirs = ours.replace("trainer.py", "models/bert/modeling_bert.py").replace("ValueError: mine", "torch.Error: x")
+    assert arena.exception_of("bert", ours) is None
+    assert arena.exception_of("fnet", theirs) is None
+    assert arena.exception_of("bert", ours + theirs + "UserWarning: leaving\n") == "torch.Error: x"
+    assert arena.exception_of("bert", theirs + ours) is None, "the one before was caught"
 
 
 def test_nothing_starts_after_the_time_is_up(plan_file, results):
@@ -260,15 +281,17 @@ def test_at_equal_time_the_slow_have_made_fewer_steps(filled, results):
     cells = read_cells(filled, results)
     costs = {
         "small": {
-            "softmax": {"error": None, "seconds": [0.2, 0.2, 0.4]},
-            "luna": {"error": None, "seconds": [0.1, 0.1, 0.1]},
-            "convluna": {"error": "ValueError"},
+            "variants": {
+                "softmax": {"error": None, "seconds": [0.123, 0.123, 0.4]},
+                "luna": {"error": None, "seconds": [0.07, 0.07, 0.07]},
+                "convluna": {"error": "ValueError"},
+            }
         }
     }
     text = tables.equal_time_table(filled, cells, costs)
     rows = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in text.splitlines()}
-    assert rows["luna".capitalize()] == "35.0 (100%)"
-    assert rows["softmax"] == "20.0 (50%)", "three of six steps: the evaluation after two of them is the last"
+    assert rows["Luna"] == "35.0 (100%)", "the fastest has made all its steps, whatever the rounding"
+    assert rows["softmax"] == "20.0 (57%)", "three of six steps: the evaluation after two of them is the last"
     assert rows["ConvLuna"] == "–"
 
 
@@ -277,7 +300,8 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     padding = {name: {kind: {"difference": 1e-7, "error": None} for kind in ("added", "content")} for name in VARIANTS}
     padding["nystrom"]["added"] = {"difference": None, "error": "RuntimeError: shape"}
     text = report.render(filled, cells, None, padding)
-    assert "6 of 8 runs are done; 1 pairs of a model and a task fail" in text
+    assert "6 of 8 runs are done, and 2 have failed" in text
+    assert "with one state of the package's code" in text
     assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
     assert write_plots(filled, cells, tmp_path) == ["arena-learning.svg", "arena-memory.svg"]
     first = (tmp_path / "arena-memory.svg").read_bytes()
@@ -291,7 +315,11 @@ def test_every_run_of_the_real_plan_has_a_model():
     for task, recipe in plan.tasks.items():
         for variant in plan.variants.values():
             run = plan.run(task, variant, 0)
-            assert json.loads(run.command_line()[list(run.arguments).index("model_size")].split("=", 1)[1])
+            lra, _ = parse_recipe(HfArgumentParser((LraArguments, TrainingArguments)), run.command_line())
+            task_of_run = get_task(lra.task)
+            config = model_config(lra, task_of_run)
+            build_model(lra, task_of_run.for_plain_tokens() if variant.builtin else task_of_run, config)
+            assert lra.diagnose == (not variant.builtin and variant.model_type != "vanilla_transformer")
         # Ten evaluations, so that the curves have as many points.
         assert recipe["max_steps"] == 10 * recipe["eval_steps"], task
 
@@ -313,6 +341,39 @@ def test_costs_are_those_of_a_training_step(plan_file, tmp_path):
     assert point["state_bytes"] == 3 * 4 * model.num_parameters()
     assert point["peak_bytes"] >= 0
     main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json"), "--budget", "0.1"])
-    found = read_json(tmp_path / "costs.json")["tasks"]["small"]
+    found = read_json(tmp_path / "costs.json")["tasks"]["small"]["variants"]
     assert all(seconds > 0 for seconds in found["luna"]["seconds"])
     assert found["nystrom"]["error"].startswith("RuntimeError")
+    measured_at = (tmp_path / "costs.json").stat().st_mtime_ns
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json")])
+    assert (tmp_path / "costs.json").stat().st_mtime_ns == measured_at, "what is measured is not measured again"
+
+
+def test_results_on_other_data_are_refused(filled, results):
+    run = filled.runs()[0]
+    path = result_path(run, results)
+    content = read_json(path)
+    content["outcome"]["data"]["test"]["sha256"] = "1"
+    write_json(path, content)
+    with pytest.raises(ValueError, match="was made on other data than the other runs of its task"):
+        read_cells(filled, results)
+
+
+def test_a_cell_says_how_many_seeds_it_has(filled, results):
+    result_path(filled.run("small", filled.variants["luna"], 1), results).unlink()
+    rows = tables.main_table(filled, read_cells(filled, results))
+    assert "30.0 (1 seed)" in rows
+
+
+def test_the_second_measure_of_a_step_is_that_of_other_weights(filled, results):
+    run = filled.run("small", filled.variants["luna"], 0)
+    made = outcome(0.3)
+    made["log"].append({"step": 6, "diagnostics/layer_0/memory_cosine": 99.0})
+    store_outcome(run, made, results)
+    assert read_cells(filled, results)["small", "luna"].diagnostic("memory_cosine")[6] == pytest.approx(0.6)
+
+
+def test_the_report_in_the_repository_is_current(tmp_path):
+    report.main(["--output", str(tmp_path / "RESULTS.md")])
+    current = report.REPORT.read_text()
+    assert (tmp_path / "RESULTS.md").read_text() == current, "run: python training_scripts/arena/report.py"

@@ -129,9 +129,7 @@ def test_a_model_of_transformers_runs_under_the_same_recipe(toy_run):
 def test_measures_are_logged_on_request(toy_run):
     results = toy_run("run", next(f for f in FAMILIES if f.model_type == "luna"), diagnose=True)
     measured = [entry for entry in results["log"] if "diagnostics/layer_0/memory_cosine" in entry]
-    assert [entry["step"] for entry in measured] == [2, 4, 6, 8, 8], (
-        "after every evaluation, the last on the test split"
-    )
+    assert [entry["step"] for entry in measured] == [2, 4, 6, 8], "after every evaluation but that of the test split"
 
 
 def test_pairs_are_learnt(toy_run):
@@ -210,7 +208,7 @@ class KillAfter(TrainerCallback):
             raise Killed
 
 
-def killed_run(toy_run, run_lra, monkeypatch, folder, step):
+def killed_run(toy_run, run_lra, monkeypatch, folder, step, **options):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         build = run_lra.build_trainer
 
@@ -220,7 +218,7 @@ def killed_run(toy_run, run_lra, monkeypatch, folder, step):
             return trainer, *others
 
         patch.setattr(run_lra, "build_trainer", build_and_arm)
-        toy_run(folder)
+        toy_run(folder, **options)
 
 
 def weights(folder):
@@ -358,9 +356,16 @@ def test_every_recipe_has_models(run_lra, recipe):
         build_model(lra, task, model_config(lra, task))
 
 
-def test_training_stops_when_it_gets_no_better(toy_run):
-    results = toy_run("run", steps=40, learning_rate=0, patience=3)
-    assert results["steps"] == 8, "the first evaluation, and three that are no better"
+def test_training_stops_when_it_gets_no_better(toy_run, run_lra, monkeypatch):
+    still = {"steps": 40, "learning_rate": 0, "patience": 3}
+    assert toy_run("run", **still)["steps"] == 8, "the first evaluation, and three that are no better"
+    killed_run(toy_run, run_lra, monkeypatch, "killed", step=7, **still)
+    assert toy_run("killed", resume=True, **still)["steps"] == 8, "a run that goes on has not forgotten them"
+
+
+def test_weights_are_chosen_by_accuracy(toy_run):
+    with pytest.raises(ValueError, match="metric_for_best_model is 'loss': weights are chosen by 'accuracy'"):
+        toy_run("run", metric_for_best_model="loss")
 
 
 def test_the_schedule_of_the_papers_is_inverse_sqrt():

@@ -16,10 +16,12 @@ class Cell:
     Attributes:
         outcomes: seed -> outcome, of the seeds that are done.
         error: why the model cannot run on the task, if it cannot.
+        failed: runs with an error.
     """
 
     outcomes: dict[int, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
+    failed: int = 0
 
     @property
     def accuracies(self) -> list[float]:
@@ -36,12 +38,12 @@ class Cell:
         """Sample standard deviation of the test accuracy over seeds, if there are two."""
         return statistics.stdev(self.accuracies) if len(self.outcomes) > 1 else None
 
-    def curve(self, key: str = "accuracy") -> dict[int, float]:
-        """Step -> mean over seeds of a validation score."""
+    def curve(self) -> dict[int, float]:
+        """Step -> mean over seeds of the validation accuracy."""
         points: dict[int, list[float]] = {}
         for outcome in self.outcomes.values():
             for point in outcome["curve"]:
-                points.setdefault(point["step"], []).append(point[key])
+                points.setdefault(point["step"], []).append(point["accuracy"])
         return {step: statistics.mean(values) for step, values in sorted(points.items())}
 
     def best_by(self, step: float) -> float | None:
@@ -58,9 +60,10 @@ class Cell:
         """Step -> mean over seeds and layers of a measure of `hf_effattn.diagnose`, if there is one."""
         points: dict[int, list[float]] = {}
         for outcome in self.outcomes.values():
-            for entry in outcome["diagnostics"]:
+            # Where a step is there twice, the second entry is of the best weights, and not of that step's.
+            for step, entry in {entry["step"]: entry for entry in reversed(outcome["diagnostics"])}.items():
                 values = [value for name, value in entry.items() if name.split("/")[-1] == measure]
-                points.setdefault(entry["step"], []).extend(values)
+                points.setdefault(step, []).extend(values)
         return {step: statistics.mean(values) for step, values in sorted(points.items()) if values}
 
 
@@ -72,8 +75,9 @@ def read_cells(plan: Plan, folder: Path = RESULTS) -> Cells:
     """Every cell of the plan, with the results that there are.
 
     Raises:
-        ValueError: a result is damaged, or comes from another recipe.
+        ValueError: a result is damaged, comes from another recipe, or was made on other data than the others.
     """
+    data: dict[str, Any] = {}
     cells = {(task, variant): Cell() for task in plan.tasks for variant in plan.variants}
     for run in plan.runs():
         result = load_result(run, folder)
@@ -81,7 +85,12 @@ def read_cells(plan: Plan, folder: Path = RESULTS) -> Cells:
             continue
         cell = cells[run.task, run.variant.name]
         if result["error"] is None:
+            if data.setdefault(run.task, result["outcome"]["data"]) != result["outcome"]["data"]:
+                raise ValueError(
+                    f"{run.name} was made on other data than the other runs of its task: delete its result"
+                )
             cell.outcomes[run.seed] = result["outcome"]
         else:
             cell.error = result["error"]
+            cell.failed += 1
     return cells

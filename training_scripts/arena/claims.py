@@ -66,7 +66,7 @@ def claims(plan: Plan) -> list[Claim]:
     return [
         Claim("A filter helps: the same variant with its filter and without", filtered),
         Claim("A trained feature map is better than a fixed one", trained),
-        Claim("SimpleTRON is as good as softmax attention", softmax),
+        Claim("SimpleTRON against softmax attention", softmax),
     ]
 
 
@@ -80,7 +80,7 @@ def difference(cells: Cells, task: str, variant: str, other: str) -> Difference 
 
 
 def overall(cells: Cells, tasks: list[str], variant: str, other: str) -> Difference | None:
-    """The same over all tasks that both have: one value per seed, its mean over the tasks."""
+    """The same over all tasks, one value per seed: its mean over the tasks; None if no seed has all of them."""
     found = [cells[task, name].outcomes.keys() for task in tasks for name in (variant, other)]
     shared = set.intersection(*(set(seeds) for seeds in found)) if found else set()
     values = []

@@ -3,8 +3,8 @@
     python training_scripts/arena/costs.py                # what is missing, on a machine that does nothing else
     python training_scripts/arena/costs.py --task text    # a task again
 
-The steps of all variants of a task are timed side by side, in rounds; memory is measured in a process of its own for
-each. Writes ``costs.json`` beside the results of the runs.
+The steps of all variants of a task are timed side by side, in rounds, each on the first rows that it trains on; memory
+is measured in a process of its own for each. Writes ``costs.json`` beside the results of the runs.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from benchmark.settings import Settings
 from benchmark.timing import Runner, interleave
 from tqdm import tqdm
 
-from arena.plan import PLAN, Run, read_plan
+from arena.plan import PLAN, Plan, Run, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import read_json, write_json
-from hf_effattn.training.lra import LraArguments, prepare
+from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import environment
 
 
@@ -43,16 +43,14 @@ MEMORY_STEPS = 3
 
 
 class Step:
-    """A training step of a run, on its first batch.
+    """A training step of a run on its first rows.
 
     Args:
         run: its arguments are those of the arena.
+        prepared: its model and its data.
     """
 
-    def __init__(self, run: Run):
-        names = {field for field in LraArguments.__dataclass_fields__ if field in run.arguments}
-        torch.manual_seed(run.seed)
-        prepared = prepare(LraArguments(**{name: run.arguments[name] for name in names - {"diagnose"}}))
+    def __init__(self, run: Run, prepared: Prepared):
         rows = prepared.encoded["train"]
         rows = rows.select(range(run.arguments["per_device_train_batch_size"]))
         self.batch = prepared.collate(list(rows.with_format("numpy") if "image" in rows.column_names else rows))
@@ -66,24 +64,43 @@ class Step:
         self.optimizer.zero_grad()
 
 
+def step_of(run: Run) -> Step:
+    """The step of a run."""
+    names = {field for field in LraArguments.__dataclass_fields__ if field in run.arguments}
+    torch.manual_seed(run.seed)
+    return Step(run, prepare(LraArguments(**{name: run.arguments[name] for name in names - {"diagnose"}})))
+
+
 def measure_task(plan_file: Path, task: str, budget: float) -> dict[str, dict[str, Any]]:
-    """Variant -> its costs on a task, or the error that it raises."""
+    """Variant -> its costs on a task, or the error that a model of transformers raises.
+
+    Raises:
+        RuntimeError: a model of this library fails.
+    """
     plan = read_plan(plan_file)
-    runners: list[Runner] = []
-    costs: dict[str, dict[str, Any]] = {}
-    for variant in plan.variants.values():
-        run = plan.run(task, variant, plan.seeds[0])
-        try:
-            runners.append(Runner(variant.name, Step(run)))
-        except Exception as error:
-            # A model of another library may raise anything, and must not end the others' measurement.
-            costs[variant.name] = {"error": f"{type(error).__name__}: {error}"}
+    runs = {name: plan.run(task, variant, plan.seeds[0]) for name, variant in plan.variants.items()}
+    runners = [Runner(name, step_of(run)) for name, run in runs.items()]
     timings = interleave(runners, Settings(), budget, seed=0, label=task)
-    costs |= {name: {"error": f"{type(error).__name__}: {error}"} for name, error in timings.errors.items()}
-    for name, seconds in timings.seconds.items():
-        memory = measure_memory(plan_file, task, name)
-        costs[name] = {"error": None, "seconds": [value for value in seconds if value is not None], **memory}
+    costs: dict[str, dict[str, Any]] = {}
+    for name, run in runs.items():
+        costs[name] = {"fingerprint": run.fingerprint, "error": None}
+        if (error := timings.errors.get(name)) is None:
+            seconds = [value for value in timings.seconds[name] if value is not None]
+            costs[name] |= {"seconds": seconds, **measure_memory(plan_file, task, name)}
+        elif run.variant.builtin:
+            costs[name]["error"] = f"{type(error).__name__}: {error}"
+        else:
+            raise RuntimeError(f"{run.name} fails") from error
     return costs
+
+
+def measured(plan: Plan, task: str, found: dict[str, Any]) -> bool:
+    """Whether there are costs of every variant on a task, by the recipe that it has now."""
+    costs = found["tasks"].get(task, {}).get("variants", {})
+    return all(
+        costs.get(name, {}).get("fingerprint") == plan.run(task, variant, plan.seeds[0]).fingerprint
+        for name, variant in plan.variants.items()
+    )
 
 
 def measure_memory(plan_file: Path, task: str, variant: str) -> dict[str, Any]:
@@ -101,7 +118,7 @@ def memory_point(run: Run) -> dict[str, int]:
     """
     # The first product loads and starts what every model needs.
     torch.randn(64, 64, requires_grad=True).square().mm(torch.randn(64, 64)).sum().backward()
-    step = Step(run)
+    step = step_of(run)
     state = 3 * sum(p.numel() * p.element_size() for p in step.model.parameters())
     reset = reset_peak()
     before = status_bytes("VmRSS") if reset else highest_ever()
@@ -126,10 +143,10 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(memory_point(plan.run(task, plan.variants[variant], plan.seeds[0]))))
         return
     found = read_json(options.output) if options.output.is_file() else {"tasks": {}}
-    missing = [task for task in plan.tasks if task not in found["tasks"]]
+    missing = [task for task in plan.tasks if not measured(plan, task, found)]
     for task in tqdm(options.task or missing, desc="tasks"):
-        found["tasks"][task] = measure_task(options.plan, task, options.budget)
-        found["environment"] = environment()
+        costs = measure_task(options.plan, task, options.budget)
+        found["tasks"][task] = {"variants": costs, "environment": environment()}
         write_json(options.output, found)
 
 

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 import hf_effattn  # noqa: F401, registers our models
-from arena.plan import Variant, read_plan
+from arena.plan import PLAN, Variant, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import write_json
 from hf_effattn.training.model_zoo import Size, matched_config
@@ -31,10 +31,10 @@ SIZE = Size(length=128, vocabulary=260, hidden=64, layers=2, heads=4, intermedia
 TEXT = 97
 
 
-def check(variant: Variant) -> dict[str, Any]:
+def check(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     """How far logits move when padding is added, and when its content changes; or what the model raises."""
     torch.manual_seed(0)
-    config = matched_config(variant.model_type, SIZE, num_labels=2, **variant.options)
+    config = matched_config(variant.model_type, SIZE, num_labels=2, **options)
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
     ids = torch.randint(4, SIZE.vocabulary, (1, TEXT))
     return {
@@ -76,10 +76,13 @@ def distance(one: torch.Tensor, two: torch.Tensor) -> float:
 def main(arguments: list[str]) -> None:
     """Check every variant of the plan."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
     parser.add_argument("--output", type=Path, default=PADDING, help="file of the findings")
     options = parser.parse_args(arguments)
-    variants = read_plan().variants.values()
-    write_json(options.output, {variant.name: check(variant) for variant in variants})
+    plan = read_plan(options.plan)
+    write_json(
+        options.output, {variant.name: check(variant, plan.options_of(variant)) for variant in plan.variants.values()}
+    )
 
 
 if __name__ == "__main__":

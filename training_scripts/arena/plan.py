@@ -87,6 +87,7 @@ class Plan:
         variants: the rows, by name.
         seeds: of the runs.
         options: fields of the configs of all models of this library.
+        builtin_options: those of all models of transformers.
     """
 
     tasks: dict[str, dict[str, Any]]
@@ -94,6 +95,11 @@ class Plan:
     variants: dict[str, Variant]
     seeds: tuple[int, ...]
     options: dict[str, Any]
+    builtin_options: dict[str, Any]
+
+    def options_of(self, variant: Variant) -> dict[str, Any]:
+        """The fields of a variant's configs beside the size."""
+        return (self.builtin_options if variant.builtin else self.options) | variant.options
 
     def runs(self) -> list[Run]:
         """Every run; those of the first seed come first, so that a table is whole as early as it can be."""
@@ -107,10 +113,11 @@ class Plan:
     def run(self, task: str, variant: Variant, seed: int) -> Run:
         """One run with its arguments."""
         recipe = self.tasks[task]
-        options = {} if variant.builtin else self.options | recipe.get("model_options", {})
+        # What a recipe says is for the models of this library.
+        options = {} if variant.builtin else recipe.get("model_options", {})
         arguments = recipe | {
             "model_type": variant.model_type,
-            "model_options": options | variant.options,
+            "model_options": options | self.options_of(variant),
             "diagnose": not variant.builtin and variant.model_type != "vanilla_transformer",
             "seed": seed,
         }
@@ -136,4 +143,5 @@ def read_plan(path: Path = PLAN) -> Plan:
             raise ValueError(f"{path}: variant {variant.name!r} refers to {sorted(missing)}, which there are not")
     recipes = path.parent / content["recipes"]
     tasks = {name: read_recipe(recipes / f"{name}.yaml") for name in content["tasks"]}
-    return Plan(tasks, content["tasks"], variants, tuple(content["seeds"]), content["options"])
+    shared = content["options"], content["builtin_options"]
+    return Plan(tasks, content["tasks"], variants, tuple(content["seeds"]), *shared)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arena import tables
 from arena.cells import Cells, read_cells
 from arena.claims import claims
-from arena.plan import Plan, read_plan
+from arena.plan import PLAN, Plan, read_plan
 from arena.plots import write_plots
 from arena.results import RESULTS
 from hf_effattn.files import read_json
@@ -29,11 +29,12 @@ INTRODUCTION = """\
 # Results on the arena for CPUs
 
 Written by `python training_scripts/arena/report.py` from the files in `arena/`; `make arena` trains what is missing
-and writes it again. Every variant has the same recipe, the same skeleton, the same steps and the same data; only its
-attention differs. Learning rates were chosen by a few trials per task, not per variant. The best checkpoint by
-validation accuracy, of ten, is scored once on the test split. Tasks and models are small: these are comparisons
-within this table, and no scores of Long Range Arena. Pathfinder is missing: no form of it has been found that models
-of this size learn within minutes."""
+and writes it again. All runs of a task have the same recipe, steps and data. The variants of this library have the
+same skeleton as well, so that only attention differs; models of transformers have the same size and initial scale, but
+their own norms and classifiers. Learning rates were chosen per task by a few trials with variants of this library, of
+which there is no record here. The best checkpoint by validation accuracy, of ten, is scored once on the test split.
+Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder is
+missing: in a few trials, no small form of it was learnt within minutes."""
 
 TABLES = """\
 ## Test accuracy
@@ -42,8 +43,8 @@ In percent, mean ± standard deviation over the seeds {seeds}; the last but one 
 
 {main}
 
-Models of transformers read pixels as tokens, pairs as one sequence, and texts padded to the longest length; ours read
-pixels as numbers and the two texts of a pair one by one, so their numbers on these tasks do not compare strictly.
+Models of transformers do not compare strictly: beside norms and classifiers, they read pixels as tokens, a pair as one
+sequence, and texts padded to the longest length, where ours read pixels as numbers and the texts of a pair one by one.
 
 ![learning curves](arena-learning.svg)
 
@@ -69,14 +70,16 @@ CLAIMS = """\
 ## The three claims
 
 Differences of test accuracy in percentage points, run by run with the same seed, with the 95 % interval of their mean
-by Student's t; bold where it leaves out zero. With so few seeds the intervals are wide, and with so many pairs one in
-twenty leaves out zero by chance."""
+by Student's t; bold where it leaves out zero. The intervals are over seeds alone, on one and the same test split. With
+so few seeds they are wide: undecided means unknown, and not equal. With so many pairs, one in twenty leaves out zero
+by chance, and pairs that share a variant are not independent. Trained feature maps have some more parameters than
+fixed ones."""
 
 MEMORY = """\
 ### How memories degrade
 
-The mean cosine between the cells of a memory while it is trained, averaged over seeds and layers: 1 is a memory of a
-single direction.
+The mean cosine between the cells of a memory while it is trained, averaged over seeds and over layers (of the memory
+transformer, after its layers): 1 is a memory of a single direction.
 
 ![memory cosine](arena-memory.svg)"""
 
@@ -84,7 +87,7 @@ COSTS = """\
 ## Costs
 
 Median time of a training step, all variants of a task side by side on {threads} threads, and the peak of memory
-beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`):
+beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`), on the first batch of a task:
 
 {costs}
 
@@ -98,11 +101,12 @@ steps that a variant can make until then:
 PUBLISHED_TEXT = """\
 ## Published figures, full scale
 
-Not to be set beside the figures above: other data, splits, sizes and budgets.
+Test accuracy in percent; x was not learnt. Not to be set beside the figures above: other data, splits, sizes and
+budgets. Nor do all rows compare with one another: figures for Retrieval near 57 and near 79 come from two code bases.
 
 {published}
 
-What the notebooks of the papers' authors print, every run:
+Sets of runs that the notebooks of the papers' authors print:
 
 {authors}
 """
@@ -111,11 +115,10 @@ What the notebooks of the papers' authors print, every run:
 def render(plan: Plan, cells: Cells, costs: dict[str, Any] | None, padding: dict[str, Any] | None) -> str:
     """The whole report."""
     done = sum(len(cell.outcomes) for cell in cells.values())
-    failed = sum(cell.error is not None for cell in cells.values())
-    wanted = len(plan.runs())
-    state = f"{done} of {wanted} runs are done"
+    failed = sum(cell.failed for cell in cells.values())
+    state = f"{done} of {len(plan.runs())} runs are done"
     if failed:
-        state += f"; {failed} pairs of a model and a task fail, as told below"
+        state += f", and {failed} have failed, as told below"
     parts = [
         INTRODUCTION,
         f"{state}.",
@@ -138,7 +141,9 @@ def render(plan: Plan, cells: Cells, costs: dict[str, Any] | None, padding: dict
     if costs:
         parts.append(
             COSTS.format(
-                threads=costs["environment"]["torch_threads"],
+                threads=" or ".join(
+                    sorted({str(task["environment"]["torch_threads"]) for task in costs["tasks"].values()})
+                ),
                 costs=tables.costs_table(plan, costs["tasks"]),
                 equal_time=tables.equal_time_table(plan, cells, costs["tasks"]),
             )
@@ -156,16 +161,19 @@ def environment_of(cells: Cells) -> str:
         for cell in cells.values()
         for entry in (outcome["environment"] for outcome in cell.outcomes.values())
     }
-    return f"\nMade on: {'; '.join(sorted(found))}." if found else ""
+    codes = {outcome["code"] for cell in cells.values() for outcome in cell.outcomes.values()}
+    told = "one state" if len(codes) == 1 else f"{len(codes)} states"
+    return f"\nMade on: {'; '.join(sorted(found))}; with {told} of the package's code." if found else ""
 
 
 def main(arguments: list[str]) -> None:
     """Write the report and its plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--output", type=Path, default=REPORT, help="the report; plots are written beside it")
     options = parser.parse_args(arguments)
-    plan = read_plan()
+    plan = read_plan(options.plan)
     cells = read_cells(plan, options.results)
     costs, padding = (
         read_json(options.results / name) if (options.results / name).is_file() else None

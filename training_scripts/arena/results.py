@@ -10,7 +10,7 @@ from .plan import Run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
 
-#: What a result holds; a file without one of these was not written by `store`.
+#: What a result holds; a file without one of these was not written here.
 FIELDS = {"fingerprint", "arguments", "error", "outcome"}
 
 
@@ -38,8 +38,8 @@ def load_result(run: Run, folder: Path = RESULTS) -> dict[str, Any] | None:
             if result["arguments"].get(name) != run.arguments.get(name)
         }
         raise ValueError(
-            f"{path} is the result of another recipe, which differs in {sorted(changed)}: restore the recipe, or pass "
-            "--replace-stale to train again"
+            f"{path} is the result of another recipe, which differs in {sorted(changed)}: restore the recipe, or "
+            "train again with run.py --replace-stale"
         )
     return result
 
@@ -69,6 +69,7 @@ def store_outcome(run: Run, results: dict[str, Any], folder: Path = RESULTS) -> 
         "data": results["data"],
         "backends": results["backends"],
         "environment": results["environment"],
+        "code": results.get("code"),
     }
     _store(run, None, outcome, folder)
 

@@ -13,7 +13,9 @@ what is damaged or comes from another recipe is refused.
 import argparse
 import concurrent.futures
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -35,7 +37,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "run_lra.py"
 RUNS = Path("runs/arena")
 
 #: Arguments of every run that change nothing about its result.
-QUIET = ["--disable_tqdm=true", "--resume=true", "--dataloader_pin_memory=false"]
+QUIET = ["--disable_tqdm=true", "--resume=true", "--dataloader_pin_memory=false", "--use_cpu=true"]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -58,14 +60,16 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     plan = read_plan(options.plan)
     options.results.mkdir(parents=True, exist_ok=True)
+    # Left to itself, a SIGTERM would end this process and leave those that train.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Two arenas would train the same runs, and remove each other's folders.
         with FileLock(options.results / ".lock", timeout=0):
             missing = missing_runs(chosen_runs(plan, options), options)
             failures = Workers(options).train(missing)
+            left = missing_runs(chosen_runs(plan, options), options)
     except Timeout:
         sys.exit(f"another arena writes to {options.results}: wait for it, or give --results another folder")
-    left = missing_runs(chosen_runs(plan, options), options)
     print("\n".join([*failures, f"{len(missing) - len(left)} runs done, {len(left)} still to do"]))
     sys.exit(1 if left else 0)
 
@@ -161,22 +165,34 @@ class Workers:
         """Run ``run_lra.py`` to its end; returns its exit code."""
         command = [sys.executable, str(SCRIPT), *run.command_line(), *QUIET, f"--output_dir={folder}"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        with (folder / "output.log").open("a") as log:
+        with (folder / "output.log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             self.processes.add(process)
+            if self.stopped.is_set():
+                process.terminate()
             code = process.wait()
             self.processes.discard(process)
         return code
 
     def failed(self, run: Run, folder: Path, code: int) -> str | None:
-        """Why there is no result; that a built-in model of transformers raises an exception is one."""
-        lines = (folder / "output.log").read_text(errors="replace").strip().splitlines()
+        """Why there is no result; that the code of a model of transformers raises an exception is one."""
+        text = (folder / "output.log").read_text(errors="replace").strip()
         if self.stopped.is_set():
             return None
-        if run.variant.builtin and code == 1 and lines:
-            store_error(run, lines[-1], self.options.results)
+        lines, raised = text.splitlines(), exception_of(run.variant.model_type, text)
+        if run.variant.builtin and raised is not None:
+            store_error(run, raised, self.options.results)
             return None
         return f"{run.name} ended with code {code}: {lines[-1] if lines else 'it said nothing'} ({folder}/output.log)"
+
+
+def exception_of(model_type: str, log: str) -> str | None:
+    """The exception that ended a run, if a model of this type of transformers raised it, or what it called."""
+    _, found, traceback = log.rpartition("Traceback (most recent call last):")
+    if not found or f"/transformers/models/{model_type}/" not in traceback:
+        return None
+    ends = [line for line in traceback.splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Interrupt)\b", line)]
+    return ends[-1] if ends else None
 
 
 if __name__ == "__main__":

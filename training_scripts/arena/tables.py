@@ -14,7 +14,8 @@ from .claims import Claim, Difference, difference, overall
 from .plan import Plan
 
 
-Costs = dict[str, dict[str, dict[str, Any]]]
+#: Task -> its costs, by variant, and where they were measured.
+Costs = dict[str, dict[str, Any]]
 
 #: Stands where there is nothing to say.
 NONE = "–"
@@ -54,16 +55,18 @@ def main_table(plan: Plan, cells: Cells) -> str:
         row = [cells[task, name] for task in plan.tasks]
         means = [cell.mean for cell in row if cell.mean is not None]
         average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(row) else NONE
-        rows.append([variant.title, *(accuracy(cell) for cell in row), average, parameters(row)])
+        rows.append([variant.title, *(accuracy(cell, len(plan.seeds)) for cell in row), average, parameters(row)])
     return markdown(["", *plan.titles.values(), "mean", "parameters"], rows)
 
 
-def accuracy(cell: Cell) -> str:
-    """A cell of the main table, in percent; with fewer seeds than two there is no deviation."""
+def accuracy(cell: Cell, seeds: int) -> str:
+    """A cell of the main table, in percent, marked if it is not of all `seeds`; one of them has no deviation."""
     if cell.mean is None:
         return "fails" if cell.error else NONE
-    deviation = f" ± {100 * cell.deviation:.1f}" if cell.deviation is not None else " (1 seed)"
-    return f"{100 * cell.mean:.1f}{deviation}"
+    deviation = f" ± {100 * cell.deviation:.1f}" if cell.deviation is not None else ""
+    done = len(cell.outcomes)
+    mark = "" if done == seeds else f" ({done} seed{'s' if done > 1 else ''}{', others fail' if cell.error else ''})"
+    return f"{100 * cell.mean:.1f}{deviation}{mark}"
 
 
 def parameters(row: list[Cell]) -> str:
@@ -127,7 +130,7 @@ def costs_table(plan: Plan, costs: Costs) -> str:
     for name, variant in plan.variants.items():
         row = []
         for task in plan.tasks:
-            cost = costs.get(task, {}).get(name)
+            cost = costs.get(task, {}).get("variants", {}).get(name)
             if cost is None or cost["error"]:
                 row.append("fails" if cost else NONE)
                 continue
@@ -148,14 +151,13 @@ def equal_time_table(plan: Plan, cells: Cells, costs: Costs) -> str:
     for name, variant in plan.variants.items():
         row = []
         for task in plan.tasks:
-            measured = {
-                other: step_milliseconds(cost) for other, cost in costs.get(task, {}).items() if not cost["error"]
-            }
+            listed = costs.get(task, {}).get("variants", {})
+            measured = {other: step_milliseconds(cost) for other, cost in listed.items() if not cost["error"]}
             steps = plan.tasks[task]["max_steps"]
             if name not in measured:
                 row.append(NONE)
                 continue
-            affordable = steps * min(measured.values()) / measured[name]
+            affordable = steps * (min(measured.values()) / measured[name])
             best = cells[task, name].best_by(affordable)
             row.append(NONE if best is None else f"{100 * best:.1f} ({affordable / steps:.0%})")
         rows.append([variant.title, *row])
