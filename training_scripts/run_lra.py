@@ -13,8 +13,6 @@ import sys
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset
 from transformers import (
     EarlyStoppingCallback,
     HfArgumentParser,
@@ -25,7 +23,6 @@ from transformers import (
 )
 
 from hf_effattn.diagnostics.callback import DiagnosticsCallback
-from hf_effattn.lra.collate import Collator
 from hf_effattn.lra.recall import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
@@ -63,7 +60,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     if lra.diagnose:
         rows = prepared.encoded["validation"]
         rows = rows.select(range(min(DIAGNOSED_ROWS, len(rows))))
-        watchers.append(DiagnosticsCallback(trainer, inputs_of(prepared.collate, rows)))
+        batch = prepared.batch(rows)
+        watchers.append(DiagnosticsCallback(trainer, {name: batch[name] for name in batch if name != "labels"}))
     for watcher in watchers:
         trainer.add_callback(watcher)
     check_sharding(trainer)
@@ -80,12 +78,6 @@ def main(arguments: list[str]) -> dict[str, Any]:
     logger.info("test accuracy %.4f, results in %s", scores["test_accuracy"], training.output_dir)
     trainer.end()
     return results
-
-
-def inputs_of(collate: Collator, rows: Dataset) -> dict[str, torch.Tensor]:
-    """What a model reads of a batch of `rows`."""
-    batch = collate(list(rows.with_format("numpy") if "image" in rows.column_names else rows))
-    return {name: values for name, values in batch.items() if name != "labels"}
 
 
 def build_trainer(prepared: Prepared, training: TrainingArguments) -> tuple[Trainer, ThroughputCallback]:

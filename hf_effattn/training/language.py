@@ -19,11 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..lra.recall import IGNORED
 from ..metrics import load_metric
-
-
-#: The label of a token that is not predicted.
-IGNORED = -100
 
 
 def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:

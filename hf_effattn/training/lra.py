@@ -4,14 +4,15 @@ import dataclasses
 import json
 from typing import Any
 
+import torch
 import transformers
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..lra import LraTask, get_task
 from ..lra.collate import Collator
 from ..lra.task import tokenize
-from .model_zoo import Size, is_ours, matched_config
+from .model_zoo import Size, check_length, is_ours, matched_config
 
 
 #: The keys of `LraArguments.model_size`, as in our configs, and the fields of `Size` that they are.
@@ -93,6 +94,10 @@ class Prepared:
     splits: DatasetDict
     encoded: DatasetDict
 
+    def batch(self, rows: Dataset) -> dict[str, torch.Tensor]:
+        """A batch of all of `rows`, which are encoded."""
+        return self.collate(list(rows.with_format("numpy") if "image" in rows.column_names else rows))
+
 
 def prepare(lra: LraArguments) -> Prepared:
     """Build the model, then load and encode the data; `lra.source` becomes the task's default if it is None.
@@ -153,11 +158,8 @@ def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> P
         ValueError: it reads something else than the task has, or not so much.
     """
     check_input(task, config)
-    longest = task.longest(lra.max_length)
-    # Models of other libraries have no such limit but their positions, if they have any.
-    limit = getattr(config, "max_input_length", getattr(config, "max_position_embeddings", None))
-    if task.tokenizer is not None and limit is not None and longest > limit:
-        raise ValueError(f"max_length ({longest}) exceeds the model's max_position_embeddings ({limit})")
+    if task.tokenizer is not None:
+        check_length(config, task.longest(lra.max_length))
     auto_class = getattr(transformers, task.auto_class)
     if lra.model_name_or_path is not None:
         return auto_class.from_pretrained(lra.model_name_or_path, config=config)

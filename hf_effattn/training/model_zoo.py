@@ -80,6 +80,14 @@ def matched_config(model_type: str, size: Size, **options: Any) -> PreTrainedCon
     return config
 
 
+def check_length(config: PreTrainedConfig, length: int) -> None:
+    """Raise ValueError if a model with this config has fewer than `length` positions."""
+    # Models of other libraries have no such limit but their positions, if they have any.
+    limit = getattr(config, "max_input_length", getattr(config, "max_position_embeddings", None))
+    if limit is not None and length > limit:
+        raise ValueError(f"max_length ({length}) exceeds the model's max_position_embeddings ({limit})")
+
+
 def _big_bird(size: Size) -> dict[str, Any]:
     # Eleven blocks or fewer, and it would compute full attention. It pads to whole blocks, which need positions.
     block = min(BLOCK, max(1, size.length // 16))

@@ -26,6 +26,7 @@ from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
 from .checkpoints import checkpoint_to_resume, sole_run
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
+from .model_zoo import check_length
 from .recipes import parse_recipe
 from .user_data import DataArguments
 
@@ -126,10 +127,7 @@ def start_config(run: RunArguments, tokenizer: PreTrainedTokenizerBase, **fields
             f"the tokenizer has {len(tokenizer)} tokens and the model vocab_size={config.vocab_size}: set vocab_size "
             "in the config of a new model, or take the checkpoint's own tokenizer"
         )
-    # Models of other libraries have no such limit but their positions, if they have any.
-    limit = getattr(config, "max_input_length", getattr(config, "max_position_embeddings", None))
-    if limit is not None and run.max_length > limit:
-        raise ValueError(f"max_length ({run.max_length}) exceeds the model's max_position_embeddings ({limit})")
+    check_length(config, run.max_length)
     return config
 
 

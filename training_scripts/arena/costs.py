@@ -53,7 +53,7 @@ class Step:
     def __init__(self, run: Run, prepared: Prepared):
         rows = prepared.encoded["train"]
         rows = rows.select(range(run.arguments["per_device_train_batch_size"]))
-        self.batch = prepared.collate(list(rows.with_format("numpy") if "image" in rows.column_names else rows))
+        self.batch = prepared.batch(rows)
         self.model = prepared.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
