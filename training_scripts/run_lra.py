@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_effattn.diagnostics.callback import DiagnosticsCallback
-from hf_effattn.lra.recall import IGNORED
+from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
 from hf_effattn.training.lra import LraArguments, Prepared, prepare

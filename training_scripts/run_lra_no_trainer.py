@@ -27,7 +27,7 @@ from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArg
 
 import hf_effattn
 from hf_effattn.files import write_json
-from hf_effattn.lra.recall import IGNORED
+from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
 from hf_effattn.training.lra import LraArguments, prepare

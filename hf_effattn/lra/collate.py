@@ -14,6 +14,8 @@ Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 #: What the fields of a pair's second sequence begin with.
 PAIR = "pair_"
+#: The label of what has none; torch's losses leave it out.
+IGNORED = -100
 
 
 class PairCollator(DataCollatorWithPadding):

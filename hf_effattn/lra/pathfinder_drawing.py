@@ -46,7 +46,7 @@ class Parameters:
         margins: the margin of a picture is one of these.
         paddle_length: length of a paddle.
         paddle_thickness: width of a paddle.
-        padding: pixels along the borders that belong to no paddle.
+        padding: pixels along the borders that belong to no paddle, at least one.
         seed_distance: distance of the beginnings of the long snakes; they begin at least twice that from the borders.
         marker_radius: radius of the two circles.
         continuity: the larger, the less a snake turns.
@@ -75,6 +75,9 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.size <= 4 * self.seed_distance:
             raise ValueError(f"nothing is {2 * self.seed_distance} pixels from the borders of {self.size} pixels")
+        if self.padding < 1:
+            # The pivot of a snake that ends at the border would be outside of the picture.
+            raise ValueError(f"padding ({self.padding}) must be at least 1")
         if min(self.contour_length, self.distractor_length) < 2:
             raise ValueError("snakes have at least two paddles")
 
@@ -447,15 +450,19 @@ def circle(size: int, radius: float) -> np.ndarray:
     return covered.reshape(2 * size - 1, FINE, 2 * size - 1, FINE).mean(axis=(1, 3), dtype=np.float32)
 
 
-def draw(layout: Layout, markers: tuple[Pixel, Pixel]) -> np.ndarray:
+def circle_at(marker: Pixel, size: int, radius: float) -> np.ndarray:
+    """How much the circle around a pixel covers of each pixel, ``[size, size]``."""
+    row, column = marker
+    return circle(size, radius)[size - 1 - row : 2 * size - 1 - row, size - 1 - column : 2 * size - 1 - column]
+
+
+def draw(layout: Layout, markers: tuple[Pixel, ...]) -> np.ndarray:
     """The picture, unsigned bytes ``[size, size]``: white on black, the brightest pixel having 255."""
     parameters = layout.parameters
     size = parameters.size
     picture = parameters.snake_contrast * ink(layout.distractors, size)
     contrast = parameters.snake_contrast * parameters.paddle_contrast
     np.maximum(picture, contrast * ink(layout.targets, size), out=picture)
-    stamp = circle(size, parameters.marker_radius)
-    for row, column in markers:
-        shown = stamp[size - 1 - row : 2 * size - 1 - row, size - 1 - column : 2 * size - 1 - column]
-        np.maximum(picture, shown, out=picture)
+    for marker in markers:
+        np.maximum(picture, circle_at(marker, size, parameters.marker_radius), out=picture)
     return np.floor(picture * (255 / picture.max()) + 0.5).astype(np.uint8)

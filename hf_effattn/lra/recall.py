@@ -17,6 +17,7 @@ import numpy as np
 from datasets import DatasetDict, Features, Sequence, Value
 
 from .checksums import verified
+from .collate import IGNORED
 from .generated import generated
 
 
@@ -25,8 +26,6 @@ SOURCES = ("generated",)
 #: Ids of the special tokens; those of the keys follow, then those of the values.
 PADDING, CLS, FILLER = 0, 1, 2
 FIRST_KEY = 3
-#: What torch's losses leave out.
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from datasets import DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TokenizersBackend, default_data_collator
 
 from ..tokenization import byte_tokenizer
-from . import image, listops, pathfinder, recall, retrieval, text
+from . import image, listops, pathfinder, pathfinder_tracing, recall, retrieval, text
 from .collate import PAIR, PIXEL_VOCABULARY, Collator, PairCollator, PixelCollator, PixelTokenCollator
 
 
@@ -130,6 +130,15 @@ TASKS = {
             ("path_x", 128, "hard"),
         )
     },
+    "pathfinder_tracing": LraTask(
+        "pathfinder_tracing",
+        pathfinder_tracing.LABELS,
+        pathfinder_tracing.SOURCES,
+        pathfinder_tracing.load_tracing,
+        tokenizer=None,
+        auto_class="AutoModelForTokenClassification",
+        vocabulary=PIXEL_VOCABULARY,
+    ),
     **{
         name: LraTask(
             name,

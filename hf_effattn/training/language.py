@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..lra.recall import IGNORED
+from ..lra.collate import IGNORED
 from ..metrics import load_metric
 
 

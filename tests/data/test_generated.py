@@ -14,7 +14,7 @@ import datasets
 import pytest
 from datasets import Dataset, Features, Value
 
-from hf_effattn.lra import listops, pathfinder, recall
+from hf_effattn.lra import listops, pathfinder, pathfinder_tracing, recall
 from hf_effattn.lra.checksums import content_checksum, verified
 from hf_effattn.lra.generated import generated
 from hf_effattn.lra.listops import Distribution
@@ -45,11 +45,20 @@ def some_sequences():
     return recall.generate_recall({"train": 20}, FEW)["train"]
 
 
+def some_tracing():
+    return pathfinder_tracing.generate_tracing({"train": 20}, pathfinder_tracing.PARAMETERS, num_proc=1)["train"]
+
+
 def never(*arguments, **named):
     raise RuntimeError("drawn anew")
 
 
-GENERATORS = [(listops, some_listops, "write"), (pathfinder, some_pictures, "draw"), (recall, some_sequences, "draw")]
+GENERATORS = [
+    (listops, some_listops, "write"),
+    (pathfinder, some_pictures, "draw"),
+    (pathfinder_tracing, some_tracing, "draw"),
+    (recall, some_sequences, "draw"),
+]
 over_generators = pytest.mark.parametrize(
     ("module", "some", "drawing"), GENERATORS, ids=[module.__name__.split(".")[-1] for module, _, _ in GENERATORS]
 )
@@ -59,6 +68,7 @@ over_generators = pytest.mark.parametrize(
 ROWS = {
     ("listops", 1): "7ead4f132177fc211acede1ac89e09390b066a5b5b966cc2bbf57091ad55f988",
     ("pathfinder", 1): "5d16896a6818cd3b53c64175293b73100bcb0a44f6396fb058580ae0e4bfe164",
+    ("pathfinder_tracing", 1): "cbd22c78368f60722d33ea7a4ff5c1ab8c6f05e1ee9d4b92b2869fbc68587a15",
     ("recall", 1): "76b1faecefe38501948c99a7a00b888778f3ba52e1fbb1d1afbf67ad7cc326ef",
 }
 

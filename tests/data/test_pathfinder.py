@@ -224,6 +224,8 @@ def test_what_cannot_be_drawn_meets_a_clear_error(monkeypatch):
     fields = {name: getattr(published(), name) for name in Parameters.__dataclass_fields__}
     with pytest.raises(ValueError, match="nothing is 16 pixels from the borders of 32 pixels"):
         Parameters(**fields | {"seed_distance": 8})
+    with pytest.raises(ValueError, match=r"padding \(0\) must be at least 1"):
+        Parameters(**fields | {"padding": 0})
     with pytest.raises(ValueError, match="at least two paddles"):
         Parameters(**fields | {"distractor_length": 1})
     monkeypatch.setattr("hf_effattn.lra.pathfinder_drawing.ATTEMPTS", 20)

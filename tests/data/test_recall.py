@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hf_effattn.lra import get_task, recall
-from hf_effattn.lra.recall import CLS, FILLER, FIRST_KEY, IGNORED, Parameters, generate_recall
+from hf_effattn.lra.collate import IGNORED
+from hf_effattn.lra.recall import CLS, FILLER, FIRST_KEY, Parameters, generate_recall
 
 
 SMALL = Parameters(pairs=4, keys=8, values=5, length=24)

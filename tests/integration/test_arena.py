@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 from scipy import stats
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -123,6 +125,7 @@ def outcome(accuracy, steps=6):
     }
 
 
+GUESSES = {"small": {"commonest": 0.125, "cue": "the place", "from_cue": 0.25}}
 SCORES = {"softmax": (0.5, 0.7), "luna": (0.30, 0.40), "convluna": (0.5, 0.61)}
 
 
@@ -266,9 +269,11 @@ def test_differences_are_taken_seed_by_seed_with_their_interval(filled, results)
 
 def test_tables_say_what_there_is(filled, results):
     cells = read_cells(filled, results)
-    rows = {row.split("|")[1].strip(): row for row in tables.main_table(filled, cells).splitlines()}
+    rows = {row.split("|")[1].strip(): row for row in tables.main_table(filled, cells, GUESSES).splitlines()}
     assert "60.0 ± 14.1" in rows["softmax"]
     assert "fails" in rows["Nystrom"]
+    assert "12.5" in rows["guess: the commonest label"] and "25.0" in rows["guess: from a cue"]
+    assert "guess" not in tables.main_table(filled, cells, {})
     assert "30.0 40.0" in tables.seeds_table(filled, cells)
     assert tables.errors_list(filled, cells) == "- Nystrom on Small: `ValueError: too long`"
     filter_claim, _, softmax_claim = claims(filled)
@@ -299,14 +304,39 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     cells = read_cells(filled, results)
     padding = {name: {kind: {"difference": 1e-7, "error": None} for kind in ("added", "content")} for name in VARIANTS}
     padding["nystrom"]["added"] = {"difference": None, "error": "RuntimeError: shape"}
-    text = report.render(filled, cells, None, padding)
+    text = report.render(filled, cells, {"padding": padding, "guesses": GUESSES})
     assert "6 of 8 runs are done, and 2 have failed" in text
     assert "with one state of the package's code" in text
+    assert "same cue (Small: the place;" in text
     assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
     assert write_plots(filled, cells, tmp_path) == ["arena-learning.svg", "arena-memory.svg"]
     first = (tmp_path / "arena-memory.svg").read_bytes()
     write_plots(filled, cells, tmp_path)
     assert (tmp_path / "arena-memory.svg").read_bytes() == first
+
+
+def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_path):
+    from arena.guesses import CUES, guess, labels_of, main, nothing
+
+    train = Dataset.from_dict({"text": ["[CLS] [MIN 1 [MAX 2", "[CLS] [MAX 1", "[CLS] [MIN 2"], "label": [3, 4, 3]})
+    test = Dataset.from_dict({"text": ["[CLS] [MAX 1 2", "[CLS] [MIN 4", "[CLS] [SM 1"], "label": [4, 3, 3]})
+    assert guess(train, test, nothing) == pytest.approx(2 / 3)
+    assert guess(train, test, CUES["listops_short"][1]) == 1, "an operator that training lacks gets the commonest"
+    # The circle, 256, is at the pixel before or behind the one that is asked.
+    pixels = Dataset.from_dict(
+        {"input_ids": [[256, 9, 1], [1, 9, 256], [1, 9, 256]], "labels": [[-100, 1, -100], [-100, 0, 0], [-100, 0, 0]]}
+    )
+    assert guess(pixels, pixels.select([0]), CUES["pathfinder_tracing"][1]) == 1
+    assert guess(pixels, pixels.select([0]), nothing) == 0
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "guesses.json")])
+    splits = get_task("recall_small").load("generated")
+    train, test = (
+        labels_of(split.with_format("numpy")[:]) for split in (splits["train"], splits["test"].select(range(16)))
+    )
+    expected = (test == np.bincount(train).argmax()).mean()
+    assert read_json(tmp_path / "guesses.json") == {
+        "small": {"commonest": pytest.approx(expected), "cue": None, "from_cue": None}
+    }
 
 
 def test_every_run_of_the_real_plan_has_a_model():
@@ -361,7 +391,7 @@ def test_results_on_other_data_are_refused(filled, results):
 
 def test_a_cell_says_how_many_seeds_it_has(filled, results):
     result_path(filled.run("small", filled.variants["luna"], 1), results).unlink()
-    rows = tables.main_table(filled, read_cells(filled, results))
+    rows = tables.main_table(filled, read_cells(filled, results), {})
     assert "30.0 (1 seed)" in rows
 
 

@@ -24,6 +24,8 @@ from hf_effattn.files import read_json
 
 REPORT = RESULTS.parent / "RESULTS.md"
 PUBLISHED = Path(__file__).with_name("published.yaml")
+#: What is measured beside the runs, each into a file of its own.
+MEASURED = ("costs", "padding", "guesses")
 
 INTRODUCTION = """\
 # Results on the arena for CPUs
@@ -33,13 +35,16 @@ and writes it again. All runs of a task have the same recipe, steps and data. Th
 same skeleton as well, so that only attention differs; models of transformers have the same size and initial scale, but
 their own norms and classifiers. Learning rates were chosen per task by a few trials with variants of this library, of
 which there is no record here. The best checkpoint by validation accuracy, of ten, is scored once on the test split.
-Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder is
-missing: in a few trials, no small form of it was learnt within minutes."""
+Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder's
+place has `pathfinder_tracing`, which asks about every pixel: in trials with one label for a picture, softmax and
+SimpleTRON stayed at chance for as many steps as a CPU makes in minutes, even on 10 x 10 pixels."""
 
 TABLES = """\
 ## Test accuracy
 
 In percent, mean ± standard deviation over the seeds {seeds}; the last but one column is the mean over the tasks.
+Guesses say what is commonest in the training rows, of all or of those with the same cue ({cues};
+`python training_scripts/arena/guesses.py`).
 
 {main}
 
@@ -112,8 +117,15 @@ Sets of runs that the notebooks of the papers' authors print:
 """
 
 
-def render(plan: Plan, cells: Cells, costs: dict[str, Any] | None, padding: dict[str, Any] | None) -> str:
-    """The whole report."""
+def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
+    """The whole report.
+
+    Args:
+        plan: the arena.
+        cells: the results of its runs.
+        measured: what `costs`, `padding` and `guesses` have written, by these names; what is not measured is missing.
+    """
+    costs, padding, guesses = (measured.get(name) for name in MEASURED)
     done = sum(len(cell.outcomes) for cell in cells.values())
     failed = sum(cell.failed for cell in cells.values())
     state = f"{done} of {len(plan.runs())} runs are done"
@@ -124,7 +136,8 @@ def render(plan: Plan, cells: Cells, costs: dict[str, Any] | None, padding: dict
         f"{state}.",
         TABLES.format(
             seeds=", ".join(map(str, plan.seeds)),
-            main=tables.main_table(plan, cells),
+            main=tables.main_table(plan, cells, guesses or {}),
+            cues=tables.cues_text(plan, guesses or {}),
             seeds_table=tables.seeds_table(plan, cells),
             settings=tables.settings_table(plan, cells),
             environment=environment_of(cells),
@@ -175,12 +188,10 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
     cells = read_cells(plan, options.results)
-    costs, padding = (
-        read_json(options.results / name) if (options.results / name).is_file() else None
-        for name in ("costs.json", "padding.json")
-    )
+    files = {name: options.results / f"{name}.json" for name in MEASURED}
+    measured = {name: read_json(path) for name, path in files.items() if path.is_file()}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(render(plan, cells, costs, padding))
+    options.output.write_text(render(plan, cells, measured))
     write_plots(plan, cells, options.output.parent)
 
 

@@ -48,15 +48,25 @@ def settings_table(plan: Plan, cells: Cells) -> str:
     return markdown(["task", "`--task`", "rows", "longest", "steps × batch", "learning rate", "layers × width"], rows)
 
 
-def main_table(plan: Plan, cells: Cells) -> str:
-    """Test accuracy, mean ± standard deviation over the seeds, and the mean over the tasks."""
+def main_table(plan: Plan, cells: Cells, guesses: dict[str, Any]) -> str:
+    """Test accuracy, mean ± standard deviation over the seeds, and the mean over the tasks; below it, of guesses."""
     rows = []
     for name, variant in plan.variants.items():
         row = [cells[task, name] for task in plan.tasks]
         means = [cell.mean for cell in row if cell.mean is not None]
         average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(row) else NONE
         rows.append([variant.title, *(accuracy(cell, len(plan.seeds)) for cell in row), average, parameters(row)])
+    for kind, title in (("commonest", "guess: the commonest label"), ("from_cue", "guess: from a cue")):
+        found = [guesses.get(task, {}).get(kind) for task in plan.tasks]
+        if any(value is not None for value in found):
+            rows.append([title, *(NONE if value is None else f"{100 * value:.1f}" for value in found), NONE, NONE])
     return markdown(["", *plan.titles.values(), "mean", "parameters"], rows)
+
+
+def cues_text(plan: Plan, guesses: dict[str, Any]) -> str:
+    """What the cues of the guesses are."""
+    cues = [f"{plan.titles[task]}: {found['cue']}" for task, found in guesses.items() if found["cue"]]
+    return "; ".join(cues) or "none"
 
 
 def accuracy(cell: Cell, seeds: int) -> str:

@@ -1,0 +1,107 @@
+"""What guessing reaches on the arena's test rows: a table from the training rows, which says the commonest label.
+
+    python training_scripts/arena/guesses.py
+
+Writes ``guesses.json`` beside the results of the runs: the accuracy of the commonest label of all, and, on tasks with
+an easy cue, of the commonest one for each value of the cue.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from datasets import Dataset
+
+from arena.plan import PLAN, read_plan
+from arena.results import RESULTS
+from hf_effattn.files import write_json
+from hf_effattn.lra import get_task
+from hf_effattn.lra.collate import IGNORED
+from hf_effattn.lra.listops import OPERATORS
+from hf_effattn.training.lra import use_rows
+
+
+GUESSES = RESULTS / "guesses.json"
+
+#: The value of the cue for every label, ``[labels]``, of rows in numpy's format.
+Cue = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+def nothing(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """No cue at all."""
+    return np.zeros(len(labels_of(rows)), dtype=np.int64)
+
+
+def first_operator(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """The outermost operator of an expression of ListOps."""
+    found = (next(word for word in text.split() if word in OPERATORS) for text in rows["text"])
+    return np.array([OPERATORS.index(word) for word in found])
+
+
+def places(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Where a pixel is and where the circle, the brightest pixel, is."""
+    pixels = np.asarray(rows["input_ids"])
+    found = pixels.argmax(axis=1)[:, None] * pixels.shape[1] + np.arange(pixels.shape[1])
+    return found[np.asarray(rows["labels"]) != IGNORED]
+
+
+#: Recipe -> its easy cue, where there is one.
+CUES: dict[str, tuple[str, Cue]] = {
+    "listops_short": ("the outermost operator", first_operator),
+    "pathfinder_tracing": ("the places of pixel and circle", places),
+}
+
+
+def labels_of(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """All labels that count, one after the other."""
+    labels = np.asarray(rows["label"] if "label" in rows else rows["labels"]).ravel()
+    return labels[labels != IGNORED]
+
+
+def guess(train: Dataset, test: Dataset, cue: Cue) -> float:
+    """The accuracy on `test` of the label that is commonest in `train` for the same value of the cue."""
+    seen, asked = (
+        {name: split.with_format("numpy")[:][name] for name in split.column_names} for split in (train, test)
+    )
+    values, found, labels = cue(seen), cue(asked), labels_of(seen)
+    counts = np.zeros((max(values.max(), found.max()) + 1, labels.max() + 1), dtype=np.int64)
+    np.add.at(counts, (values, labels), 1)
+    # For a value that training does not have, the commonest label of all.
+    counts[counts.sum(axis=1) == 0] = counts.sum(axis=0)
+    return float((counts.argmax(axis=1)[found] == labels_of(asked)).mean())
+
+
+def guesses(recipe: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What guessing reaches on the task of a recipe."""
+    splits = use_rows(get_task(arguments["task"]).load(arguments["source"]), {"test": arguments.get("test_rows")})
+    kept = {"label", "labels"} | ({"text", "input_ids"} if recipe in CUES else set())
+    train, test = (
+        split.select_columns([name for name in split.column_names if name in kept])
+        for split in (splits["train"], splits["test"])
+    )
+    name, cue = CUES.get(recipe, (None, None))
+    return {
+        "commonest": guess(train, test, nothing),
+        "cue": name,
+        "from_cue": None if cue is None else guess(train, test, cue),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Guess on every task of the plan."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
+    parser.add_argument("--output", type=Path, default=GUESSES, help="file of the accuracies")
+    options = parser.parse_args(arguments)
+    plan = read_plan(options.plan)
+    write_json(options.output, {recipe: guesses(recipe, task) for recipe, task in plan.tasks.items()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
