@@ -307,7 +307,7 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     text = report.render(filled, cells, {"padding": padding, "guesses": GUESSES})
     assert "6 of 8 runs are done, and 2 have failed" in text
     assert "with one state of the package's code" in text
-    assert "same cue (Small: the place;" in text
+    assert "(Small: the place; `python" in text
     assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
     assert write_plots(filled, cells, tmp_path) == ["arena-learning.svg", "arena-memory.svg"]
     first = (tmp_path / "arena-memory.svg").read_bytes()

@@ -36,15 +36,15 @@ same skeleton as well, so that only attention differs; models of transformers ha
 their own norms and classifiers. Learning rates were chosen per task by a few trials with variants of this library, of
 which there is no record here. The best checkpoint by validation accuracy, of ten, is scored once on the test split.
 Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder's
-place has `pathfinder_tracing`, which asks about every pixel: in trials with one label for a picture, softmax and
-SimpleTRON stayed at chance for as many steps as a CPU makes in minutes, even on 10 x 10 pixels."""
+place has `pathfinder_tracing`, which asks about every pixel: in trials with one label for a picture, softmax (10 x 10
+and 12 x 12 pixels) and SimpleTRON with filter (16 x 16) stayed at chance for as many steps as a CPU makes in minutes."""
 
 TABLES = """\
 ## Test accuracy
 
 In percent, mean ± standard deviation over the seeds {seeds}; the last but one column is the mean over the tasks.
-Guesses say what is commonest in the training rows, of all or of those with the same cue ({cues};
-`python training_scripts/arena/guesses.py`).
+Guesses say what is commonest in the training rows, of all or of those with the same cue
+({cues}; `python training_scripts/arena/guesses.py`).
 
 {main}
 
