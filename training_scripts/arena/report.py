@@ -37,7 +37,7 @@ their own norms and classifiers. Learning rates were chosen per task by a few tr
 which there is no record here. The best checkpoint by validation accuracy, of ten, is scored once on the test split.
 Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder's
 place has `pathfinder_tracing`, which asks about every pixel: in trials with one label for a picture, softmax (10 x 10
-and 12 x 12 pixels) and SimpleTRON with filter (16 x 16) stayed at chance for as many steps as a CPU makes in minutes."""
+and 12 x 12 pixels) and SimpleTRON with filter (16 x 16) stayed at chance for all the steps that fit in minutes."""
 
 TABLES = """\
 ## Test accuracy
