@@ -44,7 +44,9 @@ TABLES = """\
 
 In percent, mean ± standard deviation over the seeds {seeds}; the last but one column is the mean over the tasks.
 Guesses say what is commonest in the training rows, of all or of those with the same cue
-({cues}; `python training_scripts/arena/guesses.py`).
+(`python training_scripts/arena/guesses.py`). The cues:
+
+{cues}
 
 {main}
 

@@ -64,9 +64,9 @@ def main_table(plan: Plan, cells: Cells, guesses: dict[str, Any]) -> str:
 
 
 def cues_text(plan: Plan, guesses: dict[str, Any]) -> str:
-    """What the cues of the guesses are."""
-    cues = [f"{plan.titles[task]}: {found['cue']}" for task, found in guesses.items() if found["cue"]]
-    return "; ".join(cues) or "none"
+    """What the cues of the guesses are, a line each."""
+    cues = {task: guesses[task]["cue"] for task in plan.tasks if guesses.get(task, {}).get("cue")}
+    return "\n".join(f"- {plan.titles[task]}: {cue}" for task, cue in cues.items()) or "- none"
 
 
 def accuracy(cell: Cell, seeds: int) -> str:
