@@ -52,13 +52,13 @@ CHECKSUMS = {
         "test": "52c8b36ad8417af234b3aab0610909db93ab5e8b65183f5b6cf0ccd1ae9318a1",
     },
     "listops_short": {
-        "train": "0631b4fe68b876ee1d7f57c4478f2cc85fc21cc7186dff99bd5b6c91ac10044c",
-        "validation": "4e879e25f56aac8f007d1459a2f26fc058aaed5af516dcdf5cba7b364a45f87b",
-        "test": "a9b76b13d226713cd6d612e298ab776a72ff44b64246b25c7409685c3b27b93e",
+        "train": "67f313c2f9ff45aef628b1c3babc1d20aad4ef5b34d1d530361760ad2f1a8cd6",
+        "validation": "6ab77b60786c2ec5cda6181b3ce5dd8dc0fa1cd9200681ae34ed87a6ba21f428",
+        "test": "7c59e2c41efdc61693e424e04923409650d63962d562c3a0fd2d0fa5041aba5a",
     },
 }
 #: Raised whenever the same arguments give other expressions, so that none of an earlier generator come from the cache.
-VERSION = 1
+VERSION = 2
 SPLIT_SIZES = {"train": 96_000, "validation": 2_000, "test": 2_000}
 #: Trees that are drawn at once.
 BATCH = 16_000
@@ -149,7 +149,7 @@ def draw(rng: np.random.Generator, distribution: Distribution) -> Iterator[tuple
 
 
 def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int) -> Iterator[list[np.ndarray]]:
-    """The shapes of those of `batch` trees whose length is kept.
+    """The shapes of those of `batch` trees whose length is kept, in the order of the trees.
 
     A shape is, for every level from the root down, the number of arguments of each of its operators, in an order that
     says nothing yet about where among the level's nodes they stand.
@@ -157,7 +157,8 @@ def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int
     nodes = np.ones(batch, dtype=np.int64)
     length = np.zeros(batch, dtype=np.int64)
     trees = np.arange(batch)
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    levels: list[tuple[np.ndarray, np.ndarray]] = []
+    kept: list[np.ndarray] = []
     for depth in range(1, distribution.max_depth + 1):
         deepest = depth == distribution.max_depth
         operators = np.zeros_like(nodes) if deepest else rng.binomial(nodes, distribution.operator_probability)
@@ -165,15 +166,17 @@ def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int
         owner = np.repeat(np.arange(len(nodes)), operators)
         length += nodes + operators
         children = np.bincount(owner, weights=arguments, minlength=len(nodes)).astype(np.int64)
-        kept.append((np.repeat(trees, operators), arguments))
+        levels.append((np.repeat(trees, operators), arguments))
         # Trees without a next level are complete, and those that are too long already are given up.
         growing = (children > 0) & (length < distribution.max_length)
         complete = (children == 0) & (length > distribution.min_length) & (length < distribution.max_length)
-        for tree in trees[complete]:
-            bounds = [np.searchsorted(owners, [tree, tree + 1]) for owners, _ in kept]
-            of_tree = [values[low:high] for (low, high), (_, values) in zip(bounds, kept, strict=True)]
-            yield [level for level in of_tree if len(level)]
+        kept.append(trees[complete])
         nodes, length, trees = children[growing], length[growing], trees[growing]
+    # Who takes only the first of them would get too many shallow ones if they came as they were complete.
+    for tree in np.sort(np.concatenate(kept)):
+        bounds = [np.searchsorted(owners, [tree, tree + 1]) for owners, _ in levels]
+        of_tree = [values[low:high] for (low, high), (_, values) in zip(bounds, levels, strict=True)]
+        yield [level for level in of_tree if len(level)]
 
 
 def write(rng: np.random.Generator, levels: list[np.ndarray]) -> tuple[str, int]:

@@ -1,5 +1,7 @@
 """Tracing paths: what pixels answer, how much of it follows from where they are alone, and that nothing changes."""
 
+from dataclasses import asdict
+
 import datasets
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from scipy import ndimage
 
 from hf_effattn.lra import get_task, pathfinder_tracing
 from hf_effattn.lra.collate import IGNORED
-from hf_effattn.lra.pathfinder_drawing import lay_out
+from hf_effattn.lra.pathfinder_drawing import Parameters, lay_out
 from hf_effattn.lra.pathfinder_tracing import PARAMETERS, generate_tracing, load_tracing, trace
 
 
@@ -29,6 +31,18 @@ def pictures(benchmark):
 def test_the_benchmark_is_always_the_same(benchmark):
     assert {name: len(split) for name, split in benchmark.items()} == pathfinder_tracing.SPLIT_SIZES
     assert get_task("pathfinder_tracing").vocab_size() == max(map(max, benchmark["test"]["input_ids"])) + 1
+
+
+def test_no_picture_is_in_two_places(benchmark):
+    """Nor one that differs in its shades alone."""
+    seen = set()
+    for split in benchmark.values():
+        for row in split.with_format("numpy"):
+            seen.add((row["input_ids"].argmax(), row["labels"].tobytes()))
+    assert len(seen) == sum(pathfinder_tracing.SPLIT_SIZES.values())
+    few = Parameters(**{**asdict(PARAMETERS), "size": 10})
+    with pytest.raises(ValueError, match=r"only \d+ different pictures were drawn, 1000 are needed"):
+        generate_tracing({"train": 1000}, few)
 
 
 def test_all_ink_but_the_circle_is_asked_about(pictures):

@@ -204,6 +204,24 @@ def test_whose_exception_it_was_is_read_from_the_last_traceback():
     assert arena.exception_of("bert", theirs + ours) is None, "the one before was caught"
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "KeyboardInterrupt",
+        "MemoryError",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "OSError: [Errno 28] No space left on device",
+    ],
+)
+def test_what_the_machine_did_is_never_kept_as_a_failure_of_the_model(raised):
+    log = (
+        f'Traceback (most recent call last):\n  File "a/transformers/models/bert/modeling_bert.py", line 1\n{raised}\n'
+    )
+    assert arena.exception_of("bert", log) is None
+    assert arena.exception_of("bert", log.replace(raised, "TypeError: x")) == "TypeError: x"
+
+
 def test_nothing_starts_after_the_time_is_up(plan_file, results):
     assert run_arena(plan_file, "--minutes", "0") == 1
     assert not list(results.rglob("*.json"))
@@ -307,7 +325,7 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     text = report.render(filled, cells, {"padding": padding, "guesses": GUESSES})
     assert "6 of 8 runs are done, and 2 have failed" in text
     assert "with one state of the package's code" in text
-    assert "(Small: the place; `python" in text
+    assert "- Small: the place" in text
     assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
     assert write_plots(filled, cells, tmp_path) == ["arena-learning.svg", "arena-memory.svg"]
     first = (tmp_path / "arena-memory.svg").read_bytes()

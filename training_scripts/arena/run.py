@@ -116,6 +116,10 @@ def missing_runs(runs: list[Run], options: argparse.Namespace) -> list[Run]:
     return missing
 
 
+#: Exceptions that say nothing about a model: another machine, or another day, might not raise them.
+OF_THE_MACHINE = r"interrupt|memory|alloc|no space|killed|resource"
+
+
 class Workers:
     """Trains runs, a few at a time.
 
@@ -192,7 +196,7 @@ def exception_of(model_type: str, log: str) -> str | None:
     if not found or f"/transformers/models/{model_type}/" not in traceback:
         return None
     ends = [line for line in traceback.splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Interrupt)\b", line)]
-    return ends[-1] if ends else None
+    return ends[-1] if ends and not re.search(OF_THE_MACHINE, ends[-1], re.IGNORECASE) else None
 
 
 if __name__ == "__main__":
