@@ -1,8 +1,8 @@
 """Look into a checkpoint before anyone loads it: its code, what that imports, and that no weights are pickles.
 
 The audit reads, it does not run. It makes sure that all code that a loaded checkpoint brings with it lies in the
-folder as text, under the hashes that it gives, so that a person can read it and others can compare. It is no sandbox:
-what the code does with torch and the standard library is for the reader to judge.
+folder as text, under the hashes that it gives, so that a person can read it and others can compare. It knows the usual
+ways round this, not all that there may be, and it is no sandbox: what the code does is for the reader to judge.
 """
 
 import hashlib
@@ -24,11 +24,8 @@ REFUSED_ENDINGS = (".bin", ".ckpt", ".h5", ".keras", ".msgpack", ".pickle", ".pk
 #: What pictures of a card begin with, by their endings.
 PICTURES = {".gif": b"GIF8", ".jpeg": b"\xff\xd8\xff", ".jpg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n"}
 
-#: Folders that are neither loaded nor pushed.
-IGNORED_FOLDERS = (".cache", ".git", "__pycache__")
-
-#: Fields of JSON files that say which code is loaded.
-CODE_FIELDS = ("auto_map", "custom_pipelines")
+#: Where git and downloads keep their own files, which are neither loaded nor pushed.
+IGNORED_FOLDERS = ((".git",), (".cache", "huggingface"))
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,10 @@ class Audit:
 def audit_checkpoint(folder: str | Path) -> Audit:
     """Read every file of a checkpoint, and refuse what must not travel with it.
 
-    Code may import its siblings, the standard library, and the packages in `code_audit.REQUIRED`; those in
-    `code_audit.OPTIONAL` inside a ``try`` that catches ImportError; nothing that makes code at run time. Every other
-    file must be text, a picture, or weights in safetensors.
+    Code may import its siblings, `code_rules.STANDARD` of the standard library, and the packages in
+    `code_rules.REQUIRED`; those in `code_rules.OPTIONAL` inside a ``try`` that catches ImportError. It must not use
+    what makes code at run time or brings it from elsewhere, as far as `code_rules` knows it. Every other file must be
+    text, a picture, or weights in safetensors, and there must be such weights.
 
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
@@ -66,19 +64,27 @@ def audit_checkpoint(folder: str | Path) -> Audit:
     for path in paths:
         if path not in code:
             offences += [f"{path}: {what}" for what in _file_offences(folder, path, paths)]
+    weights = tuple(str(path) for path in paths if path.suffix == ".safetensors")
+    if not weights:
+        offences.append("config.json: there are no weights in safetensors beside it")
     if offences:
         raise ValueError(f"{folder} must not be published or run as it is:\n" + "\n".join(offences))
     return Audit(
         code={str(path): sha256(folder / path) for path in code},
         imports=_places(code),
-        weights=tuple(str(path) for path in paths if path.suffix == ".safetensors"),
+        weights=weights,
     )
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """The files of a checkpoint, relative to its folder, in order."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return sorted(path for path in found if not set(path.parts[:-1]) & set(IGNORED_FOLDERS))
+    return sorted(path for path in found if not _ignored(path))
+
+
+def _ignored(path: Path) -> bool:
+    compiled = path.parent.name == "__pycache__" and path.suffix == ".pyc"
+    return compiled or any(path.parts[: len(folder)] == folder for folder in IGNORED_FOLDERS)
 
 
 def sha256(path: Path) -> str:
@@ -118,7 +124,7 @@ def _file_offences(folder: Path, path: Path, paths: list[Path]) -> Iterator[str]
     elif not _is_text(content) and not content.startswith(PICTURES.get(path.suffix.lower(), b"\0no picture")):
         yield "is neither text nor a picture nor safetensors; remove it"
     elif path.suffix == ".json":
-        yield from _json_offences(content, paths)
+        yield from _json_offences(path, content, paths)
 
 
 def _kind_of_pickle(path: Path, content: bytes) -> str | None:
@@ -136,20 +142,41 @@ def _is_text(content: bytes) -> bool:
         return False
 
 
-def _json_offences(content: bytes, paths: list[Path]) -> Iterator[str]:
-    """References to code that does not lie beside the file."""
+def _json_offences(path: Path, content: bytes, paths: list[Path]) -> Iterator[str]:
+    """References to code and to weights that do not lie beside the file."""
     try:
         fields = json.loads(content)
     except json.JSONDecodeError as error:
         yield f"is damaged: {error}"
         return
-    for name in CODE_FIELDS:
-        for reference in _strings(fields.get(name) if isinstance(fields, dict) else None):
-            repository, _, inside = reference.rpartition("--")
-            if repository:
-                yield f"{name} takes code from another repository, {reference}"
-            elif name == "auto_map" and Path(f"{inside.split('.')[0]}.py") not in paths:
-                yield f"auto_map names {reference}, but there is no {inside.split('.')[0]}.py: export the checkpoint"
+    if path.name.endswith(".index.json"):
+        shards = fields.get("weight_map", {}) if isinstance(fields, dict) else {}
+        for shard in sorted({str(name) for name in shards.values()}):
+            if Path(shard).suffix != ".safetensors" or path.parent / shard not in paths:
+                yield f"takes weights from {shard}, which is no safetensors file beside it"
+    for name, reference in _references(fields):
+        repository, _, inside = reference.rpartition("--")
+        module = f"{inside.split('.')[0]}.py"
+        if repository:
+            yield f"{name} takes code from another repository, {reference}"
+        elif Path(module) not in paths:
+            yield f"{name} names {reference}, but there is no {module}: export the checkpoint"
+
+
+def _references(value: Any) -> Iterator[tuple[str, str]]:
+    """The classes that a JSON file names to be loaded, with the field that does; at any depth, as some are nested."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "auto_map":
+                yield from (("auto_map", text) for text in _strings(inner))
+            elif name == "custom_pipelines" and isinstance(inner, dict):
+                implemented = [task.get("impl") for task in inner.values() if isinstance(task, dict)]
+                yield from (("custom_pipelines", text) for text in _strings(implemented))
+            else:
+                yield from _references(inner)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,43 +1,12 @@
-"""What the code of a checkpoint imports, read from its syntax tree without running it."""
+"""What the code of a checkpoint imports and uses, read from its syntax tree without running it."""
 
 import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-
-#: Packages that a checkpoint's code may need, and why each is there wherever a model is loaded.
-REQUIRED = {
-    "torch": "the models compute with it",
-    "transformers": "the models are its classes",
-    "huggingface_hub": "transformers needs it; it checks the types of config fields",
-    "packaging": "transformers needs it; it compares versions",
-}
-
-#: Packages that the code may ask for inside a ``try`` that catches ImportError, and what for.
-OPTIONAL = {
-    "triton": "compiles the GPU kernels",
-    "kernels": "puts other kernels in the place of a layer's forward",
-    "hf_effattn": "has the compiled CPU kernels",
-}
-
-#: Modules and functions through which code comes in that no reader of the folder sees.
-DYNAMIC = {
-    "builtins": "hides exec and eval",
-    "importlib": "imports by a name that is only known at run time",
-    "marshal": "loads compiled code",
-    "pickle": "runs what a pickle says",
-    "pkgutil": "imports by a name that is only known at run time",
-    "runpy": "runs files as code",
-    "torch.hub": "downloads code and runs it",
-    "torch.load": "runs what a pickle says",
-    "torch.package": "loads code from an archive",
-    "transformers.dynamic_module_utils": "downloads code and runs it",
-    "zipimport": "imports from an archive",
-}
-
-#: Built-in names with which text becomes code.
-DYNAMIC_NAMES = {"__builtins__", "__import__", "compile", "eval", "exec"}
+from .code_rules import OPTIONAL, REQUIRED, STANDARD, refusal
+from .code_uses import Uses
 
 
 @dataclass(frozen=True)
@@ -67,11 +36,9 @@ def read_code(source: bytes, siblings: set[str]) -> CodeFile:
             offences += [(node.lineno, why) for why in _relative_offences(node, siblings)]
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for name in _imported(node):
-                package = name.split(".")[0]
-                imports.append((package, node.lineno))
+                imports.append((name.split(".")[0], node.lineno))
                 offences += [(node.lineno, why) for why in _import_offences(name, node in guarded)]
-        else:
-            offences += [(line, why) for line, why in _dynamic_offences(node)]
+    offences += Uses(tree).offences()
     return CodeFile(sorted(set(imports)), sorted(set(offences)))
 
 
@@ -101,23 +68,17 @@ def _relative_offences(node: ast.ImportFrom, siblings: set[str]) -> list[str]:
 
 
 def _import_offences(name: str, guarded: bool) -> list[str]:
-    package = name.split(".")[0]
-    if (why := _dynamic(name)) is not None:
+    package, *inner = name.split(".")
+    if (why := refusal(name)) is not None:
         return [f"imports {name}: it {why}"]
-    if package in sys.stdlib_module_names or package in REQUIRED:
+    if "*" in inner:
+        return [f"imports all of {name.removesuffix('.*')}; name what it needs"]
+    if package in STANDARD or package in REQUIRED:
         return []
+    if package in sys.stdlib_module_names:
+        return [f"imports {package}; allowed of the standard library are {', '.join(sorted(STANDARD))}"]
     if package not in OPTIONAL:
-        return [f"imports {package}; allowed are {', '.join(REQUIRED)}, the standard library and files beside it"]
+        return [
+            f"imports {package}; allowed are {', '.join(REQUIRED)}, parts of the standard library, files beside it"
+        ]
     return [] if guarded else [f"imports {package}, which may be missing, outside of a try that catches ImportError"]
-
-
-def _dynamic_offences(node: ast.AST) -> Iterator[tuple[int, str]]:
-    if isinstance(node, ast.Name) and node.id in DYNAMIC_NAMES:
-        yield node.lineno, f"uses {node.id}: it makes code of what is only known at run time"
-    if isinstance(node, ast.Attribute) and (why := DYNAMIC.get(ast.unparse(node))) is not None:
-        yield node.lineno, f"uses {ast.unparse(node)}: it {why}"
-
-
-def _dynamic(name: str) -> str | None:
-    """Why a dotted name, or a module that it lies in, is refused."""
-    return next((why for module, why in DYNAMIC.items() if f"{name}.".startswith(f"{module}.")), None)

@@ -1,5 +1,6 @@
 """Prove that a checkpoint folder is all that a user needs: load it in a clean process, without us and offline."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,12 @@ from .loading import head_classes, load_checkpoint
 
 #: Rounding, relative to the largest logit: there the compiled kernels are missing, and sums run in another order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+#: Of the environment, what the clean process is given.
+PASSED_ON = (
+    *("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "LANG", "LC_ALL"),
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+)
 
 
 def verify_checkpoint(
@@ -39,7 +46,11 @@ def verify_checkpoint(
     with tempfile.TemporaryDirectory() as scratch:
         save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, f"{scratch}/inputs.safetensors")
         command = [sys.executable, "-I", str(Path(__file__).with_name("clean_load.py")), str(Path(folder).resolve())]
-        done = subprocess.run([*command, auto_class, scratch], capture_output=True, text=True, cwd=scratch)
+        # The code of the checkpoint is told none of the tokens that may be in the environment, nor where home is.
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"HOME": scratch}
+        done = subprocess.run(
+            [*command, auto_class, scratch], capture_output=True, text=True, cwd=scratch, env=environment
+        )
         if done.returncode != 0:
             raise RuntimeError(f"{folder} does not load through {auto_class} in a clean process:\n{done.stderr}")
         logits = load_file(f"{scratch}/outputs.safetensors")["logits"]

@@ -92,9 +92,41 @@ def test_files_that_must_not_travel(checkpoint, name, write, message):
         ("try:\n    import kernels\nexcept ValueError:\n    pass", "imports kernels, which may be missing"),
         ("try:\n    import numpy\nexcept ImportError:\n    pass", "imports numpy; allowed are"),
         ("import heads", "imports heads; allowed are"),
-        ("import importlib", "imports importlib: it imports by a name"),
-        ("from importlib.metadata import version", "imports importlib.metadata.version: it imports by a name"),
-        ("import pickle as p", "imports pickle: it runs what a pickle says"),
+        ("import importlib", "imports importlib; allowed of the standard library are __future__, abc"),
+        ("from importlib.metadata import version", "imports importlib; allowed of the standard library"),
+        ("import pickle as p", "imports pickle; allowed of the standard library"),
+        ("import _pickle", "imports _pickle; allowed of the standard library"),
+        ("import cProfile", "imports cProfile; allowed of the standard library"),
+        ("import sys", "imports sys; allowed of the standard library"),
+        ("import os\nos.system('ls')", "uses os.system: it is not among the parts of os"),
+        ("from os import execv", "imports os.execv: it is not among the parts of os"),
+        ("import os\nos.__builtins__['exec']('1')", "uses os.__builtins__: it is not among the parts of os"),
+        ("import json\njson.__builtins__['exec']('1')", "uses json.__builtins__: it leads to __builtins__"),
+        ("import os\nos.path.os.system('ls')", "uses os.path.os.system: it leads to os"),
+        ("import warnings\nwarnings.sys.modules['numpy']", "uses warnings.sys.modules: it leads to sys"),
+        ("print(().__class__.__base__.__subclasses__())", r"uses \?.__class__.__base__.__subclasses__: it leads to"),
+        ("from typing import sys", "imports typing.sys: it leads to sys"),
+        ("from torch import *", "imports all of torch; name what it needs"),
+        ("import torch as t\nt.load('x.txt', weights_only=False)", "uses torch.load: it runs what a pickle says"),
+        ("import torch as t\nt.hub.load('a', 'b')", "uses torch.hub.load: it downloads code"),
+        ("import torch\nt = torch\nt.load('x')", "hands on the module torch; name what it takes from there"),
+        ("import torch\ngetattr(torch, 'lo' + 'ad')('x')", "hands on the module torch"),
+        ("from torch import serialization\nserialization.load('x')", "imports torch.serialization: it runs what"),
+        ("import torch.utils.cpp_extension", "imports torch.utils.cpp_extension: it compiles code"),
+        ("from torch import utils\nutils.cpp_extension.load_inline('x')", "uses torch.utils.cpp_extension"),
+        ("import torch\ntorch.ops.load_library('x.txt')", "uses torch.ops.load_library: it leads to load_library"),
+        ("from transformers.utils.import_utils import importlib", "imports transformers.utils.import_utils.importlib"),
+        (
+            "from huggingface_hub import snapshot_download",
+            "imports huggingface_hub.snapshot_download: it",
+        ),
+        (
+            "try:\n    from kernels import get_kernel\nexcept ImportError:\n    pass",
+            "imports kernels.get_kernel: it is",
+        ),
+        ("AutoModel.from_pretrained('evil/x', trust_remote_code=True)", "sets trust_remote_code, which runs code"),
+        ("AutoModel.from_pretrained('evil/x', **{'trust_remote_code': 1})", "sets trust_remote_code, which runs code"),
+        ("print(globals()['__loader__'])", "uses globals: it makes code"),
         ("from torch import hub", "imports torch.hub: it downloads code"),
         ("import torch\ntorch.hub.load('a', 'b')", "uses torch.hub: it downloads code"),
         ("import torch\nload = torch.load", "uses torch.load: it runs what a pickle says"),
@@ -119,8 +151,11 @@ def test_code_that_must_not_travel(checkpoint, line, message):
     [
         "from __future__ import annotations",
         "import re\nre.compile('a')",
+        "import os\nprint(os.environ.get('A'), os.path.join('a', 'b'))",
+        "import torch.nn.functional as F\nF.relu(x)",
+        "from torch import nn\nmodules = vars(nn.Module())",
         "model.eval()\nself.exec = 1",
-        "try:\n    from kernels import layer\nexcept (ImportError, ValueError):\n    layer = None",
+        "try:\n    from kernels import use_kernel_forward_from_hub\nexcept (ImportError, ValueError):\n    pass",
         "def later():\n    from .heads import Head",
         '"""from .ghost import thing"""',
     ],
@@ -146,12 +181,52 @@ def test_every_offence_is_listed_with_its_place(checkpoint):
         ({"auto_map": {"AutoTokenizer": [None, "evil/code--t.T"]}}, "auto_map takes code from another repository"),
         ({"custom_pipelines": {"x": {"impl": "evil/code--p.P"}}}, "custom_pipelines takes code from another"),
         ({"auto_map": {"AutoModel": "ghost.Model"}}, r"auto_map names ghost\.Model, but there is no ghost\.py"),
+        (
+            {"custom_pipelines": {"x": {"impl": "ghost.P"}}},
+            r"custom_pipelines names ghost\.P, but there is no ghost\.py",
+        ),
+        ({"image_processor": {"auto_map": {"AutoImageProcessor": "e/c--p.P"}}}, "auto_map takes code from another"),
+        ({"parts": [{"custom_pipelines": {"x": {"impl": "e/c--p.P"}}}]}, "custom_pipelines takes code from another"),
+        ({"auto_map": {"AutoModel": "../outside.Model"}}, r"auto_map names \.\./outside\.Model, but there is no \.py"),
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_code_comes_from_the_folder_alone(checkpoint, name, fields, message):
     (checkpoint / name).write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"{name}: {message}"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("shard", [".cache/w.bin", "../w.safetensors", "ghost.safetensors", "heads.py"])
+def test_shards_are_safetensors_in_the_folder(checkpoint, shard):
+    index = checkpoint / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"weight": "model.safetensors"}}))
+    hf_effattn.audit_checkpoint(checkpoint)
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"weight": shard}}))
+    with pytest.raises(ValueError, match=f"index.json: takes weights from {shard}, which is no safetensors file"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("place", [".cache", "__pycache__", "sub/.git", "sub/.cache/huggingface"])
+def test_only_what_git_and_downloads_leave_is_passed_over(checkpoint, place):
+    (checkpoint / place).mkdir(parents=True, exist_ok=True)
+    torch.save({}, checkpoint / place / "weights")
+    (checkpoint / place / "evil.py").write_text("import numpy")
+    with pytest.raises(ValueError, match="must not be published") as refused:
+        hf_effattn.audit_checkpoint(checkpoint)
+    assert f"{place}/weights: is a zip" in str(refused.value) and f"{place}/evil.py:1" in str(refused.value)
+
+
+def test_what_git_and_downloads_leave_is_passed_over(checkpoint):
+    for place in (".git/objects/pack", ".cache/huggingface/download"):
+        (checkpoint / place).mkdir(parents=True)
+        (checkpoint / place / "file").write_bytes(b"\0\1")
+    hf_effattn.audit_checkpoint(checkpoint)
+
+
+def test_there_must_be_weights(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"config\.json: there are no weights in safetensors beside it"):
         hf_effattn.audit_checkpoint(checkpoint)
 
 
@@ -167,6 +242,6 @@ def test_a_folder_without_a_config_is_no_checkpoint(checkpoint):
 def test_the_audit_runs_nothing(tmp_path):
     export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
     trap = tmp_path / "ran"
-    (tmp_path / "model/trap.py").write_text(f"from pathlib import Path\nPath({str(trap)!r}).touch()\n")
+    (tmp_path / "model/trap.py").write_text(f"open({str(trap)!r}, 'w')\n")
     hf_effattn.audit_checkpoint(tmp_path / "model")
     assert not trap.exists()

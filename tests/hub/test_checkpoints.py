@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import transformers
 
 import hf_effattn
 from hf_effattn.hub import export
-from hf_effattn.hub.code_audit import OPTIONAL, read_code
+from hf_effattn.hub.code_audit import read_code
+from hf_effattn.hub.code_rules import OPTIONAL
 from tests.hub.making import export_tiny
 from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids
 
@@ -60,6 +62,17 @@ def test_verify_notices_what_is_wrong(family, tmp_path):
     (tmp_path / "model" / "ops_linear.py").unlink()
     with pytest.raises(RuntimeError, match="does not load through AutoModelForSequenceClassification"):
         hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits)
+
+
+def test_the_code_of_a_checkpoint_is_told_no_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    model = export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    code = tmp_path / "model" / f"modeling_{FAMILIES[0].model_type}.py"
+    told = (
+        "import os\n\nif 'HF_TOKEN' in os.environ or os.path.expanduser('~') == '{home}':\n    raise OSError('told')\n"
+    )
+    code.write_text(code.read_text() + told.format(home=Path.home()))
+    hf_effattn.verify_checkpoint(tmp_path / "model", "AutoModel", INPUTS, model(**INPUTS)[0])
 
 
 SECOND_GENERATION = """
@@ -122,6 +135,38 @@ def test_a_failed_export_leaves_the_earlier_checkpoint(family, tmp_path, monkeyp
     hf_effattn.export_checkpoint(model, tokenizer, tmp_path / "model")
     loaded = transformers.AutoModel.from_pretrained(tmp_path / "model")
     assert torch.equal(loaded.layers[0].mlp.down.bias, model.layers[0].mlp.down.bias)
+
+
+@pytest.mark.parametrize("interrupt", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failing", [1, 2])
+def test_an_export_that_breaks_off_in_its_last_step_is_undone(failing, interrupt, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("earlier")
+    calls, rename = [], os.rename
+
+    def break_off(source, target):
+        calls.append(source)
+        if len(calls) == failing:
+            raise interrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", break_off)
+    with pytest.raises(type(interrupt)):
+        export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    assert len(calls) == failing + (failing == 2), "the first one is undone by a third"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model/config.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("name", [".git/config", "train.sh", "figures/loss.png", "optimizer.pt"])
+def test_export_replaces_nothing_but_a_checkpoint(name, tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"holds more than a checkpoint, \['{name.split('/')[0]}'\]; remove"):
+        export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    assert path.read_text() == "precious"
 
 
 def test_export_touches_no_folder_that_holds_something_else(tmp_path):
