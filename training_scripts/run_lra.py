@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         )
     # How long it has got no better is a part of the run.
     training.restore_callback_states_from_checkpoint = lra.patience is not None
-    checkpoint = checkpoint_to_resume(str(training.output_dir), lra.resume)
+    checkpoint = checkpoint_to_resume(lra, training)
     set_seed(training.seed)
     prepared = prepare(lra)
     trainer, throughput = build_trainer(prepared, training)
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     for watcher in watchers:
         trainer.add_callback(watcher)
     check_sharding(trainer)
-    with sole_run(training):
+    with sole_run(lra, training):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         # They follow the validation split; the test split is scored once, with the best weights. A run that goes on
         # has put others of their kinds in their places.

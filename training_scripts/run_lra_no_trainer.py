@@ -29,7 +29,7 @@ import hf_effattn
 from hf_effattn.files import write_json
 from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
-from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
+from hf_effattn.training.checkpoints import RESULTS, checkpoint_to_resume, sole_run
 from hf_effattn.training.lra import LraArguments, prepare
 from hf_effattn.training.recipes import parse_recipe
 from hf_effattn.training.run import check_processes, run_facts
@@ -57,6 +57,7 @@ READ = {
     "eval_steps",
     "logging_steps",
     "disable_tqdm",
+    "use_cpu",
     "bf16",
     "fp16",
     # The best checkpoint by accuracy is kept in any case, and no other one is written.
@@ -75,13 +76,13 @@ def main(arguments: list[str]) -> dict[str, Any]:
     check_arguments(lra, training)
     check_processes(training)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    checkpoint_to_resume(Path(training.output_dir), resume=False)
+    checkpoint_to_resume(lra, training)
     set_seed(training.seed)
     prepared = prepare(lra)
     model = prepared.model
     loop = Loop(training, model, prepared.encoded["train"], prepared.encoded["validation"], prepared.collate)
-    with sole_run(training):
-        best = loop.train()
+    with sole_run(lra, training):
+        best = loop.train(lra.patience)
         scores = loop.evaluate(loop.loader(prepared.encoded["test"]))
         read = {name: value for name, value in training.to_sanitized_dict().items() if name in READ}
         results = run_facts(lra, read, model, prepared.splits) | best
@@ -89,7 +90,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         results["test"] = {f"test_{name}": value for name, value in scores.items()}
         if loop.accelerator.is_main_process:
             hf_effattn.export_checkpoint(model, prepared.tokenizer, Path(training.output_dir) / "model")
-            write_json(Path(training.output_dir) / "results.json", results)
+            write_json(Path(training.output_dir) / RESULTS, results)
     logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
     loop.accelerator.end_training()
     return results
@@ -97,8 +98,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 def check_arguments(lra: LraArguments, training: TrainingArguments) -> None:
     """Raise ValueError for arguments that the loop would leave unread, and for those that it needs."""
-    # Setting the strategy of evaluation sets other fields as well.
-    usual = TrainingArguments(output_dir=str(training.output_dir), eval_strategy="steps", eval_steps=1)
+    # Some fields follow from others.
+    usual = TrainingArguments(**{name: getattr(training, name) for name in READ})
     changed = {
         field.name
         for field in dataclasses.fields(TrainingArguments)
@@ -106,7 +107,7 @@ def check_arguments(lra: LraArguments, training: TrainingArguments) -> None:
     }
     if unread := changed - READ:
         raise ValueError(f"this script does not read {sorted(unread)}: use run_lra.py, or leave them out")
-    if asked := [name for name in ("resume", "diagnose", "patience") if getattr(lra, name)]:
+    if asked := [name for name in ("resume", "diagnose") if getattr(lra, name)]:
         raise ValueError(f"this script has no {asked}: use run_lra.py")
     if training.max_steps <= 0 or not training.eval_steps:
         raise ValueError("give max_steps and eval_steps, which this script counts by")
@@ -128,6 +129,7 @@ class Loop:
     ):
         self.training, self.collate = training, collate
         self.accelerator = Accelerator(
+            cpu=training.use_cpu,
             mixed_precision="bf16" if training.bf16 else "fp16" if training.fp16 else "no",
             # Every process draws the same order, so two processes see what one with twice the batch sees.
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
@@ -152,10 +154,15 @@ class Loop:
         size = self.training.per_device_eval_batch_size
         return self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.collate))
 
-    def train(self) -> dict[str, Any]:
-        """Train for `max_steps`, and leave the weights of the best evaluation in the model."""
+    def train(self, patience: int | None) -> dict[str, Any]:
+        """Train for `max_steps`, and leave the weights of the best evaluation in the model.
+
+        Args:
+            patience: stop after so many evaluations that are no better than an earlier one.
+        """
         evaluate_every, log = int(self.training.eval_steps or 0), []
         best: dict[str, Any] = {"validation_accuracy": -1.0}
+        waited = 0
         weights: dict[str, torch.Tensor] = {}
         bar = tqdm(
             range(1, self.training.max_steps + 1),
@@ -169,11 +176,15 @@ class Loop:
             scores = self.evaluate(self.validation)
             log.append({"step": step, "loss": loss, **scores})
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{scores['accuracy']:.3f}")
+            waited += 1
             if scores["accuracy"] > best["validation_accuracy"]:
+                waited = 0
                 best = {"validation_accuracy": scores["accuracy"], "best_step": step}
                 weights = {name: tensor.detach().clone() for name, tensor in self.unwrapped().state_dict().items()}
+            if waited == patience:
+                break
         self.unwrapped().load_state_dict(weights)
-        return {"steps": self.training.max_steps, **best, "log": log}
+        return {"steps": step, **best, "log": log}
 
     def endless_batches(self) -> Any:
         """Batches of one epoch after the other, each in an order of its own."""

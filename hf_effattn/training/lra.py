@@ -60,6 +60,7 @@ class LraArguments:
         starts = ("model_config", "model_name_or_path", "model_type")
         if sum(getattr(self, name) is not None for name in starts) != 1:
             raise ValueError("give exactly one of --model_config, --model_name_or_path and --model_type")
+        self.source = self.source or get_task(self.task).sources[0]
         self.model_size, self.model_options = _mapping(self.model_size), _mapping(self.model_options)
         if self.model_type is None and (self.model_size or self.model_options):
             raise ValueError("--model_size and --model_options are for a new --model_type")
@@ -100,18 +101,17 @@ class Prepared:
 
 
 def prepare(lra: LraArguments) -> Prepared:
-    """Build the model, then load and encode the data; `lra.source` becomes the task's default if it is None.
+    """Build the model, then load and encode the data.
 
     Raises:
         ValueError: arguments that do not go together.
     """
     task = get_task(lra.task)
-    lra.source = lra.source or task.sources[0]
     config = model_config(lra, task)
     if not is_ours(config.model_type):
         task = task.for_plain_tokens()
     model = build_model(lra, task, config)
-    splits = use_rows(task.load(lra.source), {"validation": lra.validation_rows, "test": lra.test_rows})
+    splits = use_rows(task.load(str(lra.source)), {"validation": lra.validation_rows, "test": lra.test_rows})
     tokenizer = None if task.tokenizer is None else task.tokenizer(task.longest(lra.max_length))
     encoded = tokenize(splits, tokenizer, lra.max_length, joined=task.plain)
     return Prepared(task, model, tokenizer, task.collator(tokenizer), splits, encoded)

@@ -24,7 +24,7 @@ from ..files import write_json
 from ..hub.export import export_checkpoint
 from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
-from .checkpoints import checkpoint_to_resume, sole_run
+from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
 from .model_zoo import check_length
 from .recipes import parse_recipe
@@ -70,7 +70,7 @@ def begin(kind: type[RunArguments], arguments: list[str], description: str | Non
     check_processes(training)
     if training.dataloader_drop_last:
         raise ValueError("dataloader_drop_last would drop the last rows of the evaluation as well: leave it out")
-    if (checkpoint := checkpoint_to_resume(training.output_dir, run.resume)) is not None:
+    if (checkpoint := checkpoint_to_resume(run, training)) is not None:
         training.resume_from_checkpoint = str(checkpoint)
     training.include_num_input_tokens_seen = "non_padding"
     set_seed(training.seed)
@@ -160,7 +160,7 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
     kind = type(model)
     throughput = ThroughputCallback()
     trainer.add_callback(throughput)
-    with sole_run(trainer.args):
+    with sole_run(run, trainer.args):
         trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
         scores = {"validation": trainer.evaluate()}
         if test is not None:
@@ -177,7 +177,7 @@ def leave(trainer: Any, kind: type[PreTrainedModel], results: dict[str, Any]) ->
     model, output_dir = whole_model(trainer, kind), Path(str(trainer.args.output_dir))
     if trainer.is_world_process_zero():
         export_checkpoint(model, trainer.processing_class, output_dir / "model")
-        write_json(output_dir / "results.json", results)
+        write_json(output_dir / RESULTS, results)
 
 
 def check_sharding(trainer: Any) -> None:

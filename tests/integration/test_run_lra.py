@@ -25,7 +25,7 @@ from hf_effattn.files import read_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
 from hf_effattn.lra.task import TASKS
-from hf_effattn.training.checkpoints import LOCK, damage, last_complete_checkpoint
+from hf_effattn.training.checkpoints import ASKED, LOCK, damage, last_complete_checkpoint
 from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
@@ -260,6 +260,41 @@ def test_a_half_written_checkpoint_is_passed_over(toy_run, run_lra, monkeypatch,
         toy_run("run", resume=True)
         toy_run("whole")
         assert_same_weights(tmp_path / "whole/checkpoint-8", tmp_path / "run/checkpoint-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seed": 1}, "seed=42, not 1"),
+        ({"learning_rate": 1e-3}, "learning_rate=0.01, not 0.001"),
+        ({"max_length": 9}, "max_length=10, not 9"),
+        ({"test_rows": 8}, "test_rows=None, not 8"),
+    ],
+)
+def test_another_run_is_not_continued(toy_run, run_lra, monkeypatch, tmp_path, options, told):
+    killed_run(toy_run, run_lra, monkeypatch, "run", step=5)
+    with pytest.raises(FileExistsError, match=f"holds another run, with {told}: restore that, or give another folder"):
+        toy_run("run", resume=True, **options)
+    asked = (tmp_path / "run" / ASKED).read_text()
+    (tmp_path / "run" / ASKED).unlink()
+    with pytest.raises(FileExistsError, match=rf"has checkpoints but no {ASKED}, so of what run\?"):
+        toy_run("run", resume=True)
+    (tmp_path / "run" / ASKED).write_text(asked)
+    assert toy_run("run", resume=True, logging_steps=1)["steps"] == 8, "what makes no difference may change"
+
+
+def test_a_finished_run_is_not_continued(toy_run, tmp_path):
+    toy_run("run", steps=2)
+    with pytest.raises(FileExistsError, match=r"holds a run that is finished, see its results\.json"):
+        toy_run("run", steps=2, resume=True)
+
+
+def test_a_run_that_was_killed_after_its_last_step_makes_no_further_one(toy_run, tmp_path):
+    whole = toy_run("run")
+    (tmp_path / "run/results.json").unlink()
+    assert damage(tmp_path / "run/checkpoint-8") == "it is that of the last step"
+    again = toy_run("run", resume=True)
+    assert again["steps"] == 8 and again["test"]["test_loss"] == whole["test"]["test_loss"]
 
 
 def test_resume_without_a_checkpoint_starts_from_the_start(toy_run, tmp_path):

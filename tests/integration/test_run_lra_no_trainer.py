@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import HfArgumentParser, TrainingArguments
 
 from hf_effattn.files import read_json
+from hf_effattn.training.lra import LraArguments
+from hf_effattn.training.recipes import parse_recipe, read_recipe
 from tests.integration.toy_loop import load_script
 from tests.models.variants import FAMILIES, over_families, tiny_config
 
@@ -46,9 +50,9 @@ def test_learns(arguments, tmp_path, family):
 
 def run_processes(count, arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "tests.integration.toy_loop", *arguments],
+        [*command, "-m", "tests.integration.toy_loop", "--use_cpu=true", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -89,6 +93,26 @@ def test_accumulated_batches_equal_one_batch(arguments, tmp_path):
 def test_what_it_would_not_do_is_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         load_script().main(arguments("run", **options))
+
+
+def test_training_stops_when_it_gets_no_better(arguments):
+    still = {"max_steps": 40, "eval_steps": 2, "learning_rate": 0, "patience": 3}
+    results = load_script().main(arguments("run", **still))
+    assert results["steps"] == 8, "the first evaluation, and three that are no better"
+    assert results["best_step"] == 2 and [entry["step"] for entry in results["log"]] == [2, 4, 6, 8]
+
+
+RECIPES = Path(__file__).parents[2] / "training_scripts" / "recipes"
+
+
+@pytest.mark.parametrize(
+    "path", [RECIPES / "quickstart.yaml", *sorted(RECIPES.glob("[cf][pu]*/*.yaml"))], ids=lambda path: path.stem
+)
+def test_it_reads_the_recipes_of_the_other_script(path):
+    script = load_script()
+    model = "--model_type=simpletron" if "model_size" in read_recipe(path) else "--model_config=config.json"
+    parser = HfArgumentParser((LraArguments, TrainingArguments))
+    script.check_arguments(*parse_recipe(parser, [f"--recipe={path}", model]))
 
 
 def test_an_earlier_run_is_not_overwritten(arguments, tmp_path):
