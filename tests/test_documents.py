@@ -13,6 +13,7 @@ import transformers
 
 import hf_effattn
 from hf_effattn.lra import get_task
+from hf_effattn.training.recipes import read_recipe
 from tests.models.variants import random_ids
 
 
@@ -74,15 +75,25 @@ def test_shipped_cards_are_current(folder, tmp_path):
 def test_the_shipped_model_has_the_accuracy_that_it_claims():
     folder = ROOT / "model_cards/simpletron-reviews"
     claimed = json.loads((folder / "results.json").read_text())["test"]
-    rows = get_task("text").load("package")["test"].select(range(512))
+    rows = get_task("text").load("package")["test"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    inputs = tokenizer(list(rows["text"]), truncation=True, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        right = (model(**inputs).logits.argmax(-1) == torch.tensor(rows["label"])).sum().item()
+    right = 0
+    for batch in rows.iter(256):
+        inputs = tokenizer(batch["text"], truncation=True, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            right += int((model(**inputs).logits.argmax(-1) == torch.tensor(batch["label"])).sum())
     share = claimed["test_accuracy"]
-    assert abs(right - 512 * share) < 3 * (512 * share * (1 - share)) ** 0.5
+    # Sums in another order may turn a review that is on the edge.
+    assert abs(right - len(rows) * share) <= 2
     assert f"{share:.1%}".replace("%", " %") in README
+
+
+def test_the_shipped_model_comes_from_its_recipe():
+    results = json.loads((ROOT / "model_cards/simpletron-reviews/results.json").read_text())
+    recorded = results["arguments"] | results["training_arguments"]
+    recipe = read_recipe(ROOT / "training_scripts/recipes/sentiment.yaml")
+    assert {name: recorded[name] for name in recipe} == recipe
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -40,7 +40,7 @@ def ship(source: Path, target: Path) -> None:
         # Where the run lay on the machine that made it is of no use elsewhere.
         results["training_arguments"].pop("output_dir", None)
         write_json(staging / "results.json", results)
-        write_card(staging, staging / "results.json", repository=f"model_cards/{target.name}")
+        write_card(staging, staging / "results.json", repository=f"model_cards/{target.name}", license="apache-2.0")
         for path in staging.iterdir():
             path.chmod(0o644)
         if target.exists():

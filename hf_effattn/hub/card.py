@@ -27,7 +27,11 @@ PIPELINE_TAGS = {
 
 
 def write_card(
-    folder: str | Path, results: str | Path, repository: str | None = None, revision: str | None = None
+    folder: str | Path,
+    results: str | Path,
+    repository: str | None = None,
+    revision: str | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """Write ``README.md`` into a checkpoint folder: scores, use, data, training, limits, and the hashes of its code.
 
@@ -41,6 +45,7 @@ def write_card(
             to fill in.
         revision: the commit there that holds the weights and the code, 40 hexadecimal digits, if it is known; a card
             cannot know the commit that it is itself part of.
+        license: that of the weights, by the Hub's name of it, such as ``"apache-2.0"``; if None, the card gives none.
 
     Returns:
         The card, as written.
@@ -80,9 +85,8 @@ def write_card(
         **facts.input_facts(found, task, config),
         **facts.training_facts(found, task),
     }
-    card = ModelCard(
-        f"---\n{_metadata(found, task, family.model_type, name, bool(code)).to_yaml()}\n---\n{_render(context)}"
-    )
+    metadata = _metadata(found, task, family.model_type, name, bool(code), license)
+    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{_render(context)}")
     card.save(folder / "README.md")
     return card
 
@@ -94,18 +98,21 @@ def _check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> No
         raise ValueError(f"task {task.name!r} has the labels {list(task.labels)}, but the checkpoint has {labels}")
 
 
-def _metadata(results: dict[str, Any], task: LraTask, model_type: str, name: str, code: bool) -> ModelCardData:
+def _metadata(
+    results: dict[str, Any], task: LraTask, model_type: str, name: str, code: bool, license: str | None
+) -> ModelCardData:
     """The card's YAML block, with the scores as the Hub reads them."""
     accuracy, low, high = facts.scores(results)
     pipeline_tag = PIPELINE_TAGS[task.auto_class]
-    measured = {
-        "Test accuracy": accuracy,
-        "Test accuracy, lower end of the 95 % interval": low,
-        "Test accuracy, upper end of the 95 % interval": high,
-    }
+    # Types of their own, so that nobody who reads scores by machine takes an end of the interval for one.
+    measured = [
+        ("accuracy", "Test accuracy", accuracy),
+        ("accuracy_low", "Test accuracy, lower end of the 95 % interval", low),
+        ("accuracy_high", "Test accuracy, upper end of the 95 % interval", high),
+    ]
     source = fact(results, "arguments", "source")
     return ModelCardData(
-        license="apache-2.0",
+        license=license,
         library_name="transformers",
         pipeline_tag=pipeline_tag,
         tags=["hf_effattn", model_type, "efficient-attention", *(["custom_code"] if code else [])],
@@ -118,11 +125,11 @@ def _metadata(results: dict[str, Any], task: LraTask, model_type: str, name: str
                 dataset_name=f"{task.name} ({source if source in task.sources else Path(source).name})",
                 dataset_split="test",
                 dataset_args={"sha256": fact(results, "data", "test", "sha256")},
-                metric_type="accuracy",
+                metric_type=kind,
                 metric_name=metric,
                 metric_value=value,
             )
-            for metric, value in measured.items()
+            for kind, metric, value in measured
         ],
     )
 

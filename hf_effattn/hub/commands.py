@@ -61,12 +61,16 @@ def card(
     results: Annotated[Path, typer.Option(help="results.json of the run that trained the model")],
     repository: Annotated[str | None, typer.Option(help="owner/name, for the examples")] = None,
     revision: Annotated[str | None, typer.Option(help="commit of weights and code there, for the examples")] = None,
+    license: Annotated[str | None, typer.Option(help="that of the weights, by the Hub's name of it")] = None,
 ) -> None:
-    """Write the model card, README.md, from the results of the training run; needs the train extra."""
-    from .card import write_card
+    """Write the model card, README.md, from the results of the training run, one of run_lra.py; needs the train extra.
 
+    For a model of another script, write README.md by hand: push takes any card.
+    """
     with refusals():
-        write_card(folder, results, repository, revision)
+        from .card import write_card
+
+        write_card(folder, results, repository, revision, license)
     typer.echo(f"{folder / 'README.md'} written; next: hf-effattn push {folder} {repository or 'OWNER/NAME'}")
 
 
@@ -93,6 +97,9 @@ def refusals() -> Iterator[None]:
     """End with status 1 and the reason where a checkpoint is refused or a file or the network fails."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        typer.echo(f"failed: {error.name} is missing: pip install 'hf_effattn[train]'", err=True)
+        raise typer.Exit(1) from error
     except (ValueError, OSError, RuntimeError) as error:
         typer.echo(f"refused: {error}" if isinstance(error, ValueError) else f"failed: {error}", err=True)
         raise typer.Exit(1) from error

@@ -49,12 +49,13 @@ def export(repo_id, folder, revision):
 
 
 def push_parts(folder, repo_id):
-    """The way of transformers: the model, then the tokenizer, then the card."""
+    """The way of transformers: the config, then the model, then the tokenizer, then the card."""
     import huggingface_hub
     import transformers
 
     import hf_effattn  # noqa: F401
 
+    transformers.AutoConfig.from_pretrained(folder).push_to_hub(repo_id)
     transformers.AutoModelForSequenceClassification.from_pretrained(folder).push_to_hub(repo_id)
     transformers.AutoTokenizer.from_pretrained(folder).push_to_hub(repo_id)
     huggingface_hub.ModelCard.load(f"{folder}/README.md").push_to_hub(repo_id)

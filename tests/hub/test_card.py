@@ -5,6 +5,8 @@ import copy
 import importlib.util
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,24 +69,26 @@ def body_of(folder):
         ("recall", "token-classification", '{"input_ids": torch.randint(260, (1, 128))}'),
     ],
 )
-def test_a_card_for_every_kind_of_input(run_of, capsys, task, tag, input_of_the_example):
+def test_a_card_for_every_kind_of_input(run_of, tmp_path, task, tag, input_of_the_example):
     folder = run_of(task) / "model"
-    hf_effattn.write_card(folder, run_of(task) / "results.json", repository=str(folder))
+    hf_effattn.write_card(folder, run_of(task) / "results.json", repository=str(folder), license="mit")
     card, results = ModelCard.load(folder / "README.md"), read_json(run_of(task) / "results.json")
-    assert (card.data.library_name, card.data.license, card.data.pipeline_tag) == ("transformers", "apache-2.0", tag)
+    assert (card.data.library_name, card.data.license, card.data.pipeline_tag) == ("transformers", "mit", tag)
     assert RUNS[task].model_type in card.data.tags
     assert [score.metric_value for score in card.data.eval_results] == [
         results["test"][name] for name in ("test_accuracy", "test_accuracy_low", "test_accuracy_high")
     ]
+    assert [score.metric_type for score in card.data.eval_results] == ["accuracy", "accuracy_low", "accuracy_high"]
     assert {(score.dataset_type, score.dataset_split) for score in card.data.eval_results} == {(task, "test")}
     assert card.data.eval_results[0].dataset_args == {"sha256": results["data"]["test"]["sha256"]}
     assert "None" not in card.text and "N/A" not in card.text
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert ["trust_remote_code=True" in block for block in blocks] == [True, False]
-    for block in blocks:
+    for block, before in zip(blocks, ("import sys; sys.modules['hf_effattn'] = None\n", ""), strict=True):
         assert input_of_the_example in block
-        exec(block, {})
-        assert ast.literal_eval(capsys.readouterr().out.splitlines()[-1])[0] in TASKS[task].labels
+        done = subprocess.run([sys.executable, "-c", before + block], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ast.literal_eval(done.stdout.splitlines()[-1])[0] in TASKS[task].labels
 
 
 def test_a_shipped_checkpoint_has_no_code_and_says_so(run, tmp_path, capsys):
@@ -208,18 +212,28 @@ def test_without_the_best_step_the_last_one_was_kept(run):
     write_json(run / "results.json", results)
     hf_effattn.write_card(run / "model", run / "results.json")
     assert "4 steps.\n" in body_of(run / "model")
+    assert "license" not in (run / "model/README.md").read_text(), "nobody has said which"
     assert '"path/to/this/folder", "main"' in body_of(run / "model")
 
 
 def test_the_command(run):
     arguments = ["card", str(run / "model"), "--results", str(run / "results.json")]
-    done = CliRunner().invoke(app, [*arguments, "--repository", "me/mine"])
+    done = CliRunner().invoke(app, [*arguments, "--repository", "me/mine", "--license", "cc0-1.0"])
     assert done.exit_code == 0
     assert f"next: hf-effattn push {run / 'model'} me/mine" in done.stdout
     assert ModelCard.load(run / "model/README.md").data.model_name == "mine"
+    assert ModelCard.load(run / "model/README.md").data.license == "cc0-1.0"
     done = CliRunner().invoke(app, [*arguments, "--revision", "main"])
     assert done.exit_code == 1
     assert "refused: revision must be the 40 hexadecimal digits of a commit, got 'main'" in done.stderr
     done = CliRunner().invoke(app, [*arguments[:3], str(run / "nothing.json")])
     assert done.exit_code == 1
     assert "failed: " in done.stderr and "nothing.json" in done.stderr
+
+
+def test_the_command_says_which_extra_it_needs(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "hf_effattn.hub.card", raising=False)
+    done = CliRunner().invoke(app, ["card", str(run / "model"), "--results", str(run / "results.json")])
+    assert done.exit_code == 1
+    assert "failed: jinja2 is missing: pip install 'hf_effattn[train]'" in done.stderr
