@@ -1,5 +1,6 @@
 """The arena: what is complete is never trained again, what is not is never trusted, and tables say what there is."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_effattn.files import read_json, write_json
 from hf_effattn.lra import get_task
+from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.training.lra import LraArguments, build_model, model_config, prepare
 from hf_effattn.training.recipes import parse_recipe
 
@@ -25,7 +27,8 @@ sys.path.append(str(Path(__file__).parents[2] / "training_scripts"))
 from arena import report, tables
 from arena import run as arena
 from arena.cells import read_cells
-from arena.claims import Difference, claims, difference, overall
+from arena.claims import Claim, Difference, claims, difference, overall
+from arena.measured import read_measured
 from arena.plan import read_plan
 from arena.plots import write_plots
 from arena.results import load_result, result_path, store_error, store_outcome
@@ -52,7 +55,13 @@ RECIPE = {
 VARIANTS = {
     "softmax": {"title": "softmax", "model_type": "vanilla_transformer"},
     "luna": {"title": "Luna", "model_type": "luna", "options": {"memory_size": 4}},
-    "convluna": {"title": "ConvLuna", "model_type": "convluna", "options": {"memory_size": 4}, "filtered": "luna"},
+    "convluna": {
+        "title": "ConvLuna",
+        "model_type": "convluna",
+        "options": {"memory_size": 4},
+        "filtered": "luna",
+        "against_luna": "luna",
+    },
     "nystrom": {
         "title": "Nystrom",
         "model_type": "nystromformer",
@@ -294,10 +303,63 @@ def test_tables_say_what_there_is(filled, results):
     assert "guess" not in tables.main_table(filled, cells, {})
     assert "30.0 40.0" in tables.seeds_table(filled, cells)
     assert tables.errors_list(filled, cells) == "- Nystrom on Small: `ValueError: too long`"
-    filter_claim, _, softmax_claim = claims(filled)
+    filter_claim, luna_claim, _, softmax_claim = claims(filled)
     assert "+20.5 ± 6.4" in tables.claim_table(filled, cells, filter_claim)
-    assert tables.verdict(filled, cells, filter_claim).startswith("Of 1 pairs of a variant and a task, 1 are better")
-    assert tables.verdict(filled, cells, softmax_claim) == "No pair has been run yet."
+    told = tables.verdict(filled, cells, filter_claim, GUESSES)
+    assert told.startswith("Of 1 pairs of a variant and a task, 1 are better") and "chance" not in told
+    assert tables.verdict(filled, cells, softmax_claim, GUESSES) == "No pair has been run yet."
+    assert luna_claim.pairs == (("convluna", "luna"),)
+
+
+def test_what_is_not_above_the_commonest_label_is_marked(filled, results):
+    # Luna has 30 and 40 percent, each with an interval that begins ten points below.
+    cells = read_cells(filled, results)
+    for commonest, marked in ((0.24, False), (0.26, True)):
+        guesses = {"small": GUESSES["small"] | {"commonest": commonest}}
+        rows = {row.split("|")[1].strip(): row for row in tables.main_table(filled, cells, guesses).splitlines()}
+        assert ("35.0 ± 7.1°" in rows["Luna"]) == marked
+        assert "°" not in rows["softmax"] and "°" not in rows["Nystrom"]
+    claim = Claim("made up", (("convluna", "luna"), ("luna", "luna")))
+    told = tables.verdict(filled, cells, claim, {"small": GUESSES["small"] | {"commonest": 0.26}})
+    assert "the mean difference is +10.2 points" in told
+    assert told.endswith(
+        "In 1 of them both are at chance; without these, the mean difference is +20.5 points, the median +20.5."
+    )
+
+
+def test_what_was_measured_on_something_else_is_left_out(filled, results):
+    run = filled.run("small", filled.variants["luna"], 0)
+    entry = {"added": 1, "content": 1}
+    cost = {"fingerprint": run.fingerprint, "error": None, "seconds": [1.0]}
+    write_json(
+        results / "costs.json",
+        {
+            "tasks": {
+                "small": {"environment": {}, "variants": {"luna": cost, "softmax": cost, "gone": cost}},
+                "gone": {"environment": {}, "variants": {"luna": cost}},
+            }
+        },
+    )
+    write_json(
+        results / "padding.json",
+        {
+            "luna": entry | {"options": filled.options_of(filled.variants["luna"])},
+            "softmax": entry | {"options": {"pooling": "cls", "else": 1}},
+            "gone": entry | {"options": {}},
+        },
+    )
+    guess = {"commonest": 0.1, "cue": None, "from_cue": None}
+    for checksum, kept in (("0", {"small"}), ("1", set())):
+        write_json(results / "guesses.json", {"small": guess | {"sha256": checksum}, "gone": guess | {"sha256": "0"}})
+        found = read_measured(filled, read_cells(filled, results), results)
+        assert set(found["guesses"]) == kept
+    assert {task: set(listed["variants"]) for task, listed in found["costs"].items()} == {"small": {"luna"}}
+    assert set(found["padding"]) == {"luna"}
+    assert read_measured(filled, read_cells(filled, results), results / "nowhere") == {
+        "costs": {},
+        "padding": {},
+        "guesses": {},
+    }
 
 
 def test_at_equal_time_the_slow_have_made_fewer_steps(filled, results):
@@ -313,8 +375,8 @@ def test_at_equal_time_the_slow_have_made_fewer_steps(filled, results):
     }
     text = tables.equal_time_table(filled, cells, costs)
     rows = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in text.splitlines()}
-    assert rows["Luna"] == "35.0 (100%)", "the fastest has made all its steps, whatever the rounding"
-    assert rows["softmax"] == "20.0 (57%)", "three of six steps: the evaluation after two of them is the last"
+    assert rows["Luna"] == "35.0 ± 7.1 (100%)", "the fastest has made all its steps, whatever the rounding"
+    assert rows["softmax"] == "20.0 ± 4.7 (57%)", "three of six steps: the evaluation after two of them is the last"
     assert rows["ConvLuna"] == "–"
 
 
@@ -324,9 +386,18 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     padding["nystrom"]["added"] = {"difference": None, "error": "RuntimeError: shape"}
     text = report.render(filled, cells, {"padding": padding, "guesses": GUESSES})
     assert "6 of 8 runs are done, and 2 have failed" in text
-    assert "with one state of the package's code" in text
+    assert "with one state of the package's code." in text
+    assert text.count("Not measured yet.") == 2, "costs, and with them accuracy at equal time"
     assert "- Small: the place" in text
     assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
+    cost = {"error": None, "seconds": [0.1, 0.1, 0.1], "peak_bytes": 5 * 2**20, "state_bytes": 2 * 2**20}
+    costs = {"small": {"environment": {"torch_threads": 2}, "variants": {"luna": cost, "nystrom": {"error": "x"}}}}
+    text = report.render(filled, cells, {"costs": costs})
+    assert "100 ms, 3 MiB" in text and "on 2 threads" in text and "35.0 ± 7.1 (100%)" in text
+    assert text.count("Not measured yet.") == 1, "what padding does"
+    for outcome_of_luna in cells["small", "luna"].outcomes.values():
+        outcome_of_luna["code"] = None
+    assert "of the package's code; 2 of the runs do not say with which." in report.render(filled, cells, {})
     assert write_plots(filled, cells, tmp_path) == ["arena-learning.svg", "arena-memory.svg"]
     first = (tmp_path / "arena-memory.svg").read_bytes()
     write_plots(filled, cells, tmp_path)
@@ -352,8 +423,9 @@ def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_pat
         labels_of(split.with_format("numpy")[:]) for split in (splits["train"], splits["test"].select(range(16)))
     )
     expected = (test == np.bincount(train).argmax()).mean()
+    checksum = content_checksum(splits["test"].select(range(16)))
     assert read_json(tmp_path / "guesses.json") == {
-        "small": {"commonest": pytest.approx(expected), "cue": None, "from_cue": None}
+        "small": {"sha256": checksum, "commonest": pytest.approx(expected), "cue": None, "from_cue": None}
     }
 
 
@@ -387,7 +459,10 @@ def test_costs_are_those_of_a_training_step(plan_file, tmp_path):
         )
     ).model
     assert point["state_bytes"] == 3 * 4 * model.num_parameters()
-    assert point["peak_bytes"] >= 0
+    run = plan.run("small", plan.variants["luna"], 0)
+    larger = memory_point(dataclasses.replace(run, arguments=run.arguments | {"per_device_train_batch_size": 512}))
+    # A row has 64 tokens of 16 features, of which more than ten are kept for the backward pass.
+    assert larger["peak_bytes"] - max(point["peak_bytes"], 0) > 500 * 64 * 16 * 4 * 10
     main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json"), "--budget", "0.1"])
     found = read_json(tmp_path / "costs.json")["tasks"]["small"]["variants"]
     assert all(seconds > 0 for seconds in found["luna"]["seconds"])
@@ -425,3 +500,5 @@ def test_the_report_in_the_repository_is_current(tmp_path):
     report.main(["--output", str(tmp_path / "RESULTS.md")])
     current = report.REPORT.read_text()
     assert (tmp_path / "RESULTS.md").read_text() == current, "run: python training_scripts/arena/report.py"
+    for plot in tmp_path.glob("*.svg"):
+        assert plot.read_bytes() == (report.REPORT.parent / plot.name).read_bytes(), plot.name

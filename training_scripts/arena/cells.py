@@ -33,10 +33,10 @@ class Cell:
         """Mean test accuracy over the seeds that are done."""
         return statistics.mean(self.accuracies) if self.outcomes else None
 
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation of the test accuracy over seeds, if there are two."""
-        return statistics.stdev(self.accuracies) if len(self.outcomes) > 1 else None
+    def above(self, guess: float) -> bool:
+        """Whether the lower ends of the 95 % intervals of the test accuracy, on average over seeds, are above it."""
+        lows = [outcome["test_interval"][0] for outcome in self.outcomes.values()]
+        return bool(lows) and statistics.mean(lows) > guess
 
     def curve(self) -> dict[int, float]:
         """Step -> mean over seeds of the validation accuracy."""
@@ -46,15 +46,15 @@ class Cell:
                 points.setdefault(point["step"], []).append(point["accuracy"])
         return {step: statistics.mean(values) for step, values in sorted(points.items())}
 
-    def best_by(self, step: float) -> float | None:
-        """Mean over seeds of the best validation accuracy up to a step, if every seed was scored by then."""
+    def best_by(self, step: float) -> list[float]:
+        """The best validation accuracy up to a step, of every seed; none if one was not scored by then."""
         best = []
         for outcome in self.outcomes.values():
             scores = [point["accuracy"] for point in outcome["curve"] if point["step"] <= step]
             if not scores:
-                return None
+                return []
             best.append(max(scores))
-        return statistics.mean(best) if best else None
+        return best
 
     def diagnostic(self, measure: str) -> dict[int, float]:
         """Step -> mean over seeds and layers of a measure of `hf_effattn.diagnose`, if there is one."""

@@ -63,8 +63,10 @@ def claims(plan: Plan) -> list[Claim]:
     filtered = tuple((v.name, v.filtered) for v in variants if v.filtered is not None)
     trained = tuple((v.name, fixed) for v in variants for fixed in v.fixed)
     softmax = tuple((v.name, v.against_softmax) for v in variants if v.against_softmax is not None)
+    luna = tuple((v.name, v.against_luna) for v in variants if v.against_luna is not None)
     return [
         Claim("A filter helps: the same variant with its filter and without", filtered),
+        Claim("ConvLuna against Luna, which differs from it in more than the filter", luna),
         Claim("A trained feature map is better than a fixed one", trained),
         Claim("SimpleTRON against softmax attention", softmax),
     ]

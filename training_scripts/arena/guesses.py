@@ -22,6 +22,7 @@ from arena.plan import PLAN, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import write_json
 from hf_effattn.lra import get_task
+from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.lra.collate import IGNORED
 from hf_effattn.lra.listops import OPERATORS
 from hf_effattn.training.lra import use_rows
@@ -78,7 +79,7 @@ def guess(train: Dataset, test: Dataset, cue: Cue) -> float:
 
 
 def guesses(recipe: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What guessing reaches on the task of a recipe."""
+    """What guessing reaches on the task of a recipe, and the checksum of its test rows."""
     splits = use_rows(get_task(arguments["task"]).load(arguments["source"]), {"test": arguments.get("test_rows")})
     kept = {"label", "labels"} | ({"text", "input_ids"} if recipe in CUES else set())
     train, test = (
@@ -87,6 +88,7 @@ def guesses(recipe: str, arguments: dict[str, Any]) -> dict[str, Any]:
     )
     name, cue = CUES.get(recipe, (None, None))
     return {
+        "sha256": content_checksum(splits["test"]),
         "commonest": guess(train, test, nothing),
         "cue": name,
         "from_cue": None if cue is None else guess(train, test, cue),

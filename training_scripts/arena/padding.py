@@ -38,6 +38,7 @@ def check(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
     ids = torch.randint(4, SIZE.vocabulary, (1, TEXT))
     return {
+        "options": options,
         "added": attempt(lambda: distance(logits(model, ids), logits(model, padded(ids, 0)))),
         "content": attempt(lambda: distance(logits(model, padded(ids, 0)), logits(model, padded(ids, 7)))),
     }

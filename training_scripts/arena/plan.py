@@ -27,6 +27,7 @@ class Variant:
         filtered: the variant that this one adds a filter to, if it does.
         fixed: the variants with fixed feature maps that this one, whose map is trained, is set against.
         against_softmax: the softmax variant that this one is set against, if it is.
+        against_luna: the same of Luna.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Variant:
     filtered: str | None = None
     fixed: tuple[str, ...] = ()
     against_softmax: str | None = None
+    against_luna: str | None = None
 
     @property
     def builtin(self) -> bool:
@@ -138,8 +140,8 @@ def read_plan(path: Path = PLAN) -> Plan:
         fields["fixed"] = tuple(fields.get("fixed", ()))
         variants[name] = Variant(name=name, **fields)
     for variant in variants.values():
-        named = {name for name in (variant.filtered, variant.against_softmax, *variant.fixed) if name is not None}
-        if missing := named - variants.keys():
+        others = (variant.filtered, variant.against_softmax, variant.against_luna, *variant.fixed)
+        if missing := {name for name in others if name is not None} - variants.keys():
             raise ValueError(f"{path}: variant {variant.name!r} refers to {sorted(missing)}, which there are not")
     recipes = path.parent / content["recipes"]
     tasks = {name: read_recipe(recipes / f"{name}.yaml") for name in content["tasks"]}

@@ -16,24 +16,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arena import tables
 from arena.cells import Cells, read_cells
 from arena.claims import claims
+from arena.measured import read_measured
 from arena.plan import PLAN, Plan, read_plan
 from arena.plots import write_plots
 from arena.results import RESULTS
-from hf_effattn.files import read_json
 
 
 REPORT = RESULTS.parent / "RESULTS.md"
 PUBLISHED = Path(__file__).with_name("published.yaml")
-#: What is measured beside the runs, each into a file of its own.
-MEASURED = ("costs", "padding", "guesses")
 
 INTRODUCTION = """\
 # Results on the arena for CPUs
 
 Written by `python training_scripts/arena/report.py` from the files in `arena/`; `make arena` trains what is missing
 and writes it again. All runs of a task have the same recipe, steps and data. The variants of this library have the
-same skeleton as well, so that only attention differs; models of transformers have the same size and initial scale, but
-their own norms and classifiers. Learning rates were chosen per task by a few trials with variants of this library, of
+same skeleton as well, so that only attention differs (with its place: the memory transformer counts positions anew in
+every segment of 32 tokens); models of transformers have the same size and initial scale, but their own norms and
+classifiers. Learning rates were chosen per task by a few trials with variants of this library, of
 which there is no record here. The best checkpoint by validation accuracy, of ten, is scored once on the test split.
 Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder's
 place has `pathfinder_tracing`, which asks about every pixel: in trials with one label for a picture, softmax (10 x 10
@@ -43,7 +42,8 @@ TABLES = """\
 ## Test accuracy
 
 In percent, mean ± standard deviation over the seeds {seeds}; the last but one column is the mean over the tasks.
-Guesses say what is commonest in the training rows, of all or of those with the same cue
+{chance} marks what is not above the commonest label: the lower ends of its intervals over the test rows, on average
+over the seeds. Guesses say what is commonest in the training rows, of all or of those with the same cue
 (`python training_scripts/arena/guesses.py`). The cues:
 
 {cues}
@@ -100,8 +100,9 @@ beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`)
 
 ### At equal time
 
-Best validation accuracy in percent when the fastest variant has just made all its steps, and the share of its own
-steps that a variant can make until then:
+Best validation accuracy in percent, mean ± standard deviation over the seeds, when the fastest variant has just made
+all its steps, and the share of its own steps that a variant can make until then. The slower it is, the fewer of its
+evaluations can be the best:
 
 {equal_time}"""
 
@@ -125,9 +126,9 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
     Args:
         plan: the arena.
         cells: the results of its runs.
-        measured: what `costs`, `padding` and `guesses` have written, by these names; what is not measured is missing.
+        measured: what `read_measured` gives; what is not measured may be missing.
     """
-    costs, padding, guesses = (measured.get(name) for name in MEASURED)
+    costs, padding, guesses = (measured.get(name, {}) for name in ("costs", "padding", "guesses"))
     done = sum(len(cell.outcomes) for cell in cells.values())
     failed = sum(cell.failed for cell in cells.values())
     state = f"{done} of {len(plan.runs())} runs are done"
@@ -138,8 +139,9 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
         f"{state}.",
         TABLES.format(
             seeds=", ".join(map(str, plan.seeds)),
-            main=tables.main_table(plan, cells, guesses or {}),
-            cues=tables.cues_text(plan, guesses or {}),
+            chance=tables.CHANCE,
+            main=tables.main_table(plan, cells, guesses),
+            cues=tables.cues_text(plan, guesses),
             seeds_table=tables.seeds_table(plan, cells),
             settings=tables.settings_table(plan, cells),
             environment=environment_of(cells),
@@ -150,19 +152,18 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
     ]
     for claim in claims(plan):
         parts.append(
-            f"### {claim.title}\n\n{tables.verdict(plan, cells, claim)}\n\n{tables.claim_table(plan, cells, claim)}"
+            f"### {claim.title}\n\n{tables.verdict(plan, cells, claim, guesses)}\n\n"
+            f"{tables.claim_table(plan, cells, claim)}"
         )
     parts.append(MEMORY)
-    if costs:
-        parts.append(
-            COSTS.format(
-                threads=" or ".join(
-                    sorted({str(task["environment"]["torch_threads"]) for task in costs["tasks"].values()})
-                ),
-                costs=tables.costs_table(plan, costs["tasks"]),
-                equal_time=tables.equal_time_table(plan, cells, costs["tasks"]),
-            )
+    threads = sorted({str(task["environment"]["torch_threads"]) for task in costs.values()})
+    parts.append(
+        COSTS.format(
+            threads=" or ".join(threads) or "no",
+            costs=tables.costs_table(plan, costs) if costs else "Not measured yet.",
+            equal_time=tables.equal_time_table(plan, cells, costs) if costs else "Not measured yet.",
         )
+    )
     published, authors = tables.published_tables(PUBLISHED)
     parts.append(PUBLISHED_TEXT.format(published=published, authors=authors))
     return "\n\n".join(parts)
@@ -176,9 +177,12 @@ def environment_of(cells: Cells) -> str:
         for cell in cells.values()
         for entry in (outcome["environment"] for outcome in cell.outcomes.values())
     }
-    codes = {outcome["code"] for cell in cells.values() for outcome in cell.outcomes.values()}
-    told = "one state" if len(codes) == 1 else f"{len(codes)} states"
-    return f"\nMade on: {'; '.join(sorted(found))}; with {told} of the package's code." if found else ""
+    codes = [outcome["code"] for cell in cells.values() for outcome in cell.outcomes.values()]
+    known = len(set(codes) - {None})
+    told = f"{'one state' if known == 1 else f'{known} states'} of the package's code"
+    if unknown := codes.count(None):
+        told += f"; {unknown} of the runs do not say with which"
+    return f"\nMade on: {'; '.join(sorted(found))}; with {told}." if found else ""
 
 
 def main(arguments: list[str]) -> None:
@@ -190,8 +194,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
     cells = read_cells(plan, options.results)
-    files = {name: options.results / f"{name}.json" for name in MEASURED}
-    measured = {name: read_json(path) for name, path in files.items() if path.is_file()}
+    measured = read_measured(plan, cells, options.results)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(render(plan, cells, measured))
     write_plots(plan, cells, options.output.parent)

@@ -19,6 +19,8 @@ Costs = dict[str, dict[str, Any]]
 
 #: Stands where there is nothing to say.
 NONE = "–"
+#: Stands behind an accuracy that is not above the commonest label.
+CHANCE = "°"
 
 
 def markdown(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -55,12 +57,22 @@ def main_table(plan: Plan, cells: Cells, guesses: dict[str, Any]) -> str:
         row = [cells[task, name] for task in plan.tasks]
         means = [cell.mean for cell in row if cell.mean is not None]
         average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(row) else NONE
-        rows.append([variant.title, *(accuracy(cell, len(plan.seeds)) for cell in row), average, parameters(row)])
+        told = [
+            accuracy(cell, len(plan.seeds)) + (CHANCE if at_chance(cells, task, name, guesses) else "")
+            for task, cell in zip(plan.tasks, row, strict=True)
+        ]
+        rows.append([variant.title, *told, average, parameters(row)])
     for kind, title in (("commonest", "guess: the commonest label"), ("from_cue", "guess: from a cue")):
         found = [guesses.get(task, {}).get(kind) for task in plan.tasks]
         if any(value is not None for value in found):
             rows.append([title, *(NONE if value is None else f"{100 * value:.1f}" for value in found), NONE, NONE])
     return markdown(["", *plan.titles.values(), "mean", "parameters"], rows)
+
+
+def at_chance(cells: Cells, task: str, variant: str, guesses: dict[str, Any]) -> bool:
+    """Whether a variant has been run on a task and is not above the commonest label there."""
+    cell = cells[task, variant]
+    return bool(cell.outcomes) and task in guesses and not cell.above(guesses[task]["commonest"])
 
 
 def cues_text(plan: Plan, guesses: dict[str, Any]) -> str:
@@ -73,10 +85,15 @@ def accuracy(cell: Cell, seeds: int) -> str:
     """A cell of the main table, in percent, marked if it is not of all `seeds`; one of them has no deviation."""
     if cell.mean is None:
         return "fails" if cell.error else NONE
-    deviation = f" ± {100 * cell.deviation:.1f}" if cell.deviation is not None else ""
     done = len(cell.outcomes)
     mark = "" if done == seeds else f" ({done} seed{'s' if done > 1 else ''}{', others fail' if cell.error else ''})"
-    return f"{100 * cell.mean:.1f}{deviation}{mark}"
+    return spread(cell.accuracies) + mark
+
+
+def spread(shares: list[float]) -> str:
+    """Mean and sample standard deviation, in percent; a single one has no deviation."""
+    deviation = f" ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.1f}{deviation}"
 
 
 def parameters(row: list[Cell]) -> str:
@@ -169,7 +186,7 @@ def equal_time_table(plan: Plan, cells: Cells, costs: Costs) -> str:
                 continue
             affordable = steps * (min(measured.values()) / measured[name])
             best = cells[task, name].best_by(affordable)
-            row.append(NONE if best is None else f"{100 * best:.1f} ({affordable / steps:.0%})")
+            row.append(f"{spread(best)} ({affordable / steps:.0%})" if best else NONE)
         rows.append([variant.title, *row])
     return markdown(["", *plan.titles.values()], rows)
 
@@ -195,19 +212,32 @@ def points(found: Difference | None) -> str:
     return text if found.verdict == "undecided" else f"**{text}**"
 
 
-def verdict(plan: Plan, cells: Cells, claim: Claim) -> str:
+def verdict(plan: Plan, cells: Cells, claim: Claim, guesses: dict[str, Any]) -> str:
     """How often the variants of a claim are better, worse or neither, in words."""
-    found = [difference(cells, task, *pair) for pair in claim.pairs for task in plan.tasks]
-    verdicts = [part.verdict for part in found if part is not None]
-    if not verdicts:
+    found = {(task, pair): difference(cells, task, *pair) for pair in claim.pairs for task in plan.tasks}
+    present = {key: part for key, part in found.items() if part is not None}
+    if not present:
         return "No pair has been run yet."
+    verdicts = [part.verdict for part in present.values()]
     counted = {word: verdicts.count(word) for word in ("better", "worse", "undecided")}
-    means = [100 * part.mean for part in found if part is not None]
-    return (
+    text = (
         f"Of {len(verdicts)} pairs of a variant and a task, {counted['better']} are better, {counted['worse']} worse, "
-        f"and {counted['undecided']} undecided at 95 %; the mean difference is {statistics.mean(means):+.1f} points, "
-        f"the median {statistics.median(means):+.1f}."
+        f"and {counted['undecided']} undecided at 95 %; {averages(list(present.values()))}."
     )
+    learnt = [
+        part
+        for (task, pair), part in present.items()
+        if not all(at_chance(cells, task, name, guesses) for name in pair)
+    ]
+    if not learnt or len(learnt) == len(present):
+        return text
+    return f"{text} In {len(present) - len(learnt)} of them both are at chance; without these, {averages(learnt)}."
+
+
+def averages(found: list[Difference]) -> str:
+    """The middle of some differences, in words."""
+    means = [100 * part.mean for part in found]
+    return f"the mean difference is {statistics.mean(means):+.1f} points, the median {statistics.median(means):+.1f}"
 
 
 def published_tables(path: Path) -> tuple[str, str]:

@@ -1,0 +1,56 @@
+"""What is measured beside the runs, as far as it was measured on what the plan has now."""
+
+from pathlib import Path
+from typing import Any
+
+from hf_effattn.files import read_json
+
+from .cells import Cells
+from .plan import Plan
+
+
+def read_measured(plan: Plan, cells: Cells, folder: Path) -> dict[str, Any]:
+    """The contents of ``costs.json``, ``padding.json`` and ``guesses.json``, without what is out of date.
+
+    Args:
+        plan: the arena.
+        cells: the results of its runs, which tell what data there were.
+        folder: where the files are; those that are missing give nothing.
+
+    Returns:
+        ``costs``: task -> its costs; ``padding``: variant -> what padding does; ``guesses``: task -> guesses.
+    """
+    found = {name: _read(folder / f"{name}.json") for name in ("costs", "padding", "guesses")}
+    costs = {}
+    for task, listed in found["costs"].get("tasks", {}).items():
+        variants = {name: cost for name, cost in listed["variants"].items() if _current_cost(plan, task, name, cost)}
+        if variants:
+            costs[task] = listed | {"variants": variants}
+    padding = {
+        name: entry
+        for name, entry in found["padding"].items()
+        if name in plan.variants and entry["options"] == plan.options_of(plan.variants[name])
+    }
+    guesses = {
+        task: entry
+        for task, entry in found["guesses"].items()
+        if task in plan.tasks and _test_data(plan, cells, task) in (None, entry["sha256"])
+    }
+    return {"costs": costs, "padding": padding, "guesses": guesses}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _current_cost(plan: Plan, task: str, name: str, cost: dict[str, Any]) -> bool:
+    """Whether the plan has the run still, with the recipe that it was measured with."""
+    if task not in plan.tasks or name not in plan.variants:
+        return False
+    return cost["fingerprint"] == plan.run(task, plan.variants[name], plan.seeds[0]).fingerprint
+
+
+def _test_data(plan: Plan, cells: Cells, task: str) -> str | None:
+    """The checksum of a task's test rows, if a run has seen them."""
+    outcomes = (outcome for name in plan.variants for outcome in cells[task, name].outcomes.values())
+    return next((outcome["data"]["test"]["sha256"] for outcome in outcomes), None)
