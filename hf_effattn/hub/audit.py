@@ -5,7 +5,6 @@ folder as text, under the hashes that it gives, so that a person can read it and
 ways round this, not all that there may be, and it is no sandbox: what the code does is for the reader to judge.
 """
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..files import sha256
 from .code_audit import CodeFile, read_code
 
 
@@ -85,12 +85,6 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def _ignored(path: Path) -> bool:
     compiled = path.parent.name == "__pycache__" and path.suffix == ".pyc"
     return compiled or any(path.parts[: len(folder)] == folder for folder in IGNORED_FOLDERS)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_code_file(folder: Path, path: Path, paths: list[Path]) -> CodeFile:

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pyarrow
 from datasets import Dataset, Features
+from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
 from ..files import fsync_tree
@@ -24,6 +25,7 @@ def generated(
     arguments: dict[str, Any],
     features: Features,
     num_proc: int | None = None,
+    content: str = "",
 ) -> Dataset:
     """The rows that `generator` gives, drawn once and then read from the cache.
 
@@ -41,11 +43,12 @@ def generated(
         arguments: numbers, texts, lists and dicts. A list is dealt among the processes.
         features: of the rows.
         num_proc: processes; the rows do not depend on it.
+        content: a digest of what the generator reads from files, if it does: rows of other content are read anew.
 
     Raises:
-        ValueError: the rows in the cache are damaged.
+        ValueError: the rows in the cache are damaged, or the generator raises it.
     """
-    key = json.dumps([name, version, arguments], sort_keys=True)
+    key = json.dumps([name, version, arguments, *([content] if content else [])], sort_keys=True)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_effattn" / f"{name}-v{version}-{_digest(key)}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,14 +78,18 @@ def _generate(
     for left in folder.parent.glob(f"{scratch_name}*"):
         shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=folder.parent, prefix=scratch_name, ignore_cleanup_errors=True) as scratch:
-        rows = Dataset.from_generator(
-            _supervised,
-            features=features,
-            cache_dir=str(Path(scratch) / "draft"),
-            gen_kwargs={"generator": generator, "main": os.getpid(), **arguments},
-            num_proc=num_proc,
-            fingerprint=_digest(folder.name),
-        )
+        try:
+            rows = Dataset.from_generator(
+                _supervised,
+                features=features,
+                cache_dir=str(Path(scratch) / "draft"),
+                gen_kwargs={"generator": generator, "main": os.getpid(), **arguments},
+                num_proc=num_proc,
+                fingerprint=_digest(folder.name),
+            )
+        except DatasetGenerationError as error:
+            # It says nothing but that there was an error.
+            raise (error.__cause__ or error) from None
         whole = Path(scratch) / "rows"
         rows.save_to_disk(whole)
         fsync_tree(whole)

@@ -2,7 +2,7 @@
 
 `image` is Long Range Arena's (Tay et al. 2020, arXiv 2011.04006): CIFAR-10 in grey, 32 x 32 pixels, ten classes, the
 first 45,000 training pictures to train on, the last 5,000 to validate, and the official test set of 10,000. Grey is
-``0.2989 R + 0.587 G + 0.114 B``, cut to a whole number, as in the original loader. Sources: ``"hub"``
+``0.2989 R + 0.587 G + 0.114 B``, made a whole number as in the original loader. Sources: ``"hub"``
 (``uoft-cs/cifar10``), or the folder of the original binary files (``data_batch_1.bin`` … ``test_batch.bin``).
 
 `fashion_mnist` (Xiao et al. 2017, arXiv 1708.07747) is no task of the arena, but a real one of 784 pixels that needs
@@ -48,6 +48,7 @@ FASHION_SHA256 = {
 #: Weights of red, green and blue in the grey of a pixel.
 LUMA = (0.2989, 0.587, 0.114)
 CIFAR_SIDE, CIFAR_BATCH = 32, 10_000
+CIFAR_SIZES = {"train": 50_000, "test": 10_000}
 VALIDATION_SHARE = 0.1
 
 
@@ -72,11 +73,11 @@ def grey_hub(cifar: DatasetDict) -> DatasetDict:
     Raises:
         ValueError: it does not have the 50,000 + 10,000 pictures of CIFAR-10.
     """
-    sizes = {name: len(cifar[name]) for name in ("train", "test")}
-    if sizes != {"train": 50_000, "test": 10_000}:
-        raise ValueError(f"CIFAR-10 should hold 50,000 training and 10,000 test pictures, got {sizes}")
+    sizes = {name: len(cifar[name]) for name in CIFAR_SIZES}
+    if sizes != CIFAR_SIZES:
+        raise ValueError(f"CIFAR-10 should hold {CIFAR_SIZES} pictures, got {sizes}")
     columns = {}
-    for name in sizes:
+    for name in CIFAR_SIZES:
         colours = np.stack([np.asarray(picture) for picture in cifar[name]["img"]])
         columns[name] = grey(colours), np.asarray(cifar[name]["label"])
     return split_pictures(columns["train"], columns["test"], CIFAR_LABELS)
@@ -106,8 +107,13 @@ def read_cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grey(colours: np.ndarray) -> np.ndarray:
-    """Pictures ``[n, height, width, 3]`` in grey, ``[n, height, width]`` of whole numbers from 0 to 255."""
-    return (colours.astype(np.float32) @ np.array(LUMA, dtype=np.float32)).astype(np.uint8)
+    """Pictures ``[n, height, width, 3]`` in grey, ``[n, height, width]`` of whole numbers from 0 to 255.
+
+    TensorFlow's ``rgb_to_grayscale``, which the arena's loader calls, goes from bytes to shares of 255 and back, and
+    back it multiplies by 255.5 and cuts.
+    """
+    shares = colours.astype(np.float32) * np.float32(1 / 255)
+    return (shares @ np.array(LUMA, dtype=np.float32) * np.float32(255.5)).astype(np.uint8)
 
 
 def load_fashion_mnist(source: str = "system") -> DatasetDict:

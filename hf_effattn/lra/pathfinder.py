@@ -17,20 +17,20 @@ next 10 % to validate, the rest to test; the arena's split has the same shares o
 of which the official ones have at least one, are left out as in the arena.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from datasets import Array2D, ClassLabel, DatasetDict, Features
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from transformers.utils import logging
 
 from .broken import leave_out
 from .checksums import verified
 from .generated import generated
-from .image import pictures
 from .pathfinder_drawing import Parameters, draw, is_connected, lay_out, mark
 
 
@@ -125,6 +125,10 @@ def load_pathfinder(source: str = "generated", size: int = 32, difficulty: str =
     """
     parameters = published(size, difficulty)
     if source == "generated":
+        if (size, difficulty) not in CHECKSUMS:
+            logger.warning(
+                f"no checksums are recorded of {difficulty} pictures of {size} x {size}: they are not verified"
+            )
         return verified(generate_pathfinder(SPLIT_SIZES, parameters), CHECKSUMS.get((size, difficulty), {}))
     if not Path(source).is_dir():
         raise ValueError(
@@ -154,12 +158,9 @@ def generate_pathfinder(
         for split, count in enumerate(sizes.values())
         for start in range(0, count, SHARD)
     ]
-    features = Features(
-        {"image": Array2D((parameters.size, parameters.size), "uint8"), "label": ClassLabel(names=list(LABELS))}
-    )
     arguments = {"shards": shards, "seed": seed, "parameters": asdict(parameters)}
     processes = min(num_proc or os.cpu_count() or 1, len(shards))
-    rows = generated("pathfinder", VERSION, _shards, arguments, features, processes)
+    rows = generated("pathfinder", VERSION, _shards, arguments, _features(parameters.size), processes)
     splits, start = {}, 0
     for name, count in sizes.items():
         splits[name] = rows.select(range(start, start + count))
@@ -179,56 +180,60 @@ def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict) -> 
             yield {"image": draw(layout, markers), "label": int(label)}
 
 
-@dataclass
-class OfficialPictures:
-    """What a folder of official files holds.
-
-    Attributes:
-        images: unsigned bytes ``[pictures, size, size]``.
-        labels: their labels.
-        empty: how many files have no bytes.
-        broken: for each row that could not be read, its list and line, and why.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    empty: int = 0
-    broken: list[str] = field(default_factory=list)
-
-
-def read_official(folder: Path, size: int) -> OfficialPictures:
+def read_official(folder: Path, size: int) -> Dataset:
     """The pictures that the lists in ``metadata`` name, in the order of the lists.
+
+    They are read once and then taken from the cache (`generated`), as long as the lists are the same, and the sizes
+    and times of the pictures.
 
     Raises:
         ValueError: there are no lists, a label is neither 0 nor 1, or more than `MAX_BROKEN` of the rows are damaged.
     """
+    digest = hashlib.sha256()
+    for place, row in _listed(folder):
+        path = folder.joinpath(*row[FOLDER : NAME + 1])
+        stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+        digest.update(f"{place} {row} {stamp}\n".encode())
+    arguments = {"folder": str(folder), "size": size}
+    content = digest.hexdigest()
+    return generated("pathfinder-official", VERSION, _official, arguments, _features(size), content=content)
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The rows of all lists, each with its file and line."""
     paths = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.stem), path.stem))
-    rows = [(f"{path}:{line}", row) for path in paths for line, row in enumerate(read_list(path), start=1)]
-    found = OfficialPictures(np.empty((len(rows), size, size), dtype=np.uint8), np.empty(len(rows), dtype=np.int64))
-    count = 0
-    for place, row in rows:
+    for path in paths:
+        for line, row in enumerate(read_list(path), start=1):
+            yield f"{path}:{line}", row
+
+
+def _official(folder: str, size: int) -> Iterator[dict]:
+    total, empty, broken = 0, 0, []
+    for place, row in _listed(Path(folder)):
+        total += 1
         try:
-            path, label = folder / row[FOLDER] / row[NAME], int(row[LABEL])
+            path, label = Path(folder) / row[FOLDER] / row[NAME], int(row[LABEL])
         except (IndexError, ValueError):
-            found.broken.append(f"{place}: no folder, file and label in {' '.join(row)!r}")
+            broken.append(f"{place}: no folder, file and label in {' '.join(row)!r}")
             continue
         if label not in (0, 1):
             raise ValueError(f"{place}: the label is {label}, neither 0 nor 1")
         try:
             if path.stat().st_size == 0:
-                found.empty += 1
+                empty += 1
                 continue
-            found.images[count] = read_picture(path, size)
+            picture = read_picture(path, size)
         except (OSError, ValueError) as error:
-            found.broken.append(f"{place}: {error}")
-            continue
-        found.labels[count] = label
-        count += 1
-    found.images, found.labels = found.images[:count], found.labels[:count]
-    if found.empty:
-        logger.warning(f"{folder}: left out {found.empty:,} of {len(rows):,} pictures, whose files are empty")
-    leave_out(folder, found.broken, len(rows), MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
-    return found
+            broken.append(f"{place}: {error}")
+        else:
+            yield {"image": picture, "label": label}
+    if empty:
+        logger.warning(f"{folder}: left out {empty:,} of {total:,} pictures, whose files are empty")
+    leave_out(folder, broken, total, MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
+
+
+def _features(size: int) -> Features:
+    return Features({"image": Array2D((size, size), "uint8"), "label": ClassLabel(names=list(LABELS))})
 
 
 def read_list(path: Path) -> list[list[str]]:
@@ -261,19 +266,16 @@ def read_picture(path: Path, size: int) -> np.ndarray:
         raise ValueError(f"{path} is no picture: {error}") from error
 
 
-def split_official(found: OfficialPictures) -> DatasetDict:
+def split_official(rows: Dataset) -> DatasetDict:
     """The splits by `OFFICIAL_SHARES`, in the order of the pictures.
 
     Raises:
         ValueError: there are too few pictures.
     """
-    ends = np.round(np.cumsum(list(OFFICIAL_SHARES.values())) * len(found.labels)).astype(int)
+    ends = np.round(np.cumsum(list(OFFICIAL_SHARES.values())) * len(rows)).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
     if not (starts < ends).all():
-        raise ValueError(f"{len(found.labels)} pictures are too few for three splits")
+        raise ValueError(f"{len(rows)} pictures are too few for three splits")
     return DatasetDict(
-        {
-            name: pictures(found.images[start:end], found.labels[start:end], LABELS)
-            for name, start, end in zip(OFFICIAL_SHARES, starts, ends, strict=True)
-        }
+        {name: rows.select(range(*part)) for name, *part in zip(OFFICIAL_SHARES, starts, ends, strict=True)}
     )

@@ -128,6 +128,8 @@ TASKS = {
             ("pathfinder_easy", 32, "easy"),
             ("pathfinder_intermediate", 32, "intermediate"),
             ("path_x", 128, "hard"),
+            ("path_x_easy", 128, "easy"),
+            ("path_x_intermediate", 128, "intermediate"),
         )
     },
     "pathfinder_tracing": LraTask(

@@ -1,7 +1,7 @@
 """Reads the official files: a row per line, its cells between tabs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +18,11 @@ WHOLE_NUMBER = re.compile(r"(-?[0-9]+)(\.0*)?")
 
 def read_tsv(
     path: Path, columns: int, parse: Callable[[list[str]], Row], header: tuple[str, ...] = ()
-) -> dict[int, Row]:
-    """The rows of a file by the numbers of their lines, from 1.
+) -> Iterator[tuple[int, Row]]:
+    """The rows of a file, each with the number of its line, from 1.
 
     A row is broken if it is no UTF-8, has another number of cells, or `parse` finds something wrong with it. Up to
-    `MAX_BROKEN` of the rows may be; they are left out with a warning that counts them and names the first.
+    `MAX_BROKEN` of the rows may be; they are left out, and at the end a warning counts them and names the first.
 
     Args:
         path: the file.
@@ -31,10 +31,10 @@ def read_tsv(
         header: the cells of the first line, if that is no row.
 
     Raises:
-        ValueError: too many rows are broken, there are none, or the first line is not the header.
+        ValueError: too many rows are broken or there are none, which shows at the end; or the first line is not the
+            header.
     """
-    rows: dict[int, Row] = {}
-    broken = []
+    whole, broken = 0, []
     with path.open("rb") as file:
         if header and (first := file.readline()).rstrip(b"\r\n") != "\t".join(header).encode():
             raise ValueError(
@@ -42,11 +42,13 @@ def read_tsv(
             )
         for number, line in enumerate(file, start=2 if header else 1):
             try:
-                rows[number] = parse(_cells(line, columns))
+                row = parse(_cells(line, columns))
             except ValueError as error:
                 broken.append(f"line {number} ({error})")
-    leave_out(path, broken, len(rows) + len(broken), MAX_BROKEN, "repair the file, or get it anew")
-    return rows
+            else:
+                whole += 1
+                yield number, row
+    leave_out(path, broken, whole + len(broken), MAX_BROKEN, "repair the file, or get it anew")
 
 
 def _cells(line: bytes, columns: int) -> list[str]:

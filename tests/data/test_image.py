@@ -41,15 +41,25 @@ def test_cifar_in_its_original_format(cifar):
     }
     labels, colours = contents["data_batch_2"]
     row = splits["train"].with_format("numpy")[10_003]
-    red, green, blue = colours[3].astype(float).transpose(2, 0, 1)
-    expected = 0.2989 * red + 0.587 * green + 0.114 * blue
     assert row["label"] == labels[3]
     assert row["image"].shape == (32, 32)
     assert splits["train"].features["image"].dtype == "uint8"
-    assert np.abs(row["image"] - expected).max() <= 1
+    assert np.array_equal(row["image"], image.grey(colours[3:4])[0])
     last = splits["validation"].with_format("numpy")[-1]
     assert last["label"] == contents["data_batch_5"][0][-1]
     assert splits["test"].features["label"].names == list(image.CIFAR_LABELS)
+
+
+def test_grey_is_that_of_the_original_loader():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, size=(200, 32, 32, 3)).astype(np.uint8)
+    # Of shares of 255, in double precision, where no product is on the edge of a whole number.
+    exact = (colours / 255) @ np.array([0.2989, 0.587, 0.114]) * 255.5
+    clear = np.abs(exact - np.round(exact)) > 1e-4
+    assert clear.mean() > 0.99
+    assert np.array_equal(image.grey(colours)[clear], np.floor(exact[clear]))
+    plain = np.repeat(np.array([0, 1, 128, 254, 255], dtype=np.uint8)[:, None], 3, axis=1)[None, None]
+    assert image.grey(plain).ravel().tolist() == [0, 1, 128, 254, 255], "0.9999 of it, of 255.5"
 
 
 def test_a_batch_of_another_size_is_refused(tmp_path):
@@ -89,8 +99,13 @@ def test_the_hub_has_the_same_pictures_or_is_refused(monkeypatch):
     features = Features({"img": Image(), "label": Value("int64")})
     part = Dataset.from_dict({"img": list(colours), "label": [3, 1, 4, 1]}, features=features)
     monkeypatch.setattr(image, "load_dataset", lambda name: DatasetDict(train=part, test=part))
-    with pytest.raises(ValueError, match="should hold 50,000 training and 10,000 test pictures, got"):
+    with pytest.raises(ValueError, match=r"should hold .*50000, 'test': 10000. pictures, got .*'train': 4"):
         image.load_image("hub")
+    monkeypatch.setattr(image, "CIFAR_SIZES", {"train": 4, "test": 4})
+    monkeypatch.setattr(image, "VALIDATION_SHARE", 0.25)
+    splits = image.load_image("hub")
+    assert np.array_equal(splits["test"].with_format("numpy")[:]["image"], image.grey(colours))
+    assert (splits["train"]["label"], splits["validation"]["label"]) == ([3, 1, 4], [1])
 
 
 def write_idx(folder, name, array, compressed):

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import os
 import struct
 import zlib
 
@@ -252,7 +253,7 @@ def write_pictures(folder, count, size=32):
     return images
 
 
-def test_official_files_are_read_in_order(tmp_path):
+def test_official_files_are_read_in_order(tmp_path, monkeypatch):
     folder = tmp_path / "pathfinder32" / "curv_contour_length_14"
     images = write_pictures(folder, 40)
     labels = np.arange(40) % 3 % 2
@@ -268,6 +269,12 @@ def test_official_files_are_read_in_order(tmp_path):
     assert np.array_equal(read, images) and splits["train"].features["image"].dtype == "uint8"
     inner = load_pathfinder(str(tmp_path / "pathfinder32"))
     assert inner["test"].to_dict() == splits["test"].to_dict()
+    monkeypatch.setattr(pathfinder, "read_picture", None)
+    assert load_pathfinder(str(tmp_path))["test"].to_dict() == splits["test"].to_dict(), "read once"
+    path = folder / "imgs/0/sample_0.png"
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(TypeError):
+        load_pathfinder(str(tmp_path))
     with pytest.raises(ValueError, match=r"has no pathfinder32/curv_baseline and no curv_baseline"):
         load_pathfinder(str(tmp_path), difficulty="easy")
     with pytest.raises(ValueError, match="unknown source 'hub'"):
@@ -284,11 +291,11 @@ def test_empty_and_damaged_pictures_are_counted_and_named(tmp_path, caplog):
     Image.fromarray(images[0, :16, :16]).save(files / "sample_4.png")
     with caplog.at_level(logging.WARNING):
         found = pathfinder.read_official(tmp_path, 32)
-    assert found.empty == 1 and found.images.shape == (197, 32, 32)
-    assert np.array_equal(found.images, np.delete(images, [3, 4, 172], axis=0))
-    assert np.array_equal(found.labels, np.delete(np.arange(200) % 2, [3, 4, 172]))
-    assert [place.split(": ")[0] for place in found.broken] == [f"{tmp_path}/metadata/0.npy:{n}" for n in (4, 5)]
-    assert "sample_4.png has 16 x 16 pixels, expected 32 x 32" in found.broken[1]
+    rows = found.with_format("numpy")[:]
+    assert np.array_equal(rows["image"], np.delete(images, [3, 4, 172], axis=0))
+    assert np.array_equal(rows["label"], np.delete(np.arange(200) % 2, [3, 4, 172]))
+    assert f"{tmp_path}/metadata/0.npy:4: " in caplog.text
+    assert f"{tmp_path}/metadata/0.npy:5: {files}/sample_4.png has 16 x 16 pixels, expected 32 x 32" in caplog.text
     assert "left out 1 of 200 pictures, whose files are empty" in caplog.text
     assert "2 of 200 rows are broken: " in caplog.text and "sample_3.png is no picture" in caplog.text
     (files / "sample_5.png").unlink()

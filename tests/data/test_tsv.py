@@ -20,14 +20,14 @@ def written(folder, lines):
 
 def test_rows_keep_their_lines_and_all_but_tabs(tmp_path):
     path = written(tmp_path, [b'0\tone "two"', b"2.0\t  \xc3\xa9 \r inside", b"1\t", b"0.\tlast, with CRLF\r"])
-    assert read_tsv(path, 2, parse) == {
+    assert dict(read_tsv(path, 2, parse)) == {
         1: (0, 'one "two"'),
         2: (2, "  é \r inside"),
         3: (1, ""),
         4: (0, "last, with CRLF"),
     }
     path.write_bytes(b"0\tno line feed at the end")
-    assert read_tsv(path, 2, parse) == {1: (0, "no line feed at the end")}
+    assert dict(read_tsv(path, 2, parse)) == {1: (0, "no line feed at the end")}
 
 
 BROKEN = [
@@ -48,14 +48,14 @@ def test_a_broken_row_is_named_with_its_line_and_reason(tmp_path, caplog, line, 
     good = [b"1\tgood"] * 999
     path = written(tmp_path, [*good[:500], line, *good[500:]])
     with caplog.at_level(logging.WARNING):
-        rows = read_tsv(path, 2, parse)
+        rows = dict(read_tsv(path, 2, parse))
     assert set(rows) == set(range(1, 1001)) - {501} and set(rows.values()) == {(1, "good")}
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{path}: 1 of 1,000 rows are broken: line 501 (")
     assert reason in record.getMessage() and record.getMessage().endswith("They are left out")
     path = written(tmp_path, [*good[:499], line, *good[500:]])
     with pytest.raises(ValueError, match=r"1 of 999 rows are broken: line 500 \(.*At most 0\.1% may be; repair the f"):
-        read_tsv(path, 2, parse)
+        dict(read_tsv(path, 2, parse))
 
 
 def test_five_lines_are_named_and_all_are_counted(tmp_path, caplog, monkeypatch):
@@ -63,30 +63,30 @@ def test_five_lines_are_named_and_all_are_counted(tmp_path, caplog, monkeypatch)
     with pytest.raises(
         ValueError, match=r"7 of 9 rows are broken: line 2 .*; line 6 \(the label 'nan' is no whole number\)"
     ):
-        read_tsv(path, 2, parse)
+        dict(read_tsv(path, 2, parse))
     monkeypatch.setattr(tsv, "MAX_BROKEN", 7 / 9)
     with caplog.at_level(logging.WARNING):
-        assert set(read_tsv(path, 2, parse)) == {1, 9}
+        assert set(dict(read_tsv(path, 2, parse))) == {1, 9}
     assert "line 6 (" in caplog.text and "line 7" not in caplog.text and "; …. They are left out" in caplog.text
 
 
 def test_whole_files_meet_no_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        read_tsv(written(tmp_path, [b"1\tgood"] * 3), 2, parse)
+        dict(read_tsv(written(tmp_path, [b"1\tgood"] * 3), 2, parse))
     assert not caplog.records
 
 
 def test_a_header_is_no_row_and_another_one_is_refused(tmp_path):
     path = written(tmp_path, [b"Label\tText\r", b"1\tgood", b"2\tbetter"])
-    assert read_tsv(path, 2, parse, header=("Label", "Text")) == {2: (1, "good"), 3: (2, "better")}
+    assert dict(read_tsv(path, 2, parse, header=("Label", "Text"))) == {2: (1, "good"), 3: (2, "better")}
     with pytest.raises(
         ValueError, match=r"rows\.tsv: the first line is b'Label\\tText\\r\\n', not Text and Label with"
     ):
-        read_tsv(path, 2, parse, header=("Text", "Label"))
+        dict(read_tsv(path, 2, parse, header=("Text", "Label")))
 
 
 @pytest.mark.parametrize("lines", [[], [b"Label\tText"]])
 def test_a_file_without_rows_is_refused(tmp_path, lines):
     header = ("Label", "Text") if lines else ()
     with pytest.raises(ValueError, match=r"rows\.tsv has no rows; repair the file, or get it anew"):
-        read_tsv(written(tmp_path, lines), 2, parse, header=header)
+        dict(read_tsv(written(tmp_path, lines), 2, parse, header=header))
