@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import transformers
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..files import read_json
 from ..lra import LraTask, get_task
 from ..lra.collate import Collator
 from ..lra.task import tokenize
@@ -136,6 +138,8 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     """The config of the model for the task, new or of a checkpoint."""
     labels = dict(enumerate(task.labels))
     fields: dict[str, Any] = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    if lra.model_config is not None:
+        check_classes(lra.model_config, task)
     if lra.model_type is None:
         return AutoConfig.from_pretrained(str(lra.model_config or lra.model_name_or_path), **fields)
     if is_ours(lra.model_type):
@@ -149,6 +153,16 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     # Models that read pixels embed no tokens, but their padding has an id all the same.
     size = Size(length=task.longest(lra.max_length), vocabulary=task.vocab_size() or 1, **sizes)
     return matched_config(lra.model_type, size, **fields | _mapping(lra.model_options))
+
+
+def check_classes(path: str, task: LraTask) -> None:
+    """Raise ValueError if a config file says for how many classes it is, and the task has not so many."""
+    classes = read_json(path).get("num_labels") if Path(path).is_file() else None
+    if classes not in (None, len(task.labels)):
+        raise ValueError(
+            f"{path} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
+            "task, or leave num_labels out"
+        )
 
 
 def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> PreTrainedModel:
@@ -168,6 +182,9 @@ def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> P
 
 def check_input(task: LraTask, config: PreTrainedConfig) -> None:
     """Raise ValueError if a model with this config reads something else than the task has."""
+    tokens = task.vocab_size()
+    if tokens is not None and config.vocab_size < tokens:
+        raise ValueError(f"task {task.name!r} has {tokens} tokens, and the model vocab_size={config.vocab_size}")
     pairs, pixels = (task.pairs, task.pixels is not None) if not task.plain else (False, False)
     pair_features, channels = (getattr(config, name, None) for name in ("pair_features", "num_channels"))
     if pairs != (pair_features is not None):

@@ -59,7 +59,7 @@ def toy_run(run_lra, monkeypatch, tmp_path):
 
     def run(folder, family=FAMILIES[0], steps=8, fields=None, task=task, **options):
         monkeypatch.setitem(TASKS, "toy", task)
-        config = tiny_config(family, vocab_size=260, hidden_dropout_prob=0.1, **fields or {})
+        config = tiny_config(family, **{"vocab_size": 260, "hidden_dropout_prob": 0.1} | (fields or {}))
         config.save_pretrained(tmp_path / "config")
         arguments = {
             "task": "toy",
@@ -338,6 +338,15 @@ def test_tensorboard_is_an_option(toy_run, tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     toy_run("run", steps=2, report_to="tensorboard", logging_steps=1)
     assert list((tmp_path / "logs").rglob("events.out.*"))
+
+
+def test_a_config_of_another_task_is_refused(toy_run, run_lra, tmp_path):
+    with pytest.raises(ValueError, match=r"task 'toy' has 260 tokens, and the model vocab_size=259"):
+        toy_run("run", fields={"vocab_size": 259})
+    config = tmp_path / "ten.json"
+    config.write_text((tmp_path / "config/config.json").read_text().replace("{", '{"num_labels": 10,', 1))
+    with pytest.raises(ValueError, match=r"ten\.json is for 10 classes, and task 'toy' has 2: take a config of that"):
+        toy_run("run", model_config=config)
 
 
 def test_too_long_inputs_are_refused_before_any_data_is_read(toy_run):
