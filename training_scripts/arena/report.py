@@ -114,8 +114,8 @@ budgets. Nor do all rows compare with one another: figures for Retrieval near 57
 
 {published}
 
-Runs that the notebooks of the papers' authors print (<https://github.com/vladyorsh/lra_efficient_transformers>; kernels
-on ListOps stay at what a frequent answer gives, as the Linear Transformer and the Performer above):
+Runs that the notebooks of the papers' authors print (<https://github.com/vladyorsh/lra_efficient_transformers>;
+kernels on ListOps stay at what a frequent answer gives, as the Linear Transformer and the Performer above):
 
 {authors}
 """
