@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
 import pyarrow
-from datasets import Dataset, Features
+from datasets import Dataset, DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
@@ -59,6 +59,15 @@ def generated(
         return Dataset.load_from_disk(folder)
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise ValueError(f"the rows in {folder} are damaged ({error}); delete the folder, and run again") from error
+
+
+def divided(rows: Dataset, order: Sequence[int], sizes: dict[str, int]) -> DatasetDict:
+    """Splits of the given sizes, one after the other, of those of `rows` whose indices are in `order`."""
+    splits, start = {}, 0
+    for name, size in sizes.items():
+        splits[name] = rows.select(order[start : start + size])
+        start += size
+    return DatasetDict(splits)
 
 
 def _digest(key: str) -> str:

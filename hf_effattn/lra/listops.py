@@ -31,7 +31,7 @@ from transformers import TokenizersBackend
 
 from ..files import sha256
 from .checksums import verified
-from .generated import generated
+from .generated import divided, generated
 from .tsv import class_id, read_tsv
 
 
@@ -126,11 +126,7 @@ def generate_listops(
     order = rows.to_pandas().drop_duplicates("text").index
     if len(order) < total:
         raise ValueError(f"only {len(order)} different expressions were drawn, {total} are needed: allow longer ones")
-    splits, start = {}, 0
-    for name, size in sizes.items():
-        splits[name] = rows.select(order[start : start + size])
-        start += size
-    return DatasetDict(splits)
+    return divided(rows, order, sizes)
 
 
 def _shards(shards: list[int], size: int, seed: int, distribution: dict) -> Iterator[dict]:

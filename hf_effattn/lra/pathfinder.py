@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from .broken import leave_out
 from .checksums import verified
-from .generated import generated
+from .generated import divided, generated
 from .pathfinder_drawing import Parameters, draw, is_connected, lay_out, mark
 
 
@@ -161,11 +161,7 @@ def generate_pathfinder(
     arguments = {"shards": shards, "seed": seed, "parameters": asdict(parameters)}
     processes = min(num_proc or os.cpu_count() or 1, len(shards))
     rows = generated("pathfinder", VERSION, _shards, arguments, _features(parameters.size), processes)
-    splits, start = {}, 0
-    for name, count in sizes.items():
-        splits[name] = rows.select(range(start, start + count))
-        start += count
-    return DatasetDict(splits)
+    return divided(rows, range(len(rows)), sizes)
 
 
 def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict) -> Iterator[dict]:
