@@ -123,8 +123,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a `Trainer` checkpoint, or None if it can be resumed from."""
     try:
         state = json.loads((folder / "trainer_state.json").read_text())
-        if state["global_step"] >= state["max_steps"]:
-            return "it is that of the last step"
+        last_step = state["global_step"] >= state["max_steps"]
         json.loads((folder / "config.json").read_text())
         # Opening compares the lengths in the header with the size of the file.
         with safe_open(folder / "model.safetensors", framework="pt"):
@@ -137,4 +136,4 @@ def damage(folder: Path) -> str | None:
             return f"{name} is missing or cut short"
     if not any(folder.glob("rng_state*.pth")):
         return "the state of the random numbers is missing"
-    return None
+    return "it is that of the last step" if last_step else None

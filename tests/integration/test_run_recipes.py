@@ -3,6 +3,7 @@
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_effattn.lra import get_task
 from hf_effattn.training.lra import LraArguments
 from hf_effattn.training.recipes import parse_recipe, read_recipe
 from hf_effattn.training.run import RunArguments
@@ -28,6 +29,8 @@ def test_every_recipe_is_one_of_its_script(path):
     run, training = parse_recipe(parser, [f"--{name}={value}" for name, value in given.items()])
     for name, value in recipe.items():
         found = getattr(run if hasattr(run, name) else training, name)
+        if name == "source" and value is None:
+            value = get_task(run.task).sources[0]
         assert getattr(found, "value", found) == value, name
     assert training.load_best_model_at_end and training.eval_strategy == training.save_strategy
 
