@@ -144,8 +144,7 @@ def _json_offences(path: Path, content: bytes, paths: list[Path]) -> Iterator[st
         yield f"is damaged: {error}"
         return
     if path.name.endswith(".index.json"):
-        shards = fields.get("weight_map", {}) if isinstance(fields, dict) else {}
-        for shard in sorted({str(name) for name in shards.values()}):
+        for shard in sorted(set(_strings(fields.get("weight_map") if isinstance(fields, dict) else fields))):
             if Path(shard).suffix != ".safetensors" or path.parent / shard not in paths:
                 yield f"takes weights from {shard}, which is no safetensors file beside it"
     # The results of a run hold a config as well, but nobody loads a model from them.

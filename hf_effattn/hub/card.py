@@ -10,6 +10,7 @@ from transformers import __version__ as transformers_version
 
 from ..files import read_json
 from ..lra import LraTask, get_task
+from ..models.configuration_encoder import EncoderConfig
 from . import card_facts as facts
 from .audit import audit_checkpoint
 from .card_facts import fact
@@ -69,26 +70,33 @@ def write_card(
         "auto_class": task.auto_class,
         "class_name": family.class_names[task.auto_class],
         "code_table": facts.code_table(code) if code else "",
-        "config_name": type(config).__name__,
-        "config_table": facts.config_table(config),
-        "environment_table": facts.environment_table(found, task),
         "family": family,
         "name": name,
-        "parameters": fact(found, "parameters"),
         "repository": repository or "path/to/this/folder",
         "requirements": facts.requirements(),
-        "results_table": facts.results_table(found),
         "revision": revision,
         "task": task.name,
         "transformers_version": transformers_version,
-        "versions": fact(found, "environment", "versions"),
-        **facts.input_facts(found, task, config),
-        **facts.training_facts(found, task),
+        **_of_run(found, task, config),
     }
     metadata = _metadata(found, task, family.model_type, name, bool(code), license)
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{_render(context)}")
     card.save(folder / "README.md")
     return card
+
+
+def _of_run(results: dict[str, Any], task: LraTask, config: EncoderConfig) -> dict[str, Any]:
+    """What the template says of the training run and its model."""
+    return {
+        "config_name": type(config).__name__,
+        "config_table": facts.config_table(config),
+        "environment_table": facts.environment_table(results, task),
+        "parameters": fact(results, "parameters"),
+        "results_table": facts.results_table(results),
+        "versions": fact(results, "environment", "versions"),
+        **facts.input_facts(results, task, config),
+        **facts.training_facts(results, task),
+    }
 
 
 def _check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> None:

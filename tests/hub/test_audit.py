@@ -245,3 +245,10 @@ def test_the_audit_runs_nothing(tmp_path):
     (tmp_path / "model/trap.py").write_text(f"open({str(trap)!r}, 'w')\n")
     hf_effattn.audit_checkpoint(tmp_path / "model")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [["w.bin"], {"weight_map": ["w.bin"]}])
+def test_an_index_of_another_form_names_no_other_weights(checkpoint, content):
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index\.json: takes weights from w\.bin, which is no safetensors file"):
+        hf_effattn.audit_checkpoint(checkpoint)
