@@ -29,7 +29,7 @@ from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
 from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
-from hf_effattn.training.run import check_processes, check_sharding, collect_results, leave
+from hf_effattn.training.run import check_processes, check_trainer, collect_results, leave
 
 
 logger = logging.getLogger("run_lra")
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         watchers.append(DiagnosticsCallback(trainer, {name: batch[name] for name in batch if name != "labels"}))
     for watcher in watchers:
         trainer.add_callback(watcher)
-    check_sharding(trainer)
+    check_trainer(trainer)
     with sole_run(lra, training):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         # They follow the validation split; the test split is scored once, with the best weights. A run that goes on

@@ -28,6 +28,7 @@ class Backend:
         function: the implementation; every backend of an operator has the same signature.
         automatic: whether ``"auto"`` may choose it. The quadratic reference is for reading and checking only.
         refusal: why it cannot serve a device and dtype, or None.
+        max_width: the widest features and values that it takes; None for any.
         fuses_maps: whether it takes a `MapLayer` and runs it itself.
         step: a faster way through a single token, where there is one.
     """
@@ -36,8 +37,15 @@ class Backend:
     function: Callable[..., Any]
     automatic: bool = True
     refusal: Refusal = _serves_everything
+    max_width: int | None = None
     fuses_maps: bool = False
     step: Callable[..., Any] | None = None
+
+    def refuses(self, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+        """Why it cannot serve features and values of `width` on a device in a dtype, or None."""
+        if self.max_width is not None and width > self.max_width:
+            return f"it takes features and values of width up to {self.max_width}, not {width}"
+        return self.refusal(device, dtype)
 
 
 _BACKENDS: dict[str, dict[str, Backend]] = {}
@@ -55,8 +63,10 @@ def register_backend(operator: str, backend: Backend) -> None:
     registered[backend.name] = backend
 
 
-def resolve_backend(operator: str, requested: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend that runs `operator` on `device` in `dtype`.
+def resolve_backend(
+    operator: str, requested: str, device: torch.device, dtype: torch.dtype, width: int = 0
+) -> Backend:
+    """The backend that runs `operator` on `device` in `dtype`, on features and values of up to `width`.
 
     Raises:
         ValueError: if `requested` is neither ``"auto"`` nor a backend of the operator.
@@ -66,7 +76,8 @@ def resolve_backend(operator: str, requested: str, device: torch.device, dtype: 
     if requested == "auto":
         reasons = []
         for backend in registered.values():
-            reason = backend.refusal(device, dtype) if backend.automatic else "only runs when asked for by name"
+            by_name = None if backend.automatic else "only runs when asked for by name"
+            reason = by_name or backend.refuses(device, dtype, width)
             if reason is None:
                 return backend
             reasons.append(f"{backend.name}: {reason}")
@@ -76,7 +87,7 @@ def resolve_backend(operator: str, requested: str, device: torch.device, dtype: 
             f"unknown attention_backend {requested!r} for {operator!r}; choose from {backend_names(operator)}"
         )
     backend = registered[requested]
-    reason = backend.refusal(device, dtype)
+    reason = backend.refuses(device, dtype, width)
     if reason is not None:
         raise RuntimeError(
             f"attention_backend {requested!r} cannot run {operator!r} in {dtype} on {device}: {reason}. "
@@ -90,14 +101,16 @@ def backend_names(operator: str) -> list[str]:
     return ["auto", *_BACKENDS[operator]]
 
 
-def backends(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, dict[str, str]]:
+def backends(
+    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, width: int = 0
+) -> dict[str, dict[str, str]]:
     """For every operator and backend: ``"chosen"``, ``"available"``, or the reason why it cannot serve."""
     device = torch.device(device)
     table: dict[str, dict[str, str]] = {}
     for operator, registered in _BACKENDS.items():
-        chosen = resolve_backend(operator, "auto", device, dtype).name
+        chosen = resolve_backend(operator, "auto", device, dtype, width).name
         table[operator] = {
-            name: "chosen" if name == chosen else backend.refusal(device, dtype) or "available"
+            name: "chosen" if name == chosen else backend.refuses(device, dtype, width) or "available"
             for name, backend in registered.items()
         }
     return table

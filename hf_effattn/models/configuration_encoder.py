@@ -71,9 +71,10 @@ class EncoderConfig(PreTrainedConfig):
         pair_features: if set, `ForSequenceClassification` classifies pairs, and reads of their two pooled vectors
             u and v: ``"concat"`` ([u, v], the authors' form) or ``"interaction"`` ([u, v, u * v, u - v]).
         is_decoder: whether attention is causal. `ForCausalLM` sets it, `ForMaskedLM` clears it.
-        use_cache: whether a decoder returns its state outside of training.
+        use_cache: whether a decoder returns its state outside of training, if it is not given labels.
         attention_backend: ``"auto"``, or a backend by name, see `hf_effattn.backends()`.
-        pad_token_id: id of padding, whose embedding is zero and is not trained.
+        pad_token_id: id of padding, whose embedding starts at zero; only a language modelling head that shares the
+            embedding trains it, and no real token ever reads it.
         bos_token_id: id that starts a text.
         eos_token_id: id that ends a generated text.
         tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.

@@ -29,7 +29,7 @@ class KernelTransformerConfig(FilteredEncoderConfig):
             returned as `aux_loss` and added to the loss once. The authors count it twice, for queries and for keys.
         num_mixtures: Gaussians per head of ``"spectral"``.
         redraw_interval: training passes between two draws of the frequencies of ``"favor"``; None never redraws.
-        normalizer_eps: added to the denominator; 0 gives the authors' form.
+        normalizer_eps: added to the denominator; 0 gives the authors' form (a query that sees no key reads zeros).
 
     The other fields are those of `FilteredEncoderConfig`, but for `attention_probs_dropout_prob`, which has to be
     zero: the weights that it would act on are never built.
@@ -67,6 +67,8 @@ class KernelTransformerConfig(FilteredEncoderConfig):
                 raise ValueError(f"{name} must be at least {neutral}, got {value}")
             if value != neutral and chosen not in LAYERED:
                 raise ValueError(f"{name}={value} is for the feature maps {LAYERED}, not for {chosen!r}")
+        if self.normalizer_eps < 0:
+            raise ValueError(f"normalizer_eps must not be negative, got {self.normalizer_eps}")
         if self.kernel_rank is not None and chosen != "low_rank_glu":
             raise ValueError(f"kernel_rank={self.kernel_rank} is for feature_map='low_rank_glu', not for {chosen!r}")
         for name in ("num_features", "kernel_rank", "num_mixtures", "redraw_interval"):

@@ -22,8 +22,8 @@ from .recurrent_cache import cached_token_count, check_recurrent_cache
 from .sequence import SequenceInfo, check_attention_mask
 
 
-#: Arguments that transformers adds to a forward call, beside those in its signature.
-_FORWARD_KEYS = {"output_attentions", "output_hidden_states"}
+#: Arguments of a forward call beside those in its signature: those that transformers adds, and one of ours.
+_FORWARD_KEYS = {"output_attentions", "output_hidden_states", "keep_features"}
 
 
 class EncoderBlock(GradientCheckpointingLayer):
@@ -96,17 +96,23 @@ class EncoderPreTrainedModel(PreTrainedModel):
         """Whether a cache holds states that cannot be rolled back, as speculative decoding would need."""
         return set(self.config.layer_types) != {"full_attention"}
 
+    @property
+    def attention_width(self) -> int:
+        """Features or values per head, whichever are more, as the operator meets them."""
+        return self.config.hidden_size // self.config.num_attention_heads
+
     def effattn_report(self) -> dict[str, Any]:
         """Which backend every attention layer runs, for the model's present device and dtype, and why not others."""
         requested = attention_backend(self.config)
-        chosen = resolve_backend(self.attention_operator, requested, self.device, self.dtype)
+        place = self.device, self.dtype, self.attention_width
+        chosen = resolve_backend(self.attention_operator, requested, *place)
         return {
             "operator": self.attention_operator,
             "requested": requested,
             "device": str(self.device),
             "dtype": str(self.dtype),
             "layers": dict.fromkeys(range(self.config.num_hidden_layers), chosen.name),
-            "backends": backends(self.device, self.dtype)[self.attention_operator],
+            "backends": backends(*place)[self.attention_operator],
         }
 
 
@@ -167,7 +173,9 @@ class EncoderModel(EncoderPreTrainedModel):
             inputs_embeds: ``[batch, length, hidden]``, in place of the token embeddings.
             pixel_values: ``[batch, channels, height, width]``, read in raster order behind a CLS vector.
             use_cache: whether a decoder makes and returns a cache; False while training.
-            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`; in training also
+                ``keep_features=True``, for a call that shares its backward pass with the one before: random features
+                are not drawn anew in between.
 
         Raises:
             ValueError: inputs that are missing, doubled, empty, too long or out of range; a mask whose shape does
@@ -176,7 +184,7 @@ class EncoderModel(EncoderPreTrainedModel):
         """
         if unknown := kwargs.keys() - _FORWARD_KEYS:
             raise TypeError(f"{type(self).__name__}.forward got unknown arguments {sorted(unknown)}")
-        if self.training:
+        if self.training and not kwargs.get("keep_features"):
             self.before_training_pass()
         content = self._content(input_ids, inputs_embeds, pixel_values)
         if cache is None and use_cache and self.config.is_decoder and not self.training:
@@ -211,7 +219,7 @@ class EncoderModel(EncoderPreTrainedModel):
         return (sequence.token_counts - 1).clamp(min=0) if position_ids is None else position_ids
 
     def before_training_pass(self) -> None:
-        """Called once at the start of every forward pass in training mode, outside of gradient checkpointing."""
+        """Called at the start of forward calls in training that go first to a backward pass; not when recomputed."""
 
     def _penalty(self) -> torch.Tensor | None:
         """The sum of what the attention layers add to the loss."""
@@ -254,6 +262,8 @@ class EncoderModel(EncoderPreTrainedModel):
                 'makes other masks for a static cache, use cache_implementation="dynamic"'
             )
         past_length, past_counts = self._past(cache, attention_mask, length)
+        if past_counts is not None:
+            past_counts = past_counts.to(content.device)
         if attention_mask is not None:
             attention_mask = check_attention_mask(attention_mask, batch, past_length, length, cache is not None)
         own_mask = None if attention_mask is None else attention_mask[:, -length:]
@@ -284,5 +294,5 @@ class EncoderModel(EncoderPreTrainedModel):
             )
         past_length = cache.get_seq_length()
         if attention_mask is None:
-            return past_length, torch.tensor([[past_length]], device=self.device)
+            return past_length, torch.tensor([[past_length]])
         return past_length, attention_mask[:, :-length].ne(0).sum(-1, keepdim=True)

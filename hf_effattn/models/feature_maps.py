@@ -9,6 +9,7 @@ No map divides by ``sqrt(d)``, as the authors do after phi: the factor cancels b
 """
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -89,7 +90,8 @@ class TrainedMap(FeatureMap):
 
     def stack(self, name: str) -> list[torch.Tensor]:
         """The parameters that `add_stack` registered, in the order of the layers."""
-        return [self.get_parameter(f"{name}_{index}") for index in range(self.num_layers)]
+        # Not `get_parameter`: DataParallel, FSDP and `functional_call` put plain tensors in the place of parameters.
+        return [getattr(self, f"{name}_{index}") for index in range(self.num_layers)]
 
     def layer(self, index: int) -> MapLayer:
         """One layer of the stack, ``[B, H, N, in]`` to ``[B, H, N, out]``."""
@@ -209,7 +211,8 @@ class FavorMap(ExponentialMap):
     """FAVOR+: the frequencies are random, orthogonal in blocks of `d`, and drawn anew during training.
 
     They are a persistent buffer, so a checkpoint computes what was trained. The model calls `count_pass` once per
-    training pass, and not the layer, which gradient checkpointing runs twice.
+    training pass, and not the layer, which gradient checkpointing runs twice. Directly after new ones are drawn a
+    model is worse for some hundred steps, which an evaluation then shows; ``redraw_interval=None`` keeps the first.
     """
 
     projection: torch.Tensor
@@ -222,12 +225,20 @@ class FavorMap(ExponentialMap):
         self.register_buffer("passes", torch.zeros((), dtype=torch.long))
 
     def frequencies(self) -> torch.Tensor:
-        return self.projection
+        # A copy, since new ones are drawn in place (DistributedDataParallel knows no other buffer), and a backward
+        # pass that is still to come needs those that it was run with.
+        return self.projection.clone() if self.training else self.projection
 
     def count_pass(self) -> None:
         """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by."""
         self.passes += 1
-        if self.redraw_interval is not None and int(self.passes) % self.redraw_interval == 0:
+        if self.redraw_interval is None:
+            return
+        due = self.passes % self.redraw_interval == 0
+        if torch.compiler.is_compiling():
+            # A graph has no branches: it draws in every pass, and keeps what is due.
+            self.projection.copy_(torch.where(due, self.draw().to(self.projection.dtype), self.projection))
+        elif bool(due):
             self.projection.copy_(self.draw())
 
     def draw(self) -> torch.Tensor:
@@ -235,9 +246,11 @@ class FavorMap(ExponentialMap):
         heads, dim = self.num_heads, self.head_dim
         blocks = -(-self.num_features // dim)
         device = self.projection.device
-        gaussian = torch.randn(heads, blocks, dim, dim, device=device)
+        # Half precision has no QR decomposition.
+        single = partial(torch.randn, device=device, dtype=torch.float32)
+        gaussian = single(heads, blocks, dim, dim)
         directions = torch.linalg.qr(gaussian)[0].transpose(-1, -2).reshape(heads, blocks * dim, dim)
-        lengths = torch.randn(heads, blocks * dim, dim, device=device).norm(dim=-1, keepdim=True)
+        lengths = single(heads, blocks * dim, dim).norm(dim=-1, keepdim=True)
         return (directions * lengths)[:, : self.num_features].transpose(1, 2)
 
     def reset(self, initializer_range: float) -> None:

@@ -10,7 +10,8 @@ of `kernel_size` tokens:
 - ``stride > 1``: the `k` tokens that start with ``t * stride``, with one window for every `stride` real tokens begun.
 
 Padding is no part of any window: it is zero to a convolution, and left out of a maximum or a mean. A window counts as
-real when the token that it belongs to is real, so a padded sequence has the windows of the unpadded one.
+real when the token that it belongs to is real, so a padded sequence has the windows of the unpadded one. Between real
+tokens padding keeps its place: what a decoder is to go on from has to be padded on the left.
 """
 
 from collections.abc import Callable

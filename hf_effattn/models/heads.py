@@ -25,6 +25,7 @@ from .outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from .recurrent_cache import cached_token_count, unseen_length
 
 
 #: Heads that read a whole input at once have no use for a decoder's cache.
@@ -115,10 +116,14 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
     ) -> CausalLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out.
 
-        Trainers that split sequences pass the labels shifted already, as `shift_labels`.
+        Trainers that split sequences pass the labels shifted already, as `shift_labels`. With labels there is no cache
+        unless `use_cache` asks for it: nothing goes on from an evaluation, and DataParallel cannot gather a cache.
         """
         # Not an argument by name: `Trainer` takes such a one for a column of labels, and gives no evaluation loss.
         shift_labels = kwargs.pop("shift_labels", None)
+        targets = shift_labels if labels is None else labels[..., 1:]
+        if use_cache is None and cache is None and targets is not None:
+            use_cache = False
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -130,7 +135,6 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
-        targets = shift_labels if labels is None else labels[..., 1:]
         if targets is not None:
             loss = self.loss_function(
                 logits, labels, self.config.vocab_size, num_items_in_batch, shift_labels=shift_labels
@@ -139,6 +143,38 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
             **shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
             logits=logits,
             cache=outputs.cache,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        cache: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What `forward` gets in a step of `generate`: with a cache, the tokens that it has not seen.
+
+        A mask as wide as the input says that both are the whole sequence, as everywhere in transformers, which cuts
+        off the beginning only for caches that count positions.
+
+        Raises:
+            ValueError: a cache of states that does not go with the mask, see `unseen_length`.
+        """
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if is_first_iteration and attention_mask is not None and attention_mask.shape[1] == given.shape[1]:
+            seen = cached_token_count(cache) if self.config.cache_type == "linear_attention" else None
+            next_sequence_length = next_sequence_length if seen is None else unseen_length(seen, attention_mask)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            cache=cache,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
 
 
@@ -174,7 +210,7 @@ class EncoderForSequenceClassification(EncoderHead):
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
         pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
-            pair = self.model(pair_input_ids, pair_attention_mask, **NO_CACHE)
+            pair = self.model(pair_input_ids, pair_attention_mask, keep_features=True, **NO_CACHE)
             pair = pool(pair.last_hidden_state, pair_attention_mask, self.pooling, pair.memory)
             pooled = combine_pair(pooled, pair, self.config.pair_features)
         logits = self.classifier(pooled)

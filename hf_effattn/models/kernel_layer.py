@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .configuration_encoder import EncoderConfig
+from .encoder import attention_backend
 from .ops_linear import linear_attention, linear_attention_step
 from .ops_maps import MapLayer
 
@@ -24,12 +26,12 @@ class LinearAttention(nn.Module):
     the folder that `hf_effattn.kernels.repository.write_repository` writes.
 
     Args:
-        backend: the backend of the operator, see `linear_attention`.
+        config: says which backend, whenever it runs: a user may change that later.
     """
 
-    def __init__(self, backend: str):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.backend = backend
+        self.config = config
 
     def forward(
         self,
@@ -45,6 +47,7 @@ class LinearAttention(nn.Module):
         dropout_p: float,
         feature_map: MapLayer | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        backend = attention_backend(self.config)
         if causal and initial_state is not None and query.shape[2] == 1:
             return linear_attention_step(
                 query,
@@ -56,7 +59,7 @@ class LinearAttention(nn.Module):
                 scale=scale,
                 eps=eps,
                 feature_map=feature_map,
-                backend=self.backend,
+                backend=backend,
             )
         return linear_attention(
             query,
@@ -70,5 +73,5 @@ class LinearAttention(nn.Module):
             initial_state=initial_state,
             dropout_p=dropout_p,
             feature_map=feature_map,
-            backend=self.backend,
+            backend=backend,
         )

@@ -7,7 +7,6 @@ from transformers.cache_utils import Cache
 
 from .attention import MultiHeadAttention, refuse_long_map
 from .configuration_filtered import FilteredEncoderConfig
-from .encoder import attention_backend
 from .kernel_layer import LinearAttention
 from .ops_maps import MapLayer
 from .ops_reference import linear_attention_map
@@ -20,7 +19,7 @@ class LinearAttentionLayer(MultiHeadAttention):
 
     def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(config, layer_idx, output_projection)
-        self.operator = LinearAttention(attention_backend(config))
+        self.operator = LinearAttention(config)
 
     def features(
         self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None

@@ -61,6 +61,10 @@ class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):
     attention_operator = OPERATOR
     _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": KernelTransformerAttention}
 
+    @property
+    def attention_width(self) -> int:
+        return max(super().attention_width, self.config.num_features or 0)
+
     def _init_weights(self, module: torch.nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, FeatureMap):

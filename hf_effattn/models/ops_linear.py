@@ -14,10 +14,13 @@ import torch
 from .backends import Backend, register_backend, resolve_backend
 from .installed_kernels import cpu_linear_attention, cpu_refusal
 from .ops_maps import MapLayer
-from .ops_reference import accumulation_dtype, reference_linear_attention
+from .ops_reference import accumulation_dtype, denominator, reference_linear_attention
 
 
 OPERATOR = "linear_attention"
+
+#: The widest features and values that the Triton kernels take.
+TRITON_WIDTH = 256
 
 #: Tokens that the causal form handles quadratically before it folds them into the state. 64 and 128 measured
 #: alike on CPU, and both ahead of 256 and 512, at head sizes around 64.
@@ -54,7 +57,7 @@ def linear_attention(
         causal: whether a query sees only tokens at or before its own position.
         normalize: whether to divide by ``q_n . z + eps``; the features must then be non-negative.
         scale: a factor on the output: a number, or a tensor that broadcasts to ``[B, H, N, 1]``.
-        eps: added to the denominator.
+        eps: added to the denominator; where the sum is 0 even so, which only ``eps=0`` allows, it is taken for 1.
         initial_state: the state that earlier tokens left, see Returns.
         dropout_p: dropout on the entries of `S`, defined with ``causal=False`` and ``normalize=False`` only.
         feature_map: what is still to be done to query and key. A backend that can do it on the way never holds the
@@ -67,13 +70,13 @@ def linear_attention(
 
     Raises:
         ValueError: shapes that do not fit, an empty sequence, a mask that is not bool, or an unknown backend.
-        RuntimeError: the backend asked for by name cannot serve this device and dtype.
+        RuntimeError: the backend asked for by name cannot serve this device, dtype and width.
 
     Complexity: O(N F D) time; O(N (F + D)) memory bidirectional, O(N (F + D + F D / 128)) causal.
     """
     _check_arguments(query, key, value, key_mask, initial_state, normalize, feature_map)
     _check_dropout(dropout_p, causal, normalize)
-    chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
+    chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype, _width(query, value, feature_map))
     options: dict[str, Any] = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
     query, key, fused = _map_unless_fused(chosen, query, key, feature_map)
     with _without_autocast(query.device.type):
@@ -108,13 +111,19 @@ def linear_attention_step(
     if query.shape[-2] != 1:
         raise ValueError(f"a decoding step takes one token, got {query.shape[-2]}; use linear_attention for more")
     _check_arguments(query, key, value, key_mask, state, normalize, feature_map)
-    chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
+    chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype, _width(query, value, feature_map))
     options: dict[str, Any] = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
     query, key, fused = _map_unless_fused(chosen, query, key, feature_map)
     with _without_autocast(query.device.type):
         if chosen.step is not None:
             return chosen.step(query, key, value, state, **options, **fused)
         return chosen.function(query, key, value, causal=True, initial_state=state, **options, **fused)
+
+
+def _width(query: torch.Tensor, value: torch.Tensor, feature_map: MapLayer | None) -> int:
+    """The widest rows that a backend is given."""
+    features = query.shape[-1] if feature_map is None else feature_map.num_features(query.shape[-1])
+    return max(features, value.shape[-1])
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
@@ -171,7 +180,7 @@ def torch_linear_attention(
     if initial_state is not None:
         kv_0, k_sum_0 = _split_state(initial_state.to(k.dtype), normalize)
     if causal:
-        numerator, denominator, kv, k_sum = _causal_sums(q, k, v, kv_0, k_sum_0, normalize)
+        numerator, total, kv, k_sum = _causal_sums(q, k, v, kv_0, k_sum_0, normalize)
     else:
         kv = k.transpose(-1, -2) @ v
         kv = kv if kv_0 is None else kv + kv_0
@@ -179,12 +188,12 @@ def torch_linear_attention(
         if k_sum is not None and k_sum_0 is not None:
             k_sum = k_sum + k_sum_0
         numerator = q @ (torch.dropout(kv, dropout_p, True) if dropout_p > 0 else kv)
-        denominator = None if k_sum is None else q @ k_sum
-    return _finish(numerator, denominator, scale, eps).to(query.dtype), _join_state(kv, k_sum)
+        total = None if k_sum is None else q @ k_sum
+    return _finish(numerator, total, scale, eps).to(query.dtype), _join_state(kv, k_sum)
 
 
 def _causal_sums(q, k, v, kv_0, k_sum_0, normalize):
-    """Numerators, denominators and final sums of the causal form; the denominator is None without `normalize`."""
+    """Numerators, their totals of weights and the final sums of the causal form; no totals without `normalize`."""
     batch, heads, length = q.shape[:3]
     chunk = min(CHUNK_LENGTH, length)
     chunks = -(-length // chunk)
@@ -198,13 +207,13 @@ def _causal_sums(q, k, v, kv_0, k_sum_0, normalize):
     weights = (q @ k.transpose(-1, -2)).tril()
     before, kv = _sums_before_and_after(k.transpose(-1, -2) @ v, kv_0)
     numerator = weights @ v + q @ before
-    denominator, k_sum = None, None
+    total, k_sum = None, None
     if normalize:
         before, k_sum = _sums_before_and_after(k.sum(-2).unsqueeze(-1), k_sum_0)
-        denominator = weights.sum(-1, keepdim=True) + q @ before
-        denominator = denominator.flatten(2, 3)[:, :, :length]
+        total = weights.sum(-1, keepdim=True) + q @ before
+        total = total.flatten(2, 3)[:, :, :length]
     numerator = numerator.flatten(2, 3)[:, :, :length]
-    return numerator, denominator, kv, k_sum
+    return numerator, total, kv, k_sum
 
 
 def _sums_before_and_after(per_chunk: torch.Tensor, initial: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,8 +240,8 @@ def _join_state(kv: torch.Tensor, k_sum: torch.Tensor | None) -> torch.Tensor:
     return kv if k_sum is None else torch.cat([kv, k_sum], dim=-1)
 
 
-def _finish(numerator, denominator, scale, eps):
-    output = numerator if denominator is None else numerator / (denominator + eps)
+def _finish(numerator, total, scale, eps):
+    output = numerator if total is None else numerator / denominator(total, eps)
     return output if scale is None else output * scale
 
 
@@ -300,7 +309,7 @@ def triton_linear_attention(*tensors: torch.Tensor, **options: Any) -> tuple[tor
     return function(*tensors, **options)
 
 
-register_backend(OPERATOR, Backend("triton", triton_linear_attention, refusal=triton_refusal))
+register_backend(OPERATOR, Backend("triton", triton_linear_attention, refusal=triton_refusal, max_width=TRITON_WIDTH))
 register_backend(OPERATOR, Backend("cpu", cpu_linear_attention, refusal=cpu_refusal, fuses_maps=True))
 register_backend(OPERATOR, Backend("torch", torch_linear_attention, step=torch_linear_attention_step))
 register_backend(OPERATOR, Backend("reference", reference_linear_attention, automatic=False))

@@ -18,6 +18,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def denominator(total: torch.Tensor, eps: float) -> torch.Tensor:
+    """``total + eps``, or 1 where that is 0: a query that sees no key has a numerator of 0, and reads zeros."""
+    total = total + eps
+    return total if eps > 0 else total.masked_fill(total == 0, 1.0)
+
+
 def visible_keys(query: torch.Tensor, key: torch.Tensor, key_mask: torch.Tensor | None, causal: bool) -> torch.Tensor:
     """Which key every query may read, ``[B or 1, 1, N or 1, M]`` bool.
 
@@ -53,7 +59,7 @@ def linear_attention_map(
     weights = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
     weights = weights.masked_fill(~visible_keys(query, key, key_mask, causal), 0.0)
     if normalize:
-        weights = weights / (weights.sum(-1, keepdim=True) + eps)
+        weights = weights / denominator(weights.sum(-1, keepdim=True), eps)
     return weights if scale is None else weights * scale
 
 
@@ -89,7 +95,7 @@ def reference_linear_attention(
 
     def read(q_n: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         out = q_n @ torch.dropout(memory, dropout_p, dropout_p > 0)
-        return out[..., :-1] / (out[..., -1:] + eps) if normalize else out
+        return out[..., :-1] / denominator(out[..., -1:], eps) if normalize else out
 
     reads = []
     for m in range(length):

@@ -31,6 +31,27 @@ def cached_token_count(cache: Cache | None) -> torch.Tensor | None:
     return None if count is None else count[:, :, 0]
 
 
+def unseen_length(seen: torch.Tensor, attention_mask: torch.Tensor) -> int:
+    """How many columns at the end of a batch of whole sequences a cache has not seen.
+
+    Args:
+        seen: `cached_token_count`.
+        attention_mask: ``[B, N]`` of the whole sequences, padded on the left.
+
+    Raises:
+        ValueError: not so many as one, or not as many in every row.
+    """
+    unseen = attention_mask.ne(0).sum(-1, keepdim=True) - seen
+    length = int(unseen[0])
+    if length < 1 or not bool((unseen == length).all()):
+        raise ValueError(
+            f"of rows of {attention_mask.ne(0).sum(-1).tolist()} tokens the cache has seen {seen.flatten().tolist()}, "
+            "which leaves no end of one length: pass the whole sequences, or new tokens alone with an attention_mask "
+            "of the whole"
+        )
+    return length
+
+
 def load_state(cache: Cache | None, layer_idx: int) -> torch.Tensor | None:
     """The state that the layer left, or None before its first token."""
     state = None if cache is None else cache.get_recurrent_state(layer_idx)

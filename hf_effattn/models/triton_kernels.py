@@ -186,7 +186,8 @@ def _read(
             pairs = tl.where(token[:, None] >= other[None, :], pairs, 0.0)
             denominator += tl.sum(pairs, 1)
             numerator = _dot(pairs, _load_rows(value, other, value_n, present, d, D), numerator, PRECISION)
-    return numerator, denominator
+    # Without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
+    return numerator, tl.where(denominator == 0, 1.0, denominator)
 
 
 @triton.jit(do_not_specialize=["heads", "length", "chunks", "eps"])

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .ops_linear import TRITON_WIDTH
+
 
 #: Tokens of one chunk of the causal form, and of one block of queries.
 CHUNK_LENGTH = 64
-
-#: The widest keys and values that the kernels take.
-MAX_DIM = 256
 
 #: Programs that the sum over the keys is split into where the batch alone gives fewer, and the fewest keys of each.
 SUM_PROGRAMS, MIN_PART_LENGTH = 512, 256
@@ -105,9 +104,9 @@ def _check(query: Tensor, value: Tensor) -> None:
             f"the triton backend computes in float32, float16 and bfloat16, got {query.dtype}; "
             'use attention_backend="torch"'
         )
-    if max(query.shape[-1], value.shape[-1]) > MAX_DIM:
+    if max(query.shape[-1], value.shape[-1]) > TRITON_WIDTH:
         raise ValueError(
-            f"the triton backend takes features and values of width up to {MAX_DIM}, got {query.shape[-1]} and "
+            f"the triton backend takes features and values of width up to {TRITON_WIDTH}, got {query.shape[-1]} and "
             f'{value.shape[-1]}; use attention_backend="torch"'
         )
 

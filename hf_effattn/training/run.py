@@ -23,6 +23,7 @@ from transformers import (
 from ..files import write_json
 from ..hub.export import export_checkpoint
 from ..lra.checksums import content_checksum
+from ..models.heads import EncoderForCausalLM
 from ..tokenization import byte_tokenizer
 from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
@@ -153,9 +154,9 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
 
     Raises:
         FileExistsError: another run writes to the output folder.
-        ValueError: sharding was asked for, and Accelerate would not do it.
+        ValueError: sharding or label smoothing that would not be what was asked for.
     """
-    check_sharding(trainer)
+    check_trainer(trainer)
     model: Any = trainer.model
     kind = type(model)
     throughput = ThroughputCallback()
@@ -180,11 +181,18 @@ def leave(trainer: Any, kind: type[PreTrainedModel], results: dict[str, Any]) ->
         write_json(output_dir / RESULTS, results)
 
 
-def check_sharding(trainer: Any) -> None:
-    """Raise ValueError if FSDP was asked for and cannot be: Accelerate has it on accelerators alone.
+def check_trainer(trainer: Any) -> None:
+    """Raise ValueError if the trainer would not do what it was asked for.
 
-    An orthogonality penalty reads the weights of the blocks outside of them, where they are in shards.
+    Accelerate has FSDP on accelerators alone, and an orthogonality penalty reads the weights of the blocks outside of
+    them, where they are in shards. With label smoothing `Trainer` takes a loss of its own, without the penalty, and
+    shifts the labels of transformers' own causal models alone: others would learn to repeat their input.
     """
+    if trainer.args.label_smoothing_factor:
+        if isinstance(trainer.model, EncoderForCausalLM):
+            raise ValueError("label_smoothing_factor takes labels that are not shifted for these models: leave it out")
+        if getattr(trainer.model.config, "orthogonality_penalty", 0):
+            raise ValueError("label_smoothing_factor leaves the orthogonality_penalty out of the loss: set one to 0")
     asked = trainer.args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and not trainer.is_fsdp_enabled:
         raise ValueError(

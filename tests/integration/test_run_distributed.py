@@ -14,7 +14,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hf_effattn.files import read_json
 from hf_effattn.lra.task import TASKS
-from hf_effattn.training.run import check_processes, check_sharding
+from hf_effattn.training.run import check_processes, check_trainer
 from tests.integration.toy_loop import TOY
 from tests.integration.user_runs import (
     SCRIPTS,
@@ -121,22 +121,31 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
 
 
 def sharding(asked, done, **config):
-    arguments = SimpleNamespace(fsdp=asked, device=torch.device("cpu"))
+    arguments = SimpleNamespace(fsdp=asked, device=torch.device("cpu"), label_smoothing_factor=0.0)
     model = SimpleNamespace(config=SimpleNamespace(**config))
     return SimpleNamespace(args=arguments, is_fsdp_enabled=done, model=model)
 
 
 def test_sharding_that_would_be_left_out_is_refused(monkeypatch):
-    check_sharding(sharding(False, False, orthogonality_penalty=0.1))
-    check_sharding(sharding(True, True, orthogonality_penalty=0))
-    check_sharding(sharding(True, True))
+    check_trainer(sharding(False, False, orthogonality_penalty=0.1))
+    check_trainer(sharding(True, True, orthogonality_penalty=0))
+    check_trainer(sharding(True, True))
     with pytest.raises(ValueError, match="FSDP and an orthogonality_penalty do not go together"):
-        check_sharding(sharding(True, True, orthogonality_penalty=0.1))
+        check_trainer(sharding(True, True, orthogonality_penalty=0.1))
     with pytest.raises(ValueError, match="Accelerate shards nothing on 'cpu' and would train without FSDP"):
-        check_sharding(sharding(True, False))
+        check_trainer(sharding(True, False))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="Accelerate shards nothing on 'cpu'"):
-        check_sharding(sharding(False, False))
+        check_trainer(sharding(False, False))
+
+
+def test_smoothing_without_the_penalty_is_refused():
+    trainer = sharding(False, False, orthogonality_penalty=0.1)
+    trainer.args.label_smoothing_factor = 0.1
+    with pytest.raises(ValueError, match="label_smoothing_factor leaves the orthogonality_penalty out of the loss"):
+        check_trainer(trainer)
+    trainer.model.config.orthogonality_penalty = 0.0
+    check_trainer(trainer)
 
 
 @pytest.mark.parametrize(

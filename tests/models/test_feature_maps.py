@@ -1,5 +1,7 @@
 """Feature maps against their equations, written out head by head, and what only they promise."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.functional import elu, relu, softplus
@@ -152,6 +154,57 @@ def test_gradient_checkpointing_does_not_redraw_twice():
     ids = random_ids(1, 5)
     model(ids, labels=ids).loss.backward()
     assert model.model.layers[0].attention.feature_map.passes == 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_favor_is_not_redrawn_between_the_two_of_a_pair(checkpointing):
+    """They share a backward pass; the features of both have to be those that it is run with."""
+
+    def gradients(redraw_interval):
+        options = {"pair_features": "concat", "redraw_interval": redraw_interval, "initializer_range": 0.5}
+        model = tiny_model(FAMILY, "AutoModelForSequenceClassification", feature_map="favor", **options).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        phi = model.model.layers[0].attention.feature_map
+        phi.passes.fill_(998)
+        loss = model(random_ids(1, 5), pair_input_ids=random_ids(1, 6), labels=torch.tensor([1])).loss
+        loss.backward()
+        assert phi.passes == 999, "a pair is one pass"
+        return [parameter.grad for parameter in model.parameters()]
+
+    for drawn, kept in zip(gradients(1000), gradients(None), strict=True):
+        assert torch.equal(drawn, kept)
+
+
+def test_a_pass_keeps_its_frequencies_for_its_backward():
+    model = tiny_model(FAMILY, "AutoModelForMaskedLM", feature_map="favor", redraw_interval=1).train()
+    ids = random_ids(1, 5)
+    first = model(ids, labels=ids).loss
+    second = model(ids, labels=ids).loss
+    (first + second).backward()
+
+
+def test_favor_in_half_precision_starts_like_in_single():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        half = FAMILY.model_class("AutoModel")._from_config(tiny_config(FAMILY, feature_map="favor"), dtype=torch.half)
+        torch.manual_seed(0)
+        single = FAMILY.model_class("AutoModel")(tiny_config(FAMILY, feature_map="favor"))
+    found, expected = (model.layers[0].attention.feature_map.projection for model in (half, single))
+    assert found.dtype == torch.half
+    assert found.std() == pytest.approx(float(expected.std()), rel=0.2)
+
+
+def test_favor_trains_in_one_graph():
+    model = tiny_model(FAMILY, feature_map="favor", redraw_interval=2).train()
+    phi, ids = model.layers[0].attention.feature_map, random_ids(1, 5)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    drawn = [phi.projection.clone()]
+    for _ in range(4):
+        compiled(ids)
+        drawn.append(phi.projection.clone())
+    changed = [not torch.equal(*pair) for pair in pairwise(drawn)]
+    assert changed == [False, True, False, True]
 
 
 @pytest.mark.parametrize("name", ["linear", "ffn", "glu", "low_rank_glu"])

@@ -1,10 +1,12 @@
 """`generate` on transformers' own cache, for every causal family."""
 
+import copy
+
 import pytest
 import torch
 from transformers import StaticCache
 
-from tests.models.variants import FAMILIES, over_causal_families, padded, random_ids, tiny_model
+from tests.models.variants import FAMILIES, over_causal_families, over_causal_variants, padded, random_ids, tiny_model
 
 
 NEW = {"max_new_tokens": 12, "min_new_tokens": 12}
@@ -105,3 +107,28 @@ def test_a_foreign_cache_meets_a_clear_error(family):
     model = tiny_model(family, "AutoModelForCausalLM")
     with pytest.raises(ValueError, match=r"must hold the layers.*DynamicCache\(config=model.config\)"):
         model(random_ids(1, 3), cache=DynamicCache())
+
+
+@over_causal_variants
+def test_a_conversation_goes_on_from_its_cache(family, options):
+    """With the whole text again, as is usual, and with what is new and a mask of the whole."""
+    model = tiny_model(family, "AutoModelForCausalLM", **options)
+    ids, mask = padded([random_ids(1, 9)[0], random_ids(1, 4)[0]], "left")
+    first = model.generate(ids, attention_mask=mask, do_sample=False, return_dict_in_generate=True, **NEW)
+    said = torch.cat([first.sequences, random_ids(2, 3, seed=5)], dim=1)
+    mask = torch.cat([mask, mask.new_ones(2, said.shape[1] - 9)], dim=1)
+    anew = model.generate(said, attention_mask=mask, do_sample=False, **NEW)
+    for start in (0, first.sequences.shape[1] - 1):
+        cache = copy.deepcopy(first.cache)
+        inputs = {"attention_mask": mask, "cache": cache}
+        went_on = model.generate(said[:, start:], do_sample=False, **inputs, **NEW)
+        assert torch.equal(went_on[:, said.shape[1] - start :], anew[:, said.shape[1] :]), start
+
+
+def test_a_cache_that_does_not_go_with_the_text_is_refused():
+    model = tiny_model(FAMILIES[0], "AutoModelForCausalLM")
+    cache = model(random_ids(2, 9), use_cache=True).cache
+    ids, mask = padded([random_ids(1, 12)[0], random_ids(1, 11)[0]], "left")
+    for length in (9, 12):
+        with pytest.raises(ValueError, match="new tokens alone with an attention_mask of the whole"):
+            model.generate(ids[:, :length], attention_mask=mask[:, :length], cache=cache, **NEW)

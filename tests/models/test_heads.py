@@ -81,6 +81,14 @@ def test_pairs(family, pair_features):
         tiny_model(family, "AutoModelForSequenceClassification")(first, pair_input_ids=second)
 
 
+@over_causal_families
+def test_a_loss_needs_no_cache(family):
+    model, ids = tiny_model(family, "AutoModelForCausalLM"), random_ids(1, 5)
+    assert model(ids).cache is not None
+    assert model(ids, labels=ids).cache is None
+    assert model(ids, labels=ids, use_cache=True).cache is not None
+
+
 def test_a_mean_over_many_tokens_stays_in_the_range_of_half_precision():
     assert pool(torch.full((1, 4096, 1), 20.0).half(), None, "mean").item() == 20
 

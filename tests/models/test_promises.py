@@ -203,6 +203,27 @@ def test_compiles_with_inductor(family):
 
 
 @over_directions
+def test_plain_tensors_may_stand_for_parameters(family, options, is_decoder):
+    """As they do in the replicas of DataParallel, in FSDP's blocks, and under torch's functional transforms."""
+    model = tiny_model(family, is_decoder=is_decoder, **options)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    ids, mask = padded(ROWS, "right")
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    output = torch.func.functional_call(model, tensors, kwargs=inputs).last_hidden_state
+    assert_close("hidden states", output, model(**inputs).last_hidden_state)
+
+
+@over_families
+def test_the_backend_can_be_changed_later(family):
+    model = tiny_model(family)
+    model.config.attention_backend = "reference"
+    assert set(model.effattn_report()["layers"].values()) == {"reference"}
+    model.config.attention_backend = "faster"
+    with pytest.raises(ValueError, match="unknown attention_backend 'faster'"):
+        model(random_ids(1, 5))
+
+
+@over_directions
 def test_the_reference_backend_agrees(family, options, is_decoder):
     fast = tiny_model(family, is_decoder=is_decoder, **options)
     slow = tiny_model(family, is_decoder=is_decoder, attention_backend="reference", **options)

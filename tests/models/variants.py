@@ -32,7 +32,7 @@ OPTIONS: dict[str, list[dict]] = {
     "kernel_transformer": [
         {"feature_map": "elu"},
         {"feature_map": "relu"},
-        {"feature_map": "softplus"},
+        {"feature_map": "softplus", "normalizer_eps": 0.0},
         {"feature_map": "favor", "num_features": 11},
         {"feature_map": "linear", "num_features": 5},
         {"feature_map": "ffn", "num_kernel_layers": 2},

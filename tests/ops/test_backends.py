@@ -40,6 +40,16 @@ def test_the_table_says_what_runs_and_why_not():
     assert hf_effattn.backends()["toy"] == {"fast": "fp16", "slow": "chosen", "oracle": "available"}
 
 
+def test_wide_heads_go_past_the_triton_kernels():
+    place = "linear_attention", "auto", torch.device("cuda"), torch.float32
+    assert resolve_backend(*place, 256).name == "triton"
+    assert resolve_backend(*place, 257).name == "torch"
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run .* width up to 256, not 257"):
+        resolve_backend("linear_attention", "triton", *place[2:], 257)
+    table = hf_effattn.models.backends.backends("cuda", torch.float32, 257)
+    assert table["linear_attention"] == table["linear_attention"] | {"torch": "chosen"}
+
+
 @pytest.mark.usefixtures("toy_operator")
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="already has a backend named 'slow'"):

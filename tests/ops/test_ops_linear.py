@@ -96,10 +96,11 @@ def test_mask_scale_and_state_equal_oracle(backend, causal, normalize, length):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
-def test_fully_masked_row_gives_zeros_and_finite_gradients(backend, causal, normalize):
+@pytest.mark.parametrize("eps", [EPS, 0.0])
+def test_fully_masked_row_gives_zeros_and_finite_gradients(backend, causal, normalize, eps):
     mask = make_mask(70)
     mask[1] = False
-    options = {"causal": causal, "normalize": normalize, "key_mask": mask}
+    options = {"causal": causal, "normalize": normalize, "key_mask": mask, "eps": eps}
     result = outputs_and_gradients(
         linear_attention, make_inputs(70, torch.float32, normalize), backend=backend, **options
     )

@@ -16,8 +16,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hf_effattn.models import triton_linear
+from hf_effattn.models.ops_linear import TRITON_WIDTH
 from hf_effattn.models.triton_kernels import KERNELS
-from hf_effattn.models.triton_linear import MAX_DIM, triton_linear_attention, triton_refusal
+from hf_effattn.models.triton_linear import triton_linear_attention, triton_refusal
 from tests.numerics import TOLERANCE
 from tests.ops.triton_cases import CASES, CHECKS, DEVICE
 
@@ -153,7 +154,7 @@ def test_refuses_what_it_cannot_serve(monkeypatch):
 
 
 def test_wide_heads_and_float64_name_the_remedy():
-    narrow, wide = torch.ones(1, 1, 4, 8), torch.ones(1, 1, 4, MAX_DIM + 1)
+    narrow, wide = torch.ones(1, 1, 4, 8), torch.ones(1, 1, 4, TRITON_WIDTH + 1)
     for arguments in ((wide, wide, narrow), (narrow, narrow, wide), (narrow.double(),) * 3):
         with pytest.raises(ValueError, match='use attention_backend="torch"'):
             triton_linear_attention(*arguments)

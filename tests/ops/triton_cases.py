@@ -33,10 +33,11 @@ class Case:
     features: int = 24
     dim: int = 40
     plain: bool = False
+    eps: float = EPS
 
     def __str__(self):
         form = f"{'causal' if self.causal else 'full'}-{'normalized' if self.normalize else 'plain'}"
-        options = "bare-" if self.plain else ""
+        options = ("bare-" if self.plain else "") + ("" if self.eps else "without-eps-")
         return f"{form}-{self.length}x{self.features}x{self.dim}-{options}{str(self.dtype).removeprefix('torch.')}"
 
 
@@ -44,6 +45,7 @@ CASES = [
     *(Case(*form, length) for form, length in itertools.product(FORMS, [1, 5, 64, 130])),
     *(Case(*form, 65, plain=True) for form in FORMS),
     *(Case(*form, 65, torch.float16, 64, 64) for form in FORMS),
+    *(Case(causal, True, 65, eps=0.0) for causal in (False, True)),
     Case(True, True, 33, torch.float32, 160, 20),
     Case(False, True, 67, torch.float16, 20, 160),
     Case(False, False, 600, torch.float32, 16, 16),
@@ -67,7 +69,7 @@ def errors_of(case: Case) -> dict[str, float]:
         case.length, case.dtype, case.normalize, heads=2, features=case.features, dim=case.dim, state=not case.plain
     )
     inputs = {name: tensor.to(DEVICE) for name, tensor in inputs.items()}
-    options = {"causal": case.causal, "normalize": case.normalize, "eps": EPS}
+    options = {"causal": case.causal, "normalize": case.normalize, "eps": case.eps}
     if not case.plain:
         mask = make_mask(case.length)
         mask[1] = False

@@ -40,6 +40,8 @@ struct Arguments {
   float scale_at(int64_t b, int64_t h, int64_t n) const {
     return scale ? factor * static_cast<const float*>(scale.data)[scale.offset(b, h, n)] : factor;
   }
+  // Of a sum of 0 without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
+  float denominator(float total) const { return total + eps == 0 ? 1 : total + eps; }
 };
 
 // The bidirectional operators divide a sequence among tasks. How, depends on its length alone, so that neither the
@@ -185,7 +187,7 @@ inline RowGradient finish_row_gradient(const Arguments& a, float scale, const fl
     scale_row(grad, scale, ld);
     return {scale, 0};
   }
-  const float inverse = 1.0f / (dot(phi, k_sum, ld) + a.eps);
+  const float inverse = 1.0f / a.denominator(dot(phi, k_sum, ld));
   const float factor = scale * inverse;
   const float denominator = -factor * inverse * dot(phi, grad, ld);
   for (int j = 0; j < ld; j += kLanes) store(grad + j, factor * load(grad + j) + denominator * load(k_sum + j));

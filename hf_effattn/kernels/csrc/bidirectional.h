@@ -106,7 +106,7 @@ inline bool read_forward(const Arguments& a) {
         for (int i = 0; i < rows; ++i) {
           factors[i] = a.scale_at(b, h, n + i);
           if (!a.normalize) continue;
-          factors[i] /= dot(queries.phi() + ptrdiff_t(i) * queries.ld(), state.k_sum, queries.ld()) + a.eps;
+          factors[i] /= a.denominator(dot(queries.phi() + ptrdiff_t(i) * queries.ld(), state.k_sum, queries.ld()));
         }
         store_rows(a.output, b, h, n, rows, a.value_dim, output, state.ld, factors);
       });

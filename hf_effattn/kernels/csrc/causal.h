@@ -109,7 +109,7 @@ class CausalForward {
     float factors[kChunk];
     for (int i = 0; i < rows; ++i) {
       factors[i] = a_.scale_at(b, h, n + i);
-      if (a_.normalize) factors[i] /= denominator(i) + a_.eps;
+      if (a_.normalize) factors[i] /= a_.denominator(total(i));
     }
     store_rows(a_.output, b, h, n, rows, a_.value_dim, output_, ld_v_, factors);
     gemm<true>(a_.features, a_.value_dim, rows, keys_.phi(), 1, keys_.ld(), values, ld_v_, state_.kv, ld_v_,
@@ -117,11 +117,11 @@ class CausalForward {
     if (a_.normalize) add_rows(state_.k_sum, keys_.phi(), rows, keys_.ld());
   }
 
-  float denominator(int i) const {
+  float total(int i) const {
     const float* row = left_ + ptrdiff_t(i) * ld_left_;
-    Vec total = {};
-    for (int j = 0; j <= i; j += kLanes) total += effattn::load(row + ld_f_ + j);
-    return dot(row, state_.k_sum, ld_f_) + sum(total);
+    Vec own = {};
+    for (int j = 0; j <= i; j += kLanes) own += effattn::load(row + ld_f_ + j);
+    return dot(row, state_.k_sum, ld_f_) + sum(own);
   }
 
   const Arguments& a_;
