@@ -87,7 +87,8 @@ def configs() -> dict[str, Fields]:
     for family in FAMILIES:
         made |= {f"{family}-{setup}": config(family, setup) for setup in SETUPS}
     for family, fields in AUTHORS.items():
-        made[f"{family}-authors-text"] = config(family, "lra2024-text") | fields
+        setup = "lra2022-text" if family == "kernel_transformer" else "lra2024-text"
+        made[f"{family}-authors-text"] = config(family, setup) | fields
     return made
 
 

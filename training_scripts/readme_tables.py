@@ -22,6 +22,7 @@ from benchmark.settings import Settings
 from benchmark.targets import OUR_CPU, SOFTMAX
 
 import hf_effattn
+from hf_effattn.families import Family
 from hf_effattn.files import read_json, write_json
 
 
@@ -84,13 +85,20 @@ def families_table() -> str:
             family.attention,
             family.cost,
             yes_or_no(family.causal),
-            "constant" if family.constant_state else "grows with the context",
+            decoding_state(family),
             yes_or_no(family.pairs),
             yes_or_no(family.images),
         ]
         for family in hf_effattn.list_families()
     ]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def decoding_state(family: Family) -> str:
+    """What a decoder of the family keeps, if it has any."""
+    if not family.causal:
+        return "–"
+    return "constant" if family.constant_state else "grows with the context"
 
 
 def quickstart_table(results: dict[str, dict[str, Any]]) -> str:

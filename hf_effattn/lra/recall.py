@@ -3,7 +3,8 @@
 A sequence begins with pairs of a key and its value, every key once: ``[CLS] k1 v1 k2 v2 …``. Then every key comes
 once more, as a query, among filler tokens; at each query the model has to give that key's value. As the authors have
 it, queries come soon more often than late: the gap to the end of the pairs follows a power law. It is no task of Long
-Range Arena; it tells variants of attention apart within minutes, because nothing but recall helps.
+Range Arena; it tells variants of attention apart within minutes, since without recall there is little to guess: the
+value that most pairs of a sequence have. Key and value lie side by side, so a filter of two tokens joins them.
 
 `recall_small` is the same with sequences that small models learn on a CPU within minutes.
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 from .plan import Plan
 from .results import RESULTS, load_result
 
@@ -34,8 +36,15 @@ class Cell:
         return statistics.mean(self.accuracies) if self.outcomes else None
 
     def above(self, guess: float) -> bool:
-        """Whether the lower ends of the 95 % intervals of the test accuracy, on average over seeds, are above it."""
-        lows = [outcome["test_interval"][0] for outcome in self.outcomes.values()]
+        """Whether the lower ends of Wilson's 95 % intervals, on average over seeds, are above it.
+
+        They are over the test rows; labels of one row count as a single one, for what they have in common.
+        """
+        lows = []
+        for outcome in self.outcomes.values():
+            rows = outcome["data"]["test"]["rows"]
+            found = binomtest(round(outcome["test_accuracy"] * rows), rows)
+            lows.append(found.proportion_ci(0.95, method="wilson").low)
         return bool(lows) and statistics.mean(lows) > guess
 
     def curve(self) -> dict[int, float]:

@@ -1,15 +1,17 @@
 """The papers' three claims as comparisons of variants, and what the results say about each."""
 
+import math
+import statistics
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from scipy import stats
 
 from .cells import Cells
 from .plan import Plan
 
 
-#: Differences are called so when their 95 % interval leaves out zero.
+#: Differences are called better or worse when their interval of this confidence leaves out zero.
 CONFIDENCE = 0.95
 
 
@@ -32,22 +34,29 @@ class Difference:
 
     Attributes:
         values: one difference per seed that both have.
+        sampling: standard deviation that the choice of the test rows gives it, if the two err independently.
     """
 
     values: tuple[float, ...]
+    sampling: float
 
     @property
     def mean(self) -> float:
         """Mean over the seeds."""
-        return float(np.mean(self.values))
+        return statistics.mean(self.values)
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95 % interval of the mean, by Student's t over the seeds; None with fewer than two."""
+        """Half of the 95 % interval of the mean; None with fewer than two seeds.
+
+        ``sqrt((t sem)^2 + (z sampling)^2)``, with Student's t over the seeds, which share the test rows, and the
+        normal z over the rows.
+        """
         if len(self.values) < 2:
             return None
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(self.values) - 1)
-        return float(quantile * stats.sem(self.values))
+        share = (1 + CONFIDENCE) / 2
+        over_seeds = stats.t.ppf(share, len(self.values) - 1) * stats.sem(self.values)
+        return math.hypot(over_seeds, stats.norm.ppf(share) * self.sampling)
 
     @property
     def verdict(self) -> str:
@@ -78,24 +87,31 @@ def difference(cells: Cells, task: str, variant: str, other: str) -> Difference 
     shared = sorted(one.keys() & two.keys())
     if not shared:
         return None
-    return Difference(tuple(one[seed]["test_accuracy"] - two[seed]["test_accuracy"] for seed in shared))
+    values = [one[seed]["test_accuracy"] - two[seed]["test_accuracy"] for seed in shared]
+    return Difference(tuple(values), math.hypot(sampling(one, shared), sampling(two, shared)))
+
+
+def sampling(outcomes: dict[int, dict[str, Any]], seeds: list[int]) -> float:
+    """Standard deviation of a variant's mean accuracy over the choice of the test rows.
+
+    The seeds are scored on the same rows, so their number does not lower it. The labels of one row count as a single
+    one, which is the most that they can depend on one another.
+    """
+    accuracy = statistics.mean(outcomes[seed]["test_accuracy"] for seed in seeds)
+    return math.sqrt(accuracy * (1 - accuracy) / outcomes[seeds[0]]["data"]["test"]["rows"])
 
 
 def overall(cells: Cells, tasks: list[str], variant: str, other: str) -> Difference | None:
-    """The same over all tasks, one value per seed: its mean over the tasks; None if no seed has all of them."""
-    found = [cells[task, name].outcomes.keys() for task in tasks for name in (variant, other)]
-    shared = set.intersection(*(set(seeds) for seeds in found)) if found else set()
-    values = []
-    for seed in sorted(shared):
-        values.append(
-            float(
-                np.mean(
-                    [
-                        cells[task, variant].outcomes[seed]["test_accuracy"]
-                        - cells[task, other].outcomes[seed]["test_accuracy"]
-                        for task in tasks
-                    ]
-                )
-            )
-        )
-    return Difference(tuple(values)) if values else None
+    """The same over some tasks, one value per seed: its mean over the tasks; None if no seed has all of them."""
+    found = [difference(cells, task, variant, other) for task in tasks]
+    seeds = [cells[task, name].outcomes.keys() for task in tasks for name in (variant, other)]
+    shared = sorted(set.intersection(*(set(listed) for listed in seeds))) if seeds else []
+    if not shared:
+        return None
+
+    def mean(name: str, seed: int) -> float:
+        return statistics.mean(cells[task, name].outcomes[seed]["test_accuracy"] for task in tasks)
+
+    values = [mean(variant, seed) - mean(other, seed) for seed in shared]
+    rows = math.hypot(*(part.sampling for part in found if part is not None)) / len(tasks)
+    return Difference(tuple(values), rows)

@@ -138,16 +138,25 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
+    # As in the runs of the arena, which share a machine.
+    torch.set_num_threads(1)
     if options.memory_of:
         task, variant = options.memory_of
         print(json.dumps(memory_point(plan.run(task, plan.variants[variant], plan.seeds[0]))))
         return
     found = read_json(options.output) if options.output.is_file() else {"tasks": {}}
     missing = [task for task in plan.tasks if not measured(plan, task, found)]
+    absent = []
     for task in tqdm(options.task or missing, desc="tasks"):
-        costs = measure_task(options.plan, task, options.budget)
+        try:
+            costs = measure_task(options.plan, task, options.budget)
+        except ValueError as error:
+            absent.append(f"{task} is left out: {error}")
+            continue
         found["tasks"][task] = {"variants": costs, "environment": environment()}
         write_json(options.output, found)
+    if absent:
+        sys.exit("\n".join(absent))
 
 
 if __name__ == "__main__":

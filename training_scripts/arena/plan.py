@@ -86,6 +86,7 @@ class Plan:
     Attributes:
         tasks: name of a task's recipe -> its arguments.
         titles: what tables call the tasks.
+        apart: tasks that averages are given with and without.
         variants: the rows, by name.
         seeds: of the runs.
         options: fields of the configs of all models of this library.
@@ -94,10 +95,19 @@ class Plan:
 
     tasks: dict[str, dict[str, Any]]
     titles: dict[str, str]
+    apart: tuple[str, ...]
     variants: dict[str, Variant]
     seeds: tuple[int, ...]
     options: dict[str, Any]
     builtin_options: dict[str, Any]
+
+    def averaged(self) -> dict[str, list[str]]:
+        """What a table calls an average -> the tasks that it is over."""
+        found = {"mean": list(self.tasks)}
+        if self.apart:
+            without = " and ".join(self.titles[task] for task in self.apart)
+            found[f"without {without}"] = [task for task in self.tasks if task not in self.apart]
+        return found
 
     def options_of(self, variant: Variant) -> dict[str, Any]:
         """The fields of a variant's configs beside the size."""
@@ -145,5 +155,8 @@ def read_plan(path: Path = PLAN) -> Plan:
             raise ValueError(f"{path}: variant {variant.name!r} refers to {sorted(missing)}, which there are not")
     recipes = path.parent / content["recipes"]
     tasks = {name: read_recipe(recipes / f"{name}.yaml") for name in content["tasks"]}
+    apart = tuple(content.get("apart", ()))
+    if unknown := set(apart) - tasks.keys():
+        raise ValueError(f"{path}: the tasks {sorted(unknown)} are to stand apart, and there are none of these names")
     shared = content["options"], content["builtin_options"]
-    return Plan(tasks, content["tasks"], variants, tuple(content["seeds"]), *shared)
+    return Plan(tasks, content["tasks"], apart, variants, tuple(content["seeds"]), *shared)

@@ -26,13 +26,13 @@ def write_plots(plan: Plan, cells: Cells, folder: Path) -> list[str]:
         for task, title in plan.titles.items()
     }
     written = []
-    for name, panels, label in (
-        ("arena-learning.svg", learning, "validation accuracy"),
-        ("arena-memory.svg", cosines, "mean cosine between memory cells"),
+    for name, panels, label, limits in (
+        ("arena-learning.svg", learning, "validation accuracy", None),
+        ("arena-memory.svg", cosines, "mean cosine between memory cells", (0, 1)),
     ):
         panels = {title: _present(curves) for title, curves in panels.items() if _present(curves)}
         if panels:
-            draw(plan, panels, label, folder / name)
+            draw(plan, panels, label, folder / name, limits)
             written.append(name)
     return written
 
@@ -41,8 +41,10 @@ def _present(curves: Curves) -> Curves:
     return {name: curve for name, curve in curves.items() if curve}
 
 
-def draw(plan: Plan, panels: dict[str, Curves], label: str, path: Path) -> None:
-    """One plot per task, and one legend for all."""
+def draw(
+    plan: Plan, panels: dict[str, Curves], label: str, path: Path, limits: tuple[float, float] | None = None
+) -> None:
+    """One plot per task, with values between `limits` or as they come, and one legend for all."""
     styles = {name: _style(plan, name, index) for index, name in enumerate(plan.variants)}
     columns = 3
     rows = -(-len(panels) // columns)
@@ -55,7 +57,7 @@ def draw(plan: Plan, panels: dict[str, Curves], label: str, path: Path) -> None:
         for axes, (title, curves) in zip(grid, panels.items(), strict=False):
             for name, curve in curves.items():
                 (handles[name],) = axes.plot(list(curve), list(curve.values()), **styles[name])
-            axes.set(title=title, xlabel="steps", ylabel=label)
+            axes.set(title=title, xlabel="steps", ylabel=label, ylim=limits)
             axes.grid(alpha=0.3)
         named = [name for name in plan.variants if name in handles]
         figure.legend(

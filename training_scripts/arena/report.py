@@ -41,9 +41,10 @@ and 12 x 12 pixels) and SimpleTRON with filter (16 x 16) stayed at chance for al
 TABLES = """\
 ## Test accuracy
 
-In percent, mean ± standard deviation over the seeds {seeds}; the last but one column is the mean over the tasks.
-{chance} marks what is not above the commonest label: the lower ends of its intervals over the test rows, on average
-over the seeds. Guesses say what is commonest in the training rows, of all or of those with the same cue
+In percent, mean ± standard deviation over the seeds {seeds}, then means over the tasks. In Recall every key stands
+beside its value, and a filter of a few tokens joins the two by itself; so there is a mean without it.
+{chance} marks what is not above the guesses: the lower ends of Wilson's intervals over the test rows, on average over
+the seeds. Guesses say what is commonest in the training rows, of all or of those with the same cue
 (`python training_scripts/arena/guesses.py`). The cues:
 
 {cues}
@@ -52,12 +53,23 @@ over the seeds. Guesses say what is commonest in the training rows, of all or of
 
 Models of transformers do not compare strictly: beside norms and classifiers, they read pixels as tokens, a pair as one
 sequence, and texts padded to the longest length, where ours read pixels as numbers and the texts of a pair one by one.
+Nystromformer convolves its values over 65 tokens, more than a sequence of Recall has. FNet has no mask, and reads
+padding.
 
 ![learning curves](arena-learning.svg)
 
 ### Every seed
 
 {seeds_table}
+
+### What the variants are
+
+{variants}
+
+All models of this library have {options} as well. Luna and ConvLuna are not as their authors have them: their norms
+stand before the layers and not behind, their memories have 16 cells and not 256, and classifiers read the mean of all
+tokens and not a CLS. Feature maps have as many features as a head is wide, {head_width}. FAVOR+ keeps its first
+frequencies: after new ones were drawn, the next evaluation came too soon for it to recover.
 
 ### What is trained
 
@@ -68,32 +80,33 @@ sequence, and texts padded to the longest length, where ours read pixels as numb
 
 {errors}
 
-A text of 97 tokens alone, against the same with masked padding up to 128 (difference of logits, relative to the
-largest; `python training_scripts/arena/padding.py`):
+A text of 97 tokens alone, against the same with padding up to 128, masked wherever a model takes a mask (difference of
+logits, relative to the largest; `python training_scripts/arena/padding.py`):
 
 {padding}"""
 
 CLAIMS = """\
 ## The three claims
 
-Differences of test accuracy in percentage points, run by run with the same seed, with the 95 % interval of their mean
-by Student's t; bold where it leaves out zero. The intervals are over seeds alone, on one and the same test split. With
-so few seeds they are wide: undecided means unknown, and not equal. With so many pairs, one in twenty leaves out zero
-by chance, and pairs that share a variant are not independent. Trained feature maps have some more parameters than
-fixed ones."""
+Differences of test accuracy in percentage points, run by run with the same seed, with the 95 % interval of their mean;
+bold where it leaves out zero. It is over the seeds, by Student's t, and over the test rows, as if two variants erred
+independently and a row had one label, which makes it too wide rather than too narrow. Undecided means unknown, and not
+equal. With so many pairs, one in twenty leaves out zero by chance, and pairs that share a variant are not independent.
+Trained feature maps have some more parameters than fixed ones; the table of the variants says how many."""
 
 MEMORY = """\
-### How memories degrade
+### What becomes of memories
 
 The mean cosine between the cells of a memory while it is trained, averaged over seeds and over layers (of the memory
-transformer, after its layers): 1 is a memory of a single direction.
+transformer, after its layers): 1 is a memory of a single direction, to which memories without a filter degrade by the
+papers. Those have 256 cells and train for hours; these have 16, the memory transformer's 8, and train for minutes.
 
 ![memory cosine](arena-memory.svg)"""
 
 COSTS = """\
 ## Costs
 
-Median time of a training step, all variants of a task side by side on {threads} threads, and the peak of memory
+Median time of a training step, all variants of a task side by side on {threads} thread{plural}, and the peak of memory
 beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`), on the first batch of a task:
 
 {costs}
@@ -106,16 +119,22 @@ evaluations can be the best:
 
 {equal_time}"""
 
+NO_COSTS = """\
+## Costs
+
+Neither time and memory of a training step nor, with them, accuracy at equal time. Not measured yet."""
+
 PUBLISHED_TEXT = """\
 ## Published figures, full scale
 
-Test accuracy in percent; x was not learnt. Not to be set beside the figures above: other data, splits, sizes and
-budgets. Nor do all rows compare with one another: figures for Retrieval near 57 and near 79 come from two code bases.
+Test accuracy in percent, at second hand from later papers; x was not learnt. Not to be set beside the figures above:
+other data, splits, sizes and budgets. Nor do all rows compare with one another: figures for Retrieval near 57 and near
+79 come from two code bases.
 
 {published}
 
 Runs that the notebooks of the papers' authors print (<https://github.com/vladyorsh/lra_efficient_transformers>;
-kernels on ListOps stay at what a frequent answer gives, as the Linear Transformer and the Performer above):
+kernels on ListOps stay as low as the Linear Transformer and the Performer above):
 
 {authors}
 """
@@ -143,6 +162,9 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
             chance=tables.CHANCE,
             main=tables.main_table(plan, cells, guesses),
             cues=tables.cues_text(plan, guesses),
+            variants=tables.variants_table(plan, cells),
+            options=" and ".join(f"`{name}={value}`" for name, value in plan.options.items()),
+            head_width=" or ".join(map(str, sorted(head_widths(plan)))),
             seeds_table=tables.seeds_table(plan, cells),
             settings=tables.settings_table(plan, cells),
             environment=environment_of(cells),
@@ -157,17 +179,26 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
             f"{tables.claim_table(plan, cells, claim)}"
         )
     parts.append(MEMORY)
-    threads = sorted({str(task["environment"]["torch_threads"]) for task in costs.values()})
+    threads = sorted({task["environment"]["torch_threads"] for task in costs.values()})
     parts.append(
         COSTS.format(
-            threads=" or ".join(threads) or "no",
-            costs=tables.costs_table(plan, costs) if costs else "Not measured yet.",
-            equal_time=tables.equal_time_table(plan, cells, costs) if costs else "Not measured yet.",
+            threads=" or ".join(map(str, threads)),
+            plural="" if threads == [1] else "s",
+            costs=tables.costs_table(plan, costs),
+            equal_time=tables.equal_time_table(plan, cells, costs),
         )
+        if costs
+        else NO_COSTS
     )
     published, authors = tables.published_tables(PUBLISHED)
     parts.append(PUBLISHED_TEXT.format(published=published, authors=authors))
     return "\n\n".join(parts)
+
+
+def head_widths(plan: Plan) -> set[int]:
+    """How wide the heads are that the recipes ask for."""
+    sizes = [recipe["model_size"] for recipe in plan.tasks.values()]
+    return {size["hidden_size"] // size["num_attention_heads"] for size in sizes}
 
 
 def environment_of(cells: Cells) -> str:

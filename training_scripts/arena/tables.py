@@ -19,7 +19,7 @@ Costs = dict[str, dict[str, Any]]
 
 #: Stands where there is nothing to say.
 NONE = "–"
-#: Stands behind an accuracy that is not above the commonest label.
+#: Stands behind an accuracy that is not above what guesses reach.
 CHANCE = "°"
 
 
@@ -51,28 +51,36 @@ def settings_table(plan: Plan, cells: Cells) -> str:
 
 
 def main_table(plan: Plan, cells: Cells, guesses: dict[str, Any]) -> str:
-    """Test accuracy, mean ± standard deviation over the seeds, and the mean over the tasks; below it, of guesses."""
+    """Test accuracy, mean ± standard deviation over the seeds, and means over the tasks; below it, of guesses."""
     rows = []
+    averaged = plan.averaged()
     for name, variant in plan.variants.items():
-        row = [cells[task, name] for task in plan.tasks]
-        means = [cell.mean for cell in row if cell.mean is not None]
-        average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(row) else NONE
         told = [
-            accuracy(cell, len(plan.seeds)) + (CHANCE if at_chance(cells, task, name, guesses) else "")
-            for task, cell in zip(plan.tasks, row, strict=True)
+            accuracy(cells[task, name], len(plan.seeds)) + (CHANCE if at_chance(cells, task, name, guesses) else "")
+            for task in plan.tasks
         ]
-        rows.append([variant.title, *told, average, parameters(row)])
+        averages = [average([cells[task, name] for task in tasks]) for tasks in averaged.values()]
+        rows.append([variant.title, *told, *averages])
     for kind, title in (("commonest", "guess: the commonest label"), ("from_cue", "guess: from a cue")):
         found = [guesses.get(task, {}).get(kind) for task in plan.tasks]
         if any(value is not None for value in found):
-            rows.append([title, *(NONE if value is None else f"{100 * value:.1f}" for value in found), NONE, NONE])
-    return markdown(["", *plan.titles.values(), "mean", "parameters"], rows)
+            told = [NONE if value is None else f"{100 * value:.1f}" for value in found]
+            rows.append([title, *told, *(NONE for _ in averaged)])
+    return markdown(["", *plan.titles.values(), *averaged], rows)
+
+
+def average(row: list[Cell]) -> str:
+    """The mean of some cells, if all have been run."""
+    means = [cell.mean for cell in row if cell.mean is not None]
+    return f"{100 * statistics.mean(means):.1f}" if len(means) == len(row) else NONE
 
 
 def at_chance(cells: Cells, task: str, variant: str, guesses: dict[str, Any]) -> bool:
-    """Whether a variant has been run on a task and is not above the commonest label there."""
+    """Whether a variant has been run on a task and is not above the best of the guesses there."""
     cell = cells[task, variant]
-    return bool(cell.outcomes) and task in guesses and not cell.above(guesses[task]["commonest"])
+    if not cell.outcomes or task not in guesses:
+        return False
+    return not cell.above(max(guesses[task]["commonest"], guesses[task]["from_cue"] or 0.0))
 
 
 def cues_text(plan: Plan, guesses: dict[str, Any]) -> str:
@@ -96,12 +104,37 @@ def spread(shares: list[float]) -> str:
     return f"{100 * statistics.mean(shares):.1f}{deviation}"
 
 
-def parameters(row: list[Cell]) -> str:
-    """The range over the tasks, which have different vocabularies and lengths."""
-    counts = sorted({outcome["parameters"] for cell in row for outcome in cell.outcomes.values()})
-    if not counts:
-        return NONE
-    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+def variants_table(plan: Plan, cells: Cells) -> str:
+    """What the variants are, and their parameters, beside those of the first one on the same task."""
+    rows = []
+    first, *_ = plan.variants
+    for name, variant in plan.variants.items():
+        counts = [parameters(cells[task, name]) for task in plan.tasks]
+        bases = [parameters(cells[task, first]) for task in plan.tasks]
+        pairs = [(count, base) for count, base in zip(counts, bases, strict=True) if count and base]
+        options = ", ".join(f"{key}={value}" for key, value in variant.options.items())
+        rows.append(
+            [
+                variant.title,
+                f"`{variant.model_type}`",
+                f"`{options}`" if options else NONE,
+                span([count for count in counts if count], "{:,}"),
+                span([count - base for count, base in pairs], "{:+,}"),
+            ]
+        )
+    headers = ["", "model_type", "options", "parameters", f"more than {plan.variants[first].title}"]
+    return markdown(headers, rows)
+
+
+def parameters(cell: Cell) -> int | None:
+    """How many parameters the models of a cell have, if it has been run."""
+    return next((outcome["parameters"] for outcome in cell.outcomes.values()), None)
+
+
+def span(counts: list[int], form: str) -> str:
+    """The least and the greatest of some counts, which tasks may make different."""
+    ends = sorted({min(counts), max(counts)}) if counts else []
+    return " to ".join(form.format(count) for count in ends) or NONE
 
 
 def seeds_table(plan: Plan, cells: Cells) -> str:
@@ -196,10 +229,10 @@ def claim_table(plan: Plan, cells: Cells, claim: Claim) -> str:
     rows = []
     for variant, other in claim.pairs:
         found = [difference(cells, task, variant, other) for task in plan.tasks]
-        everywhere = overall(cells, list(plan.tasks), variant, other)
+        found += [overall(cells, tasks, variant, other) for tasks in plan.averaged().values()]
         titles = [plan.variants[name].title for name in (variant, other)]
-        rows.append([f"{titles[0]} − {titles[1]}", *(points(part) for part in [*found, everywhere])])
-    return markdown(["", *plan.titles.values(), "all tasks"], rows)
+        rows.append([f"{titles[0]} − {titles[1]}", *(points(part) for part in found)])
+    return markdown(["", *plan.titles.values(), *plan.averaged()], rows)
 
 
 def points(found: Difference | None) -> str:
@@ -224,6 +257,9 @@ def verdict(plan: Plan, cells: Cells, claim: Claim, guesses: dict[str, Any]) -> 
         f"Of {len(verdicts)} pairs of a variant and a task, {counted['better']} are better, {counted['worse']} worse, "
         f"and {counted['undecided']} undecided at 95 %; {averages(list(present.values()))}."
     )
+    for title, tasks in list(plan.averaged().items())[1:]:
+        if chosen := [part for (task, _), part in present.items() if task in tasks]:
+            text += f" {title[0].upper()}{title[1:]}, {averages(chosen)}."
     learnt = [
         part
         for (task, pair), part in present.items()
@@ -231,7 +267,8 @@ def verdict(plan: Plan, cells: Cells, claim: Claim, guesses: dict[str, Any]) -> 
     ]
     if not learnt or len(learnt) == len(present):
         return text
-    return f"{text} In {len(present) - len(learnt)} of them both are at chance; without these, {averages(learnt)}."
+    guessing = len(present) - len(learnt)
+    return f"{text} In {guessing} of them neither is above the guesses; without these, {averages(learnt)}."
 
 
 def averages(found: list[Difference]) -> str:
