@@ -10,6 +10,7 @@ from arena import report, tables
 from arena.cells import Cell, read_cells
 from arena.claims import Claim, Difference, claims, difference, overall
 from arena.measured import read_measured
+from arena.plan import read_plan
 from arena.plots import write_plots
 from arena.results import result_path, store_outcome
 from datasets import Dataset
