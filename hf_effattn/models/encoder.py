@@ -219,7 +219,7 @@ class EncoderModel(EncoderPreTrainedModel):
         return (sequence.token_counts - 1).clamp(min=0) if position_ids is None else position_ids
 
     def before_training_pass(self) -> None:
-        """Called at the start of forward calls in training that go first to a backward pass; not when recomputed."""
+        """Called at the start of forward calls in training, but for those with `keep_features` and recomputed ones."""
 
     def _penalty(self) -> torch.Tensor | None:
         """The sum of what the attention layers add to the loss."""

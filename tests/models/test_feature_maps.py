@@ -184,6 +184,12 @@ def test_a_pass_keeps_its_frequencies_for_its_backward():
     (first + second).backward()
 
 
+def test_the_report_counts_features_that_are_more_than_a_head_is_wide():
+    assert tiny_model(FAMILY, feature_map="favor", num_features=300).attention_width == 300
+    assert tiny_model(FAMILY, feature_map="favor", num_features=5).attention_width == 8
+    assert tiny_model(FAMILY, feature_map="elu").attention_width == 8
+
+
 def test_favor_in_half_precision_starts_like_in_single():
     with torch.random.fork_rng():
         torch.manual_seed(0)
