@@ -8,7 +8,7 @@ import pytest
 import yaml
 from arena import report, tables
 from arena.cells import Cell, read_cells
-from arena.claims import Claim, Difference, claims, difference, overall
+from arena.claims import Claim, Difference, claims, difference
 from arena.measured import read_measured
 from arena.plan import read_plan
 from arena.plots import write_plots
@@ -27,7 +27,7 @@ GUESSES = {"small": {"commonest": 0.125, "cue": "the place", "from_cue": 0.25}}
 
 def test_differences_are_taken_seed_by_seed_with_their_interval(filled, results):
     cells = read_cells(filled, results)
-    found = difference(cells, "small", "convluna", "luna")
+    found = difference(cells, ["small"], [("convluna", "luna")])
     assert found.values == pytest.approx((0.20, 0.21))
     low, high = stats.t.interval(0.95, 1, loc=found.mean, scale=stats.sem(found.values))
     # Of 1,000 rows each; the two have 0.555 and 0.35 of them right on average.
@@ -35,13 +35,16 @@ def test_differences_are_taken_seed_by_seed_with_their_interval(filled, results)
     assert found.sampling == pytest.approx(sampling)
     assert found.half_width == pytest.approx(math.hypot((high - low) / 2, 1.959964 * sampling))
     assert found.verdict == "better"
-    assert difference(cells, "small", "luna", "convluna").verdict == "worse"
-    assert difference(cells, "small", "softmax", "luna").verdict == "undecided", "0.2 and 0.3"
-    assert difference(cells, "small", "nystrom", "luna") is None
-    same = overall(cells, ["small"], "convluna", "luna")
-    assert (same.values, same.sampling) == (pytest.approx(found.values), pytest.approx(found.sampling))
-    twice = overall(cells, ["small", "small"], "convluna", "luna")
+    assert difference(cells, ["small"], [("luna", "convluna")]).verdict == "worse"
+    assert difference(cells, ["small"], [("softmax", "luna")]).verdict == "undecided", "0.2 and 0.3"
+    assert difference(cells, ["small"], [("nystrom", "luna")]) is None
+    twice = difference(cells, ["small", "small"], [("convluna", "luna")])
+    assert twice.values == pytest.approx(found.values)
     assert twice.sampling == pytest.approx(found.sampling / math.sqrt(2)), "two tasks have rows of their own"
+    both = difference(cells, ["small"], [("convluna", "luna"), ("luna", "luna")])
+    assert both.values == pytest.approx((0.10, 0.105))
+    other = math.sqrt(2 * 0.35 * 0.65 / 1000)
+    assert both.sampling == pytest.approx((sampling + other) / 2), "two pairs have the same rows"
     assert Difference((0.3,), 0.0).verdict == "undecided", "one seed says nothing"
     assert Difference((0.03, 0.03), 0.02).verdict == "undecided", "so many rows say nothing"
     assert Difference((0.05, 0.05), 0.02).verdict == "better"

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +82,29 @@ def claims(plan: Plan) -> list[Claim]:
     ]
 
 
-def difference(cells: Cells, task: str, variant: str, other: str) -> Difference | None:
-    """How much better `variant` is than `other` on a task; None without a seed that both have."""
-    one, two = cells[task, variant].outcomes, cells[task, other].outcomes
-    shared = sorted(one.keys() & two.keys())
+def difference(cells: Cells, tasks: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Difference | None:
+    """How much better the first of each pair is than the second: the mean over tasks and pairs, one value per seed.
+
+    Test rows of different tasks are independent. Pairs of variants are scored on the same ones, and may share a
+    variant; their sampling is taken for as large together as it is alone, which is the most that it can be.
+
+    Returns:
+        None without a seed that all of them have.
+    """
+    cases = [[(cells[task, one].outcomes, cells[task, two].outcomes) for one, two in pairs] for task in tasks]
+    outcomes = [found for case in cases for pair in case for found in pair]
+    shared = sorted(set.intersection(*(set(found) for found in outcomes)))
     if not shared:
         return None
-    values = [one[seed]["test_accuracy"] - two[seed]["test_accuracy"] for seed in shared]
-    return Difference(tuple(values), math.hypot(sampling(one, shared), sampling(two, shared)))
+    values = [
+        statistics.mean(one[seed]["test_accuracy"] - two[seed]["test_accuracy"] for case in cases for one, two in case)
+        for seed in shared
+    ]
+    of_tasks = [
+        statistics.mean(math.hypot(sampling(one, shared), sampling(two, shared)) for one, two in case)
+        for case in cases
+    ]
+    return Difference(tuple(values), math.hypot(*of_tasks) / len(tasks))
 
 
 def sampling(outcomes: dict[int, dict[str, Any]], seeds: list[int]) -> float:
@@ -99,19 +115,3 @@ def sampling(outcomes: dict[int, dict[str, Any]], seeds: list[int]) -> float:
     """
     accuracy = statistics.mean(outcomes[seed]["test_accuracy"] for seed in seeds)
     return math.sqrt(accuracy * (1 - accuracy) / outcomes[seeds[0]]["data"]["test"]["rows"])
-
-
-def overall(cells: Cells, tasks: list[str], variant: str, other: str) -> Difference | None:
-    """The same over some tasks, one value per seed: its mean over the tasks; None if no seed has all of them."""
-    found = [difference(cells, task, variant, other) for task in tasks]
-    seeds = [cells[task, name].outcomes.keys() for task in tasks for name in (variant, other)]
-    shared = sorted(set.intersection(*(set(listed) for listed in seeds))) if seeds else []
-    if not shared:
-        return None
-
-    def mean(name: str, seed: int) -> float:
-        return statistics.mean(cells[task, name].outcomes[seed]["test_accuracy"] for task in tasks)
-
-    values = [mean(variant, seed) - mean(other, seed) for seed in shared]
-    rows = math.hypot(*(part.sampling for part in found if part is not None)) / len(tasks)
-    return Difference(tuple(values), rows)

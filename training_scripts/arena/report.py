@@ -91,7 +91,8 @@ CLAIMS = """\
 Differences of test accuracy in percentage points, run by run with the same seed, with the 95 % interval of their mean;
 bold where it leaves out zero. It is over the seeds, by Student's t, and over the test rows, as if two variants erred
 independently and a row had one label, which makes it too wide rather than too narrow. Undecided means unknown, and not
-equal. With so many pairs, one in twenty leaves out zero by chance, and pairs that share a variant are not independent.
+equal. With so many pairs, one in twenty leaves out zero by chance, and pairs that share a variant are not independent;
+the last row of a table is of all its pairs at once.
 Trained feature maps have some more parameters than fixed ones; the table of the variants says how many."""
 
 MEMORY = """\

@@ -10,7 +10,7 @@ from benchmark.ratios import median_seconds
 from tabulate import tabulate
 
 from .cells import Cell, Cells
-from .claims import Claim, Difference, difference, overall
+from .claims import Claim, Difference, difference
 from .plan import Plan
 
 
@@ -225,13 +225,14 @@ def equal_time_table(plan: Plan, cells: Cells, costs: Costs) -> str:
 
 
 def claim_table(plan: Plan, cells: Cells, claim: Claim) -> str:
-    """The differences of every pair on every task and over all."""
-    rows = []
-    for variant, other in claim.pairs:
-        found = [difference(cells, task, variant, other) for task in plan.tasks]
-        found += [overall(cells, tasks, variant, other) for tasks in plan.averaged().values()]
-        titles = [plan.variants[name].title for name in (variant, other)]
-        rows.append([f"{titles[0]} − {titles[1]}", *(points(part) for part in found)])
+    """The differences of every pair and of all pairs, on every task and on average."""
+    columns = [[task] for task in plan.tasks] + list(plan.averaged().values())
+    chosen = {" − ".join(plan.variants[name].title for name in pair): [pair] for pair in claim.pairs} | {
+        "mean of these": list(claim.pairs)
+    }
+    rows = [
+        [title, *(points(difference(cells, tasks, pairs)) for tasks in columns)] for title, pairs in chosen.items()
+    ]
     return markdown(["", *plan.titles.values(), *plan.averaged()], rows)
 
 
@@ -247,7 +248,7 @@ def points(found: Difference | None) -> str:
 
 def verdict(plan: Plan, cells: Cells, claim: Claim, guesses: dict[str, Any]) -> str:
     """How often the variants of a claim are better, worse or neither, in words."""
-    found = {(task, pair): difference(cells, task, *pair) for pair in claim.pairs for task in plan.tasks}
+    found = {(task, pair): difference(cells, [task], [pair]) for pair in claim.pairs for task in plan.tasks}
     present = {key: part for key, part in found.items() if part is not None}
     if not present:
         return "No pair has been run yet."
