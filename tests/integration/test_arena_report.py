@@ -76,6 +76,8 @@ def test_what_is_not_above_the_guesses_is_marked(filled, results):
         assert ("35.0 ± 7.1°" in rows["Luna"]) == marked
         assert "°" not in rows["softmax"] and "°" not in rows["Nystrom"]
     claim = Claim("made up", (("convluna", "luna"), ("luna", "luna")))
+    assert "mean of these" not in tables.claim_table(filled, cells, claims(filled)[0]), "a single pair"
+    assert "| mean of these   | +10.2 ±" in tables.claim_table(filled, cells, claim).replace("**", "")
     told = tables.verdict(filled, cells, claim, {"small": GUESSES["small"] | {"commonest": 0.33}})
     assert "the mean difference is +10.2 points" in told
     assert told.endswith(

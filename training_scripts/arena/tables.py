@@ -227,9 +227,9 @@ def equal_time_table(plan: Plan, cells: Cells, costs: Costs) -> str:
 def claim_table(plan: Plan, cells: Cells, claim: Claim) -> str:
     """The differences of every pair and of all pairs, on every task and on average."""
     columns = [[task] for task in plan.tasks] + list(plan.averaged().values())
-    chosen = {" − ".join(plan.variants[name].title for name in pair): [pair] for pair in claim.pairs} | {
-        "mean of these": list(claim.pairs)
-    }
+    chosen = {" − ".join(plan.variants[name].title for name in pair): [pair] for pair in claim.pairs}
+    if len(claim.pairs) > 1:
+        chosen["mean of these"] = list(claim.pairs)
     rows = [
         [title, *(points(difference(cells, tasks, pairs)) for tasks in columns)] for title, pairs in chosen.items()
     ]
