@@ -39,15 +39,15 @@ def unseen_length(seen: torch.Tensor, attention_mask: torch.Tensor) -> int:
         attention_mask: ``[B, N]`` of the whole sequences, padded on the left.
 
     Raises:
-        ValueError: not so many as one, or not as many in every row.
+        ValueError: not so many as one, not as many in every row, or with padding among them.
     """
     unseen = attention_mask.ne(0).sum(-1, keepdim=True) - seen
     length = int(unseen[0])
-    if length < 1 or not bool((unseen == length).all()):
+    if length < 1 or not bool((unseen == length).all() & attention_mask[:, -length:].ne(0).all()):
         raise ValueError(
             f"of rows of {attention_mask.ne(0).sum(-1).tolist()} tokens the cache has seen {seen.flatten().tolist()}, "
-            "which leaves no end of one length: pass the whole sequences, or new tokens alone with an attention_mask "
-            "of the whole"
+            "which leaves no end of one length without padding: pass the whole sequences, or new tokens alone with an "
+            "attention_mask of the whole"
         )
     return length
 

@@ -132,3 +132,7 @@ def test_a_cache_that_does_not_go_with_the_text_is_refused():
     for length in (9, 12):
         with pytest.raises(ValueError, match="new tokens alone with an attention_mask of the whole"):
             model.generate(ids[:, :length], attention_mask=mask[:, :length], cache=cache, **NEW)
+    ids, mask = padded([random_ids(1, 12)[0], random_ids(1, 12)[0]], "right")
+    mask = torch.cat([mask, torch.zeros_like(mask[:, :1])], dim=1)
+    with pytest.raises(ValueError, match="no end of one length without padding"):
+        model.generate(torch.cat([ids, ids[:, :1]], dim=1), attention_mask=mask, cache=cache, **NEW)

@@ -100,7 +100,7 @@ MEMORY = """\
 
 The mean cosine between the cells of a memory while it is trained, averaged over seeds and over layers (of the memory
 transformer, after its layers): 1 is a memory of a single direction, to which memories without a filter degrade by the
-papers. Those have 256 cells and train for hours; these have 16, the memory transformer's 8, and train for minutes.
+papers. Those have 256 cells and train for far more steps; these have 16, and the memory transformer's 8.
 
 ![memory cosine](arena-memory.svg)"""
 
@@ -123,7 +123,7 @@ evaluations can be the best:
 NO_COSTS = """\
 ## Costs
 
-Neither time and memory of a training step nor, with them, accuracy at equal time. Not measured yet."""
+Time and memory of a training step, and accuracy at equal time. Not measured yet."""
 
 PUBLISHED_TEXT = """\
 ## Published figures, full scale
