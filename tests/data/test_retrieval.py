@@ -18,9 +18,9 @@ def splits():
 
 #: The splits that results refer to. If one of these changes, it is another benchmark.
 CHECKSUMS = {
-    "train": "cc4bb4032461ed514db882808bb450b50f1f7f52b66b24bdd7892f8f82dfc13f",
-    "validation": "3f6d2379ae2c96e783cb50e2956159b744f2072aacf4d004c49ef03b611b4b4f",
-    "test": "68966c39c76ebf87fa5ebacb11117a4e00c32aa0d9a357533f8cd4ce4341b34e",
+    "train": "3ec0630b01d900f766a684eb75b461326904129b5d2d7d8d4c559bbce093fa34",
+    "validation": "269a9f32a7403575352e7edbdbbce05cd962ca57887bab7cfe1e1236600a113f",
+    "test": "f166d8d9afc363e996692bb14e417e19a10b6e824302af02161fb2e1dcae05cc",
 }
 
 
@@ -35,7 +35,7 @@ def test_every_half_stands_once_and_comes_from_its_own_split(splits):
         assert abs(np.mean(split["label"]) - 0.5) < 0.03, "balanced"
         assert len(split) > 0.99 * len(reviews[name])
         halves += [*split["text"], *split["pair_text"]]
-        wholes = {"".join(text.split()) for text in reviews[name]["text"]}
+        wholes = {"".join(text.replace("<br />", " ").split()) for text in reviews[name]["text"]}
         joined = ["".join((row["text"] + row["pair_text"]).split()) in wholes for row in split]
         assert joined == [label == 1 for label in split["label"]]
     assert len(set(halves)) > 0.999 * len(halves), "reviews may share a phrase"
@@ -50,6 +50,28 @@ def test_lengths_do_not_give_the_answer_away(splits):
     probe = LogisticRegression(max_iter=2000).fit(features(splits["train"]), splits["train"]["label"])
     accuracy = probe.score(features(splits["test"]), splits["test"]["label"])
     assert abs(accuracy - 0.5) < 0.03
+
+
+def test_no_mark_of_a_line_is_left_and_no_single_character_gives_the_answer_away(splits):
+    train, test = (
+        {name: [text.encode()[:255] for text in split[name]] for name in ("text", "pair_text")}
+        for split in (splits["train"], splits["test"])
+    )
+    labels, expected = np.array(splits["train"]["label"]), np.array(splits["test"]["label"])
+
+    def accuracy(sign: bytes) -> float:
+        """That of the commoner label for whether each half has the sign."""
+        seen, asked = (
+            2 * np.array([sign in text for text in half["text"]]) + [sign in text for text in half["pair_text"]]
+            for half in (train, test)
+        )
+        says_same = np.array(
+            [(labels[seen == value].mean() if (seen == value).any() else 0) > 0.5 for value in range(4)]
+        )
+        return (says_same[asked] == expected).mean()
+
+    assert not any(b"<br" in text for half in (train, test) for texts in half.values() for text in texts)
+    assert max(accuracy(bytes([sign])) for sign in range(33, 127)) < 0.55
 
 
 def test_official_files_are_read_and_broken_rows_named(tmp_path, caplog):

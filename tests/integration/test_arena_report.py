@@ -200,6 +200,8 @@ def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_pat
     )
     assert guess(pixels, pixels.select([0]), CUES["pathfinder_tracing"][1]) == 1
     assert guess(pixels, pixels.select([0]), nothing) == 0
+    halves = {"text": ["I say", "It is", "so do I."], "pair_text": ["I'd go", "I am", "x" * 255 + " I"]}
+    assert CUES["retrieval_reviews"][1](halves).tolist() == [3, 1, 2]
     # Most pairs of the first have the value 2, of the second 1, and of the third 0 or 1.
     recall = Dataset.from_dict({"labels": [[-100, 2, 2, 3], [1, -100, 1, 0], [0, 1, 0, 1]]})
     _, cue = CUES["recall_small"]

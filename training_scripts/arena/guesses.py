@@ -7,6 +7,7 @@ an easy cue, of the commonest one for each value of the cue.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,15 @@ def first_operator(rows: dict[str, np.ndarray]) -> np.ndarray:
     return np.array([OPERATORS.index(word) for word in found])
 
 
+def first_persons(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Which of two texts, as far as their recipe reads them, have the word "I"."""
+    found = [
+        np.array([re.search(rb"\bI\b", text.encode()[:READ_BYTES]) is not None for text in rows[name]])
+        for name in ("text", "pair_text")
+    ]
+    return 2 * found[0] + found[1]
+
+
 def places(rows: dict[str, np.ndarray]) -> np.ndarray:
     """Where a pixel is and where the circle, the brightest pixel, is."""
     pixels = np.asarray(rows["input_ids"])
@@ -60,10 +70,14 @@ def commonest_value(rows: dict[str, np.ndarray]) -> np.ndarray:
     return np.repeat(counts.argmax(axis=1), (labels != IGNORED).sum(axis=1))
 
 
+#: Of either text, what the recipe of `retrieval_reviews` reads behind ``[CLS]``.
+READ_BYTES = 255
+
 #: Recipe -> its easy cue, where there is one.
 CUES: dict[str, tuple[str, Cue]] = {
     "listops_short": ("the outermost operator", first_operator),
     "pathfinder_tracing": ("the places of pixel and circle", places),
+    "retrieval_reviews": ("whether each half speaks of an I", first_persons),
     "recall_small": ("the value that is commonest in the sequence, whatever its key", commonest_value),
 }
 
@@ -90,7 +104,7 @@ def guess(train: Dataset, test: Dataset, cue: Cue) -> float:
 def guesses(recipe: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """What guessing reaches on the task of a recipe, and the checksum of its test rows."""
     splits = use_rows(get_task(arguments["task"]).load(arguments["source"]), {"test": arguments.get("test_rows")})
-    kept = {"label", "labels"} | ({"text", "input_ids"} if recipe in CUES else set())
+    kept = {"label", "labels"} | ({"text", "pair_text", "input_ids"} if recipe in CUES else set())
     train, test = (
         split.select_columns([name for name in split.column_names if name in kept])
         for split in (splits["train"], splits["test"])
