@@ -1,7 +1,9 @@
 """The byte tokenizer: 256 bytes and four special tokens, made of parts that need no custom code to load."""
 
+from typing import Any
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import TokenizersBackend
+from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
@@ -14,7 +16,9 @@ def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
     """A tokenizer whose tokens are the UTF-8 bytes of the text, with ``[CLS]`` in front.
 
     A pair becomes ``[CLS] first [SEP] second``. ``[CLS]`` is also the token that generation starts from, and
-    ``[SEP]`` the one that ends it. Every text, NUL included, survives encoding and decoding.
+    ``[SEP]`` the one that ends it. Every text, NUL included, survives encoding and decoding; one that spells a
+    special token, such as ``[MASK]``, is read as that token unless `encode_data` or ``split_special_tokens=True`` is
+    used, as with every tokenizer of transformers.
 
     Args:
         model_max_length: where ``truncation=True`` cuts, special tokens included: `max_position_embeddings`.
@@ -43,3 +47,19 @@ def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
         mask_token="[MASK]",
         clean_up_tokenization_spaces=False,
     )
+
+
+def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokens of `tokenizer` are bytes, as those of `byte_tokenizer` are."""
+    return tokenizer.get_vocab() == byte_tokenizer(0).get_vocab()
+
+
+def encode_data(tokenizer: PreTrainedTokenizerBase, *texts: list[str], **options: Any) -> BatchEncoding:
+    """``tokenizer(*texts, **options)``, but texts that spell a special token are bytes where tokens are bytes.
+
+    Data may hold any bytes: five of them, ``[PAD]``, would be one token that models leave out. Other tokenizers do as
+    their own configuration says.
+    """
+    if is_byte_tokenizer(tokenizer):
+        options["split_special_tokens"] = True
+    return tokenizer(*texts, **options)

@@ -24,16 +24,20 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
-    Trainer,
 )
 
 from hf_effattn.lra.collate import PairCollator
 from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.labels import class_names, with_class_ids
+from hf_effattn.training.measure import PairTrainer
 from hf_effattn.training.model_zoo import is_ours
 from hf_effattn.training.run import RunArguments, begin, load_tokenizer, start_config, start_model, train_and_score
 from hf_effattn.training.user_data import check_texts, load_splits
+
+
+#: What is measured beside the ends of the accuracy's interval, by which end is the good one.
+SCORES = {"higher": ("accuracy", "macro_f1", "matthews"), "lower": ("loss",)}
 
 
 @dataclasses.dataclass
@@ -54,7 +58,7 @@ class ClassificationArguments(RunArguments):
 
 def main(arguments: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
-    run, training = begin(ClassificationArguments, arguments, __doc__)
+    run, training = begin(ClassificationArguments, arguments, __doc__, **SCORES)
     tokenizer = load_tokenizer(run)
     with training.main_process_first():
         splits, names = load_labelled(run)
@@ -63,7 +67,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         check_pairs(run, config)
         encoded = tokenize(splits, tokenizer, run.max_length // 2 if joined else run.max_length, joined)
     pairs = run.pair_column is not None and not joined
-    trainer = Trainer(
+    trainer = PairTrainer(
         model=start_model("AutoModelForSequenceClassification", run, config),
         args=training,
         data_collator=(PairCollator if pairs else DataCollatorWithPadding)(tokenizer),

@@ -14,11 +14,11 @@ from typing import Any
 from transformers import DataCollatorForTokenClassification, PreTrainedConfig, Trainer
 
 from hf_effattn.families import list_families
-from hf_effattn.training.language import chunk_texts, language_scores, token_losses, with_next_tokens
+from hf_effattn.tokenization import is_byte_tokenizer
+from hf_effattn.training.language import LANGUAGE_SCORES, chunk_texts, language_scores, token_losses, with_next_tokens
 from hf_effattn.training.run import (
     RunArguments,
     begin,
-    is_byte_tokenizer,
     load_tokenizer,
     start_config,
     start_model,
@@ -29,7 +29,7 @@ from hf_effattn.training.user_data import check_texts, is_running, load_splits
 
 def main(arguments: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
-    run, training = begin(RunArguments, arguments, __doc__)
+    run, training = begin(RunArguments, arguments, __doc__, **LANGUAGE_SCORES)
     tokenizer = load_tokenizer(run)
     config = start_config(run, tokenizer)
     check_causal(config)

@@ -26,10 +26,11 @@ from hf_effattn.diagnostics.callback import DiagnosticsCallback
 from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
+from hf_effattn.training.checks import check_arguments, check_trainer, choose_weights_by
 from hf_effattn.training.lra import LraArguments, Prepared, prepare
-from hf_effattn.training.measure import ThroughputCallback
+from hf_effattn.training.measure import PairTrainer, ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
-from hf_effattn.training.run import check_processes, check_trainer, collect_results, leave
+from hf_effattn.training.run import collect_results, leave, made_of
 
 
 logger = logging.getLogger("run_lra")
@@ -43,7 +44,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = HfArgumentParser((LraArguments, TrainingArguments), description=__doc__)  # type: ignore[arg-type]
     lra, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    check_processes(training)
+    check_arguments(training)
+    choose_weights_by(training, higher=("accuracy",), lower=("loss",))
     if training.load_best_model_at_end and training.metric_for_best_model not in ("accuracy", "eval_accuracy"):
         raise ValueError(
             f"metric_for_best_model is {training.metric_for_best_model!r}: weights are chosen by 'accuracy'"
@@ -65,15 +67,17 @@ def main(arguments: list[str]) -> dict[str, Any]:
     for watcher in watchers:
         trainer.add_callback(watcher)
     check_trainer(trainer)
-    with sole_run(lra, training):
+    made = made_of(training, prepared.model, prepared.splits)
+    with sole_run(lra, training, made, checkpoint):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         # They follow the validation split; the test split is scored once, with the best weights. A run that goes on
         # has put others of their kinds in their places.
         for watcher in watchers:
             trainer.remove_callback(type(watcher))
+        best = trainer.state.best_metric if training.load_best_model_at_end else trainer.evaluate()["eval_accuracy"]
         scores = trainer.evaluate(prepared.encoded["test"], metric_key_prefix="test")
-        results = collect_results(lra, trainer, throughput, prepared.splits)
-        results |= {"validation_accuracy": trainer.state.best_metric, "test": scores}
+        results = collect_results(lra, trainer, throughput, made)
+        results |= {"validation_accuracy": best, "test": scores}
         leave(trainer, type(prepared.model), results)
     logger.info("test accuracy %.4f, results in %s", scores["test_accuracy"], training.output_dir)
     trainer.end()
@@ -94,7 +98,7 @@ def build_trainer(prepared: Prepared, training: TrainingArguments) -> tuple[Trai
         predicted = np.argmax(prediction.predictions, axis=-1)
         return accuracy.compute(predictions=predicted[asked], references=prediction.label_ids[asked])
 
-    trainer = Trainer(
+    trainer = PairTrainer(
         model=prepared.model,
         args=training,
         data_collator=prepared.collate,

@@ -25,14 +25,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, get_scheduler, set_seed
 
-import hf_effattn
-from hf_effattn.files import write_json
 from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
-from hf_effattn.training.checkpoints import RESULTS, checkpoint_to_resume, sole_run
+from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
+from hf_effattn.training.checks import check_arguments, choose_weights_by
 from hf_effattn.training.lra import LraArguments, prepare
 from hf_effattn.training.recipes import parse_recipe
-from hf_effattn.training.run import check_processes, run_facts
+from hf_effattn.training.run import made_of, run_facts, store
 
 
 logger = logging.getLogger("run_lra_no_trainer")
@@ -55,14 +54,16 @@ READ = {
     "max_grad_norm",
     "eval_strategy",
     "eval_steps",
+    # The loss is logged with every evaluation.
     "logging_steps",
     "disable_tqdm",
     "use_cpu",
     "bf16",
     "fp16",
-    # The best checkpoint by accuracy is kept in any case, and no other one is written.
     "load_best_model_at_end",
     "metric_for_best_model",
+    "greater_is_better",
+    # No checkpoint is written before the end.
     "save_strategy",
     "save_steps",
     "save_total_limit",
@@ -73,30 +74,29 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
     parser = HfArgumentParser((LraArguments, TrainingArguments), description=__doc__)  # type: ignore[arg-type]
     lra, training = parse_recipe(parser, arguments)
-    check_arguments(lra, training)
-    check_processes(training)
+    check_arguments(training)
+    check_read(lra, training)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    checkpoint_to_resume(lra, training)
+    checkpoint_to_resume(lra, training)  # refuses a folder that is not empty
     set_seed(training.seed)
     prepared = prepare(lra)
     model = prepared.model
     loop = Loop(training, model, prepared.encoded["train"], prepared.encoded["validation"], prepared.collate)
-    with sole_run(lra, training):
+    made = made_of(training, model, prepared.splits)
+    with sole_run(lra, training, made):
         best = loop.train(lra.patience)
         scores = loop.evaluate(loop.loader(prepared.encoded["test"]))
         read = {name: value for name, value in training.to_sanitized_dict().items() if name in READ}
-        results = run_facts(lra, read, model, prepared.splits) | best
-        results["processes"] = loop.accelerator.num_processes
+        results = run_facts(lra, read, model, made) | best
         results["test"] = {f"test_{name}": value for name, value in scores.items()}
         if loop.accelerator.is_main_process:
-            hf_effattn.export_checkpoint(model, prepared.tokenizer, Path(training.output_dir) / "model")
-            write_json(Path(training.output_dir) / RESULTS, results)
+            store(model, prepared.tokenizer, Path(training.output_dir), results)
     logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
     loop.accelerator.end_training()
     return results
 
 
-def check_arguments(lra: LraArguments, training: TrainingArguments) -> None:
+def check_read(lra: LraArguments, training: TrainingArguments) -> None:
     """Raise ValueError for arguments that the loop would leave unread, and for those that it needs."""
     # Some fields follow from others.
     usual = TrainingArguments(**{name: getattr(training, name) for name in READ})
@@ -109,8 +109,15 @@ def check_arguments(lra: LraArguments, training: TrainingArguments) -> None:
         raise ValueError(f"this script does not read {sorted(unread)}: use run_lra.py, or leave them out")
     if asked := [name for name in ("resume", "diagnose") if getattr(lra, name)]:
         raise ValueError(f"this script has no {asked}: use run_lra.py")
-    if training.max_steps <= 0 or not training.eval_steps:
-        raise ValueError("give max_steps and eval_steps, which this script counts by")
+    if training.max_steps <= 0 or not training.eval_steps or training.eval_steps < 1:
+        raise ValueError("give max_steps and eval_steps in steps, which this script counts by")
+    choose_weights_by(training, higher=("accuracy",), lower=("loss",))
+    by_accuracy = training.metric_for_best_model in ("accuracy", "eval_accuracy")
+    if training.eval_strategy != "steps" or not training.load_best_model_at_end or not by_accuracy:
+        raise ValueError(
+            "this script evaluates every so many steps and keeps the best weights by accuracy: pass eval_strategy "
+            "steps, load_best_model_at_end true and metric_for_best_model accuracy, or use run_lra.py"
+        )
 
 
 class Loop:
@@ -130,7 +137,7 @@ class Loop:
         self.training, self.collate = training, collate
         self.accelerator = Accelerator(
             cpu=training.use_cpu,
-            mixed_precision="bf16" if training.bf16 else "fp16" if training.fp16 else "no",
+            mixed_precision=training.mixed_precision,
             # Every process draws the same order, so two processes see what one with twice the batch sees.
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
         )

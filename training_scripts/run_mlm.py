@@ -16,7 +16,9 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, Trainer
 
+from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import (
+    LANGUAGE_SCORES,
     EpochCallback,
     MaskingCollator,
     chunk_texts,
@@ -27,7 +29,6 @@ from hf_effattn.training.language import (
 from hf_effattn.training.run import (
     RunArguments,
     begin,
-    is_byte_tokenizer,
     load_tokenizer,
     start_config,
     start_model,
@@ -51,7 +52,9 @@ class MaskedArguments(RunArguments):
 
 def main(arguments: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
-    run, training = begin(MaskedArguments, arguments, __doc__)
+    run, training = begin(MaskedArguments, arguments, __doc__, **LANGUAGE_SCORES)
+    if training.dataloader_persistent_workers:
+        raise ValueError("dataloader_persistent_workers would keep the masks of the first epoch: leave it out")
     tokenizer = load_tokenizer(run)
     with training.main_process_first():
         splits = load_splits(run, {run.text_column: "text"}, running_text=not run.line_by_line)

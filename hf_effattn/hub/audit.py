@@ -9,13 +9,14 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from ..files import sha256
-from .code_audit import CodeFile, read_code
+from .code_audit import CodeFile, own_names, read_code
 
 
 #: Endings of weight files that are, or may hold, pickles or other formats that run code.
@@ -23,6 +24,12 @@ REFUSED_ENDINGS = (".bin", ".ckpt", ".h5", ".keras", ".msgpack", ".pickle", ".pk
 
 #: What pictures of a card begin with, by their endings.
 PICTURES = {".gif": b"GIF8", ".jpeg": b"\xff\xd8\xff", ".jpg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n"}
+
+#: With a file of this name, and peft installed, transformers loads another repository in the place of this one.
+ADAPTER = "adapter_config.json"
+
+#: The code that the installed package gives to checkpoints.
+MODELS = Path(__file__).parents[1] / "models"
 
 #: Where git and downloads keep their own files, which are neither loaded nor pushed.
 IGNORED_FOLDERS = ((".git",), (".cache", "huggingface"))
@@ -36,11 +43,13 @@ class Audit:
         code: file -> its SHA-256, for every Python file.
         imports: package -> the places ``file:line`` that import it, the standard library included.
         weights: the safetensors files.
+        foreign: files of code that are not, byte for byte, those of the installed hf_effattn.
     """
 
     code: dict[str, str]
     imports: dict[str, tuple[str, ...]]
     weights: tuple[str, ...]
+    foreign: tuple[str, ...]
 
 
 def audit_checkpoint(folder: str | Path) -> Audit:
@@ -59,21 +68,30 @@ def audit_checkpoint(folder: str | Path) -> Audit:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json")
     paths = checkpoint_files(folder)
-    code = {path: _read_code_file(folder, path, paths) for path in paths if path.suffix == ".py"}
+    code = _read_code_files({path: (folder / path).read_bytes() for path in paths if path.suffix == ".py"})
     offences = [f"{path}:{line}: {what}" for path, file in code.items() for line, what in file.offences]
     for path in paths:
         if path not in code:
             offences += [f"{path}: {what}" for what in _file_offences(folder, path, paths)]
+    offences += [f"{path}: is a link to a folder; put the files there" for path in _linked_folders(folder)]
     weights = tuple(str(path) for path in paths if path.suffix == ".safetensors")
     if not weights:
         offences.append("config.json: there are no weights in safetensors beside it")
     if offences:
         raise ValueError(f"{folder} must not be published or run as it is:\n" + "\n".join(offences))
+    hashes = {str(path): sha256(folder / path) for path in code}
     return Audit(
-        code={str(path): sha256(folder / path) for path in code},
+        code=hashes,
         imports=_places(code),
         weights=weights,
+        foreign=tuple(path for path, digest in hashes.items() if own_code().get(path) != digest),
     )
+
+
+@cache
+def own_code() -> dict[str, str]:
+    """The files that checkpoints of the installed hf_effattn may bring with them -> their SHA-256."""
+    return {path.name: sha256(path) for path in MODELS.glob("*.py")}
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -82,14 +100,23 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not _ignored(path))
 
 
+def _linked_folders(folder: Path) -> list[Path]:
+    """Links to folders, whose files `checkpoint_files` does not list, and transformers loads."""
+    linked = [path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()]
+    return sorted(path.relative_to(folder) for path in linked if not _ignored(path.relative_to(folder)))
+
+
 def _ignored(path: Path) -> bool:
     compiled = path.parent.name == "__pycache__" and path.suffix == ".pyc"
     return compiled or any(path.parts[: len(folder)] == folder for folder in IGNORED_FOLDERS)
 
 
-def _read_code_file(folder: Path, path: Path, paths: list[Path]) -> CodeFile:
-    siblings = {other.stem for other in paths if other.suffix == ".py" and other.parent == path.parent}
-    return read_code((folder / path).read_bytes(), siblings)
+def _read_code_files(sources: dict[Path, bytes]) -> dict[Path, CodeFile]:
+    names = {path: own_names(source) for path, source in sources.items()}
+    return {
+        path: read_code(source, {other.stem: names[other] for other in sources if other.parent == path.parent})
+        for path, source in sources.items()
+    }
 
 
 def _places(code: dict[Path, CodeFile]) -> dict[str, tuple[str, ...]]:
@@ -148,6 +175,11 @@ def _json_offences(path: Path, content: bytes, paths: list[Path]) -> Iterator[st
             if Path(shard).suffix != ".safetensors" or path.parent / shard not in paths:
                 yield f"takes weights from {shard}, which is no safetensors file beside it"
     # The results of a run hold a config as well, but nobody loads a model from them.
+    if path.name == ADAPTER:
+        yield "has transformers load the model that it names, with that one's code; merge the adapter, and remove it"
+    for name, value in _implementations(fields):
+        if "/" in value:
+            yield f"{name} takes code from another repository, {value}"
     for name, reference in _references(fields):
         repository, _, inside = reference.rpartition("--")
         module = f"{inside.split('.')[0]}.py"
@@ -155,6 +187,19 @@ def _json_offences(path: Path, content: bytes, paths: list[Path]) -> Iterator[st
             yield f"{name} takes code from another repository, {reference}"
         elif Path(module) not in paths and path.name.endswith("config.json"):
             yield f"{name} names {reference}, but there is no {module}: export the checkpoint"
+
+
+def _implementations(value: Any) -> Iterator[tuple[str, str]]:
+    """Which implementations of layers a JSON file asks for, at any depth: a name, or a repository of kernels."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _implementations(inner)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name.endswith("_implementation"):
+                yield from ((name, text) for text in _strings(inner))
+            else:
+                yield from _implementations(inner)
 
 
 def _references(value: Any) -> Iterator[tuple[str, str]]:

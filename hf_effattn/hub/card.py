@@ -36,8 +36,8 @@ def write_card(
 ) -> ModelCard:
     """Write ``README.md`` into a checkpoint folder: scores, use, data, training, limits, and the hashes of its code.
 
-    The folder is audited first. That the results are those of this model is checked as far as its config and the
-    labels of the task can tell.
+    The folder is audited first. That the results are those of this model is checked with its config, the labels of the
+    task, and the checksums of the weights.
 
     Args:
         folder: a checkpoint of one head; the card of one without code says that it needs the package.
@@ -65,6 +65,7 @@ def write_card(
     config = load_config(folder, family)
     _check_task(task, auto_classes, list((config.id2label or {}).values()))
     facts.check_same_model(found, config)
+    facts.check_same_weights(found, folder)
     name = repository.split("/")[-1] if repository else f"{family.model_type}-{task.name}"
     context = {
         "auto_class": task.auto_class,

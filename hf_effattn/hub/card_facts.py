@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from ..lra import LraTask
 from ..models.configuration_encoder import EncoderConfig
 from ..models.versions import SUPPORTED
+from .export import weight_checksums
 
 
 #: Training arguments that say where a run is kept and watched, or that follow from others: by their beginnings.
@@ -62,6 +63,16 @@ def check_same_model(results: Mapping[str, Any], config: EncoderConfig) -> None:
     if differing := sorted(name for name, value in here.items() if recorded.get(name) != value):
         pairs = ", ".join(f"{name}: {recorded.get(name)!r} there, {here[name]!r} here" for name in differing)
         raise ValueError(f"the results are those of another model ({pairs})")
+
+
+def check_same_weights(results: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError if the results are those of other weights, be they only in another dtype."""
+    recorded, here = fact(results, "weights"), weight_checksums(folder)
+    if recorded != here:
+        raise ValueError(
+            f"the results are those of other weights ({recorded} there, {here} here): take the folder model/ of the "
+            "run, or what `hf-effattn export` makes of it"
+        )
 
 
 def architecture(config: EncoderConfig) -> dict[str, Any]:
@@ -172,11 +183,13 @@ def environment_table(results: Mapping[str, Any], task: LraTask) -> str:
     backends = sorted(set(fact(results, "backends", "layers").values()))
     rows = [
         ("device", device),
-        ("threads of torch", fact(results, "environment", "torch_threads")),
+        ("processes", fact(results, "processes")),
+        ("threads of torch of each", fact(results, "environment", "torch_threads")),
         ("processor cores", fact(results, "environment", "cpu_count")),
         ("platform", fact(results, "environment", "platform")),
         ("backend of attention", ", ".join(backends)),
-        ("dtype", fact(results, "backends", "dtype")),
+        ("dtype of the weights", fact(results, "backends", "dtype")),
+        ("mixed precision", fact(results, "mixed_precision")),
         (f"{unit} per second in training steps", f"{fact(results, 'tokens_per_second'):,.0f}"),
         (memory, f"{fact(results, 'peak_memory_bytes') / 2**20:,.0f} MiB"),
         ("Python", fact(results, "environment", "python")),

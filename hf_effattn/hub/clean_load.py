@@ -1,6 +1,7 @@
-"""Runs in a process of its own: load a checkpoint with nothing but its own code, and write down its logits.
+"""Runs in a process of its own: load a checkpoint with nothing but its own files, and write down what it gives.
 
-Arguments: the checkpoint folder, the Auto class, and a scratch folder with ``inputs.safetensors``. Started by
+Arguments: the checkpoint folder, the Auto class, and a scratch folder with ``inputs.safetensors``, and ``text`` if
+there is a tokenizer to try. Started by
 `verify_checkpoint` with ``python -I``, so that neither the environment nor the working directory adds a path.
 """
 
@@ -33,9 +34,13 @@ def main(folder: str, auto_class: str, scratch: str) -> None:
     if not type(model).__module__.startswith("transformers_modules."):
         raise RuntimeError(f"{type(model)} does not come from the checkpoint")
     with torch.no_grad():
-        outputs = model(**load_file(os.path.join(scratch, "inputs.safetensors")))
-    logits = outputs[0].contiguous()
-    save_file({"logits": logits}, os.path.join(scratch, "outputs.safetensors"))
+        logits = model(**load_file(os.path.join(scratch, "inputs.safetensors")))[0]
+    outputs = {"logits": logits.contiguous()}
+    if os.path.isfile(text := os.path.join(scratch, "text")):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        with open(text, encoding="utf-8") as file:
+            outputs["token_ids"] = torch.tensor(tokenizer(file.read())["input_ids"])
+    save_file(outputs, os.path.join(scratch, "outputs.safetensors"))
 
 
 if __name__ == "__main__":

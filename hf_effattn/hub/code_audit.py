@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .code_rules import OPTIONAL, REQUIRED, STANDARD, refusal
@@ -22,8 +22,13 @@ class CodeFile:
     offences: list[tuple[int, str]]
 
 
-def read_code(source: bytes, siblings: set[str]) -> CodeFile:
-    """The imports and offences of a file that lies beside the modules `siblings`."""
+def read_code(source: bytes, siblings: Mapping[str, set[str]]) -> CodeFile:
+    """The imports and offences of a file.
+
+    Args:
+        source: the file.
+        siblings: modules beside it -> the names that they make themselves, see `own_names`.
+    """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
@@ -61,9 +66,25 @@ def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [alias.name for alias in node.names]
 
 
-def _relative_offences(node: ast.ImportFrom, siblings: set[str]) -> list[str]:
+def own_names(source: bytes) -> set[str]:
+    """The names that a file makes itself, and does not import; none if it is not Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return set()
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return defined | {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def _relative_offences(node: ast.ImportFrom, siblings: Mapping[str, set[str]]) -> list[str]:
     if node.level == 1 and node.module is not None and "." not in node.module:
-        return [] if node.module in siblings else [f"imports .{node.module}, which the folder does not have"]
+        if node.module not in siblings:
+            return [f"imports .{node.module}, which the folder does not have"]
+        # A module that another one imports would go by a name that tells nothing of it.
+        foreign = {alias.name for alias in node.names} - siblings[node.module]
+        return [f"imports {name} of .{node.module}, which only imports it itself" for name in sorted(foreign)]
     return ["is a relative import that transformers does not follow; write `from .name import thing`"]
 
 

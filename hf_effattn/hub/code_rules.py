@@ -3,6 +3,12 @@
 The rules know the usual ways by which code that nobody has read gets into a process. Whoever wants to can find others.
 """
 
+import importlib
+import itertools
+from functools import cache
+from types import ModuleType
+
+
 #: Packages that a checkpoint's code may need, and why each is there wherever a model is loaded.
 REQUIRED = {
     "torch": "the models compute with it",
@@ -51,39 +57,58 @@ PARTS = {
     "os": {"PathLike", "environ", "fspath", "getenv", "path"},
 }
 
-#: Parts of torch and transformers through which code comes in that no reader of the folder sees.
+#: Packages whose names with an underscore in front may lead anywhere, and stay no longer than it suits them.
+PUBLIC_ALONE = {"huggingface_hub", "torch", "transformers"}
+
+#: Parts of packages through which code comes in that no reader of the folder sees.
 DYNAMIC = {
+    "string.Formatter": "looks up what a text names",
     "torch.classes": "loads compiled code",
     "torch.export": "loads code from an archive",
+    "torch.fx": "makes code of text",
     "torch.hub": "downloads code and runs it",
     "torch.jit": "loads code from an archive",
     "torch.load": "runs what a pickle says",
     "torch.multiprocessing": "runs code from pickles",
     "torch.package": "loads code from an archive",
     "torch.serialization": "runs what a pickle says",
+    "torch.storage": "runs what a pickle says",
+    "torch.testing": "is for tests",
+    "torch.utils.collect_env": "runs commands",
     "torch.utils.cpp_extension": "compiles code and runs it",
     "torch.utils.model_zoo": "downloads pickles",
     "transformers.dynamic_module_utils": "downloads code and runs it",
+    "transformers.integrations": "may download code and run it",
     "transformers.pipeline": "may download code and run it",
+    "transformers.pipelines": "may download code and run it",
+    "transformers.testing_utils": "runs commands",
+    "typing.ForwardRef": "makes code of text",
+    "typing.evaluate_forward_ref": "makes code of text",
+    "typing.get_type_hints": "makes code of text",
 }
 
-#: Names with which text becomes code, or with which one comes at them.
+#: Names with which text becomes code, or with which one comes at them, or at files and the terminal.
 DYNAMIC_NAMES = {
     "__builtins__",
     "__import__",
     "__loader__",
     "__spec__",
+    "breakpoint",
     "compile",
     "eval",
     "exec",
     "globals",
+    "input",
     "locals",
+    "open",
 }
 
 #: Attributes of whatever object by which one comes at such names, at other modules, or at code from elsewhere.
 DYNAMIC_ATTRIBUTES = {
     *("__builtins__", "__closure__", "__code__", "__dict__", "__globals__", "__import__", "__loader__", "__spec__"),
-    *("__subclasses__", "builtins", "cpp_extension", "ctypes", "dynamic_module_utils", "exec_module", "get_kernel"),
+    *("__getattribute__", "__self__", "__subclasses__", "__traceback__", "ag_frame", "bltns", "cr_frame"),
+    *("f_back", "f_builtins", "f_globals", "f_locals", "gi_frame", "tb_frame", "torch", "transformers", "builtins"),
+    *("cpp_extension", "ctypes", "dynamic_module_utils", "exec_module", "get_kernel"),
     *("import_module", "importlib", "load_inline", "load_library", "marshal", "os", "pickle", "runpy", "subprocess"),
     *("sys",),
 }
@@ -100,6 +125,31 @@ def refusal(name: str) -> str | None:
     package, *inner = name.split(".")
     if inner and inner[0] not in PARTS.get(package, inner):
         return f"is not among the parts of {package} that may be used, {', '.join(sorted(PARTS[package]))}"
+    if package in STANDARD - PARTS.keys() and inner and inner[0] not in public_names(package):
+        return f"is not a public part of {package}"
+    if package in PUBLIC_ALONE and _private_module(inner):
+        return f"is not a public part of {package}"
     if reached := DYNAMIC_ATTRIBUTES.intersection(inner):
         return f"leads to {min(reached)}, and so out of what a reader of the code sees"
     return None
+
+
+def _private_module(parts: list[str]) -> bool:
+    """Whether dotted names come to one with an underscore by way of modules; what classes hide is their own."""
+    modules = itertools.takewhile(str.islower, parts)
+    return any(part.startswith("_") and not part.startswith("__") for part in modules)
+
+
+@cache
+def public_names(package: str) -> frozenset[str]:
+    """What a module of the standard library offers; it imports others, which it does not."""
+    module = importlib.import_module(package)
+    found = getattr(module, "__all__", None)
+    if found is None:
+        found = [n for n in dir(module) if n[0] != "_" and not isinstance(getattr(module, n), ModuleType)]
+    return frozenset(found) | ({"abc"} if package == "collections" else set())
+
+
+def hides(text: str) -> bool:
+    """Whether a text names what must not be used as an attribute, and nothing else is called like that."""
+    return text in DYNAMIC_ATTRIBUTES | DYNAMIC_NAMES and (text.startswith("__") or "_frame" in text or "f_" in text)

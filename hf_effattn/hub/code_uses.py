@@ -3,7 +3,10 @@
 import ast
 from collections.abc import Iterator
 
-from .code_rules import DYNAMIC_NAMES, TRUST, refusal
+from .code_rules import DYNAMIC_ATTRIBUTES, DYNAMIC_NAMES, TRUST, hides, refusal
+
+
+SETS_TRUST = f"sets {TRUST}, which runs code from elsewhere"
 
 
 class Uses:
@@ -41,17 +44,33 @@ class Uses:
                 dotted = self._dotted(node)
                 if (why := refusal(dotted)) is not None:
                     yield node.lineno, f"uses {dotted}: it {why}"
-            elif isinstance(node, ast.keyword | ast.Constant) and TRUST in (
-                getattr(node, "arg", None),
-                getattr(node, "value", None),
-            ):
-                yield node.lineno, f"sets {TRUST}, which runs code from elsewhere"
+            elif isinstance(node, ast.keyword) and node.arg == TRUST:
+                yield node.lineno, SETS_TRUST
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from self._of_text(node, node.value)
+            elif isinstance(node, ast.MatchClass):
+                for name in DYNAMIC_ATTRIBUTES.intersection(node.kwd_attrs):
+                    yield node.lineno, f"asks for {name}, and so comes out of what a reader of the code sees"
+            elif isinstance(node, ast.Call):
+                yield from self._of_call(node)
 
     def _of_name(self, node: ast.Name, before_dot: bool) -> Iterator[tuple[int, str]]:
         if node.id in DYNAMIC_NAMES:
-            yield node.lineno, f"uses {node.id}: it makes code of what is only known at run time, or leads there"
+            yield node.lineno, f"uses {node.id}: it reaches files, or code that is only known at run time"
         elif node.id in self.modules and not before_dot:
             yield node.lineno, f"hands on the module {node.id}; name what it takes from there, as {node.id}.name"
+
+    def _of_text(self, node: ast.Constant, text: str) -> Iterator[tuple[int, str]]:
+        if text == TRUST:
+            yield node.lineno, SETS_TRUST
+        elif hides(text):
+            yield node.lineno, f"names {text}: it leads out of what a reader of the code sees"
+
+    def _of_call(self, node: ast.Call) -> Iterator[tuple[int, str]]:
+        if isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) > 1:
+            name = node.args[1]
+            if not isinstance(name, ast.Constant | ast.Name | ast.JoinedStr):
+                yield node.lineno, "asks getattr for a name that is put together; write the name"
 
     def _dotted(self, node: ast.expr) -> str:
         """An attribute as it would be without aliases; ``?`` stands for what is no name."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,10 @@ def verify(folder: Folder) -> None:
     with refusals():
         found = verify_folder(folder)
     typer.echo(tabulate(found.audit.code.items(), headers=("code", "SHA-256"), tablefmt="simple"))
-    typer.echo(f"\nimports: {', '.join(found.audit.imports)}")
+    package = f"hf_effattn {version('hf_effattn')}"
+    foreign = f"all but {', '.join(found.audit.foreign)}" if found.audit.foreign else "all of it"
+    typer.echo(f"\nthe code of {package}: {foreign}")
+    typer.echo(f"imports: {', '.join(found.audit.imports)}")
     typer.echo(f"weights: {', '.join(found.audit.weights)}")
     for auto_class, difference in found.differences.items():
         typer.echo(f"{auto_class}: largest difference of the logits {difference:.3g}")
@@ -77,7 +81,9 @@ def card(
 def push(
     folder: Folder,
     repository: Annotated[str, typer.Argument(help="owner/name; made if it does not exist")],
-    private: Annotated[bool | None, typer.Option(help="visibility of a new repository")] = None,
+    private: Annotated[
+        bool | None, typer.Option(help="visibility of the repository; one that exists is not changed")
+    ] = None,
     revision: Annotated[str, typer.Option(help="the branch to push to")] = "main",
     message: Annotated[str | None, typer.Option(help="message of the commit")] = None,
 ) -> None:

@@ -1,28 +1,34 @@
 """Write a self-contained checkpoint in one step: either the whole folder is there, or the one before it."""
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import fsync_tree
+from ..files import fsync_tree, sha256
+from .audit import own_code
 
 
-#: Endings of the files that a checkpoint consists of: config, weights, code, tokenizer, card.
-FILES = (".json", ".safetensors", ".py", ".txt", ".jinja", ".md")
+#: The files that an export writes beside those of code: config, weights, tokenizer.
+FILES = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges)\.(json|txt)"
+    r"|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|chat_template\.jinja|__pycache__"
+)
 
 
 def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> Path:
-    """Save weights, config, code and tokenizer, if any, to `folder`, replacing what is there once all is written.
+    """Save weights, config, code and tokenizer, if any, to `folder`, replacing an earlier export once all is written.
 
     The files are written to a sibling folder, flushed to disk and moved into place; a full disk or an interrupt on
     the way leaves the earlier checkpoint as it was. A kill between the two renames of the move leaves it in a hidden
     folder beside, ``.<name>-old-*``.
 
     Raises:
-        FileExistsError: `folder` exists and holds something else than a checkpoint, or more (nothing is touched).
+        FileExistsError: `folder` holds anything that an export does not write, such as a card or a script; nothing is
+            touched.
         OSError: the files cannot be written.
     """
     folder = Path(folder)
@@ -40,19 +46,24 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return folder
 
 
+def weight_checksums(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of every file of weights in a checkpoint, by name."""
+    return {path.name: sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+
+
 def _check_replaceable(folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} holds something that is not a checkpoint; choose another folder")
     # A clone of a repository, or a project, has a config.json as well.
-    others = sorted(path.name for path in folder.iterdir() if not _of_checkpoint(path))
+    others = sorted(path.name for path in folder.iterdir() if not _of_export(path))
     if others:
         raise FileExistsError(f"{folder} holds more than a checkpoint, {others}; remove it, or choose another folder")
 
 
-def _of_checkpoint(path: Path) -> bool:
-    return path.name == "__pycache__" or (path.is_file() and path.suffix in FILES)
+def _of_export(path: Path) -> bool:
+    return FILES.fullmatch(path.name) is not None or path.name in own_code()
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:

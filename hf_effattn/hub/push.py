@@ -38,7 +38,7 @@ def push_checkpoint(
         folder: a checkpoint with its code and its card.
         repo_id: ``owner/name``; made if it does not exist.
         token: a token that may write; by default that of ``HF_TOKEN`` or of ``hf auth login``.
-        private: whether a new repository is private; None for the owner's default.
+        private: whether the repository is to be private; None for that of the one there is, or the owner's default.
         revision: the branch; made from ``main`` if it does not exist.
         message: that of the commit.
 
@@ -50,7 +50,8 @@ def push_checkpoint(
     Raises:
         PermissionError: the token is missing or not valid.
         FileNotFoundError: there is no checkpoint, or no card.
-        ValueError: `verify_folder` refuses the checkpoint, or the metadata of the card is not valid.
+        ValueError: `verify_folder` refuses the checkpoint, the metadata of the card is not valid, the card loads a
+            tokenizer that is not there, or the repository exists and is not as `private` says.
         RuntimeError: the checkpoint does not load on its own.
         ConnectionError: a request failed or was refused. The branch is as it was, unless the answer to the commit is
             all that was lost; pushing again is safe in any case.
@@ -63,6 +64,14 @@ def push_checkpoint(
     verify_folder(folder)
     with _failures_named(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        found = api.model_info(repo_id).private
+    if private is not None and found != private:
+        kind, other = ("private", "public") if found else ("public", "private")
+        raise ValueError(
+            f"{repo_id} exists and is {kind}, not {other}: change that in its settings, or leave `private` out; "
+            "nothing was uploaded"
+        )
+    with _failures_named(repo_id):
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         return _commit(api, folder, repo_id, revision, message or f"Upload {folder.resolve().name}")
@@ -107,4 +116,6 @@ def _check_token(api: HfApi) -> None:
 def _check_card(folder: Path) -> None:
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder} has no README.md: write a model card, for example with `hf-effattn card`")
-    ModelCard.load(folder / "README.md")
+    card = ModelCard.load(folder / "README.md")
+    if "AutoTokenizer.from_pretrained" in card.text and not (folder / "tokenizer_config.json").is_file():
+        raise ValueError(f"README.md loads a tokenizer, and {folder} has none: save it there, or change the example")

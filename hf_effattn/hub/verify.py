@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from .audit import Audit, audit_checkpoint
 from .inputs import sample_inputs
@@ -25,8 +26,16 @@ PASSED_ON = (
 )
 
 
+#: What a tokenizer is tried with.
+TEXT = "[MAX 2 9 ] A film to remember, für immer."
+
+
 def verify_checkpoint(
-    folder: str | Path, auto_class: str, inputs: dict[str, torch.Tensor], expected: torch.Tensor
+    folder: str | Path,
+    auto_class: str,
+    inputs: dict[str, torch.Tensor],
+    expected: torch.Tensor,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> float:
     """Load `folder` through `auto_class` in a process without hf_effattn and without network, and compare logits.
 
@@ -35,16 +44,19 @@ def verify_checkpoint(
         auto_class: name of the Auto class to load through, such as ``"AutoModelForSequenceClassification"``.
         inputs: what the model is called with.
         expected: the logits that the model gave here.
+        tokenizer: that of the folder, as it is here; if given, a text must become the same tokens there.
 
     Returns:
         The largest absolute difference between the logits there and `expected`.
 
     Raises:
         RuntimeError: the checkpoint does not load or run there; the message holds the other process's error.
-        ValueError: the logits there differ by more than rounding, see `TOLERANCE`.
+        ValueError: the logits there differ by more than rounding, see `TOLERANCE`, or the tokens differ.
     """
     with tempfile.TemporaryDirectory() as scratch:
         save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, f"{scratch}/inputs.safetensors")
+        if tokenizer is not None:
+            Path(scratch, "text").write_text(TEXT, encoding="utf-8")
         command = [sys.executable, "-I", str(Path(__file__).with_name("clean_load.py")), str(Path(folder).resolve())]
         # The code of the checkpoint is told none of the tokens that may be in the environment, nor where home is.
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"HOME": scratch}
@@ -53,7 +65,10 @@ def verify_checkpoint(
         )
         if done.returncode != 0:
             raise RuntimeError(f"{folder} does not load through {auto_class} in a clean process:\n{done.stderr}")
-        logits = load_file(f"{scratch}/outputs.safetensors")["logits"]
+        outputs = load_file(f"{scratch}/outputs.safetensors")
+    if tokenizer is not None and outputs["token_ids"].tolist() != tokenizer(TEXT)["input_ids"]:
+        raise ValueError(f"the tokenizer of {folder} gives other tokens in a clean process")
+    logits = outputs["logits"]
     difference = float((logits.double() - expected.detach().double()).abs().max())
     tolerance = TOLERANCE[expected.dtype] * max(1.0, float(expected.detach().abs().max()))
     if not difference <= tolerance:
@@ -90,9 +105,10 @@ def verify_folder(folder: str | Path) -> Verification:
     family, auto_classes = head_classes(folder)
     differences = {}
     for auto_class in auto_classes:
-        model = load_checkpoint(folder, family, auto_class).model
+        checkpoint = load_checkpoint(folder, family, auto_class)
+        model = checkpoint.model
         inputs = sample_inputs(model)
         with torch.no_grad():
             expected = model(**inputs)[0]
-        differences[auto_class] = verify_checkpoint(folder, auto_class, inputs, expected)
+        differences[auto_class] = verify_checkpoint(folder, auto_class, inputs, expected, checkpoint.tokenizer)
     return Verification(audit, differences)

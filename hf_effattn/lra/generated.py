@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,8 +16,15 @@ import pyarrow
 from datasets import Dataset, DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
+from transformers.utils.logging import get_logger
 
-from ..files import fsync_tree
+from ..files import fsync_tree, read_json, write_json
+
+
+logger = get_logger(__name__)
+
+#: What reading the rows warned of; said again whenever they come from the cache.
+WARNINGS = "warnings.json"
 
 
 def generated(
@@ -50,11 +59,16 @@ def generated(
     """
     key = json.dumps([name, version, arguments, *([content] if content else [])], sort_keys=True)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_effattn" / f"{name}-v{version}-{_digest(key)}"
+    drawn = False
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.exists():
                 _generate(folder, generator, arguments, features, num_proc)
+                drawn = True
+    if not drawn and (folder / WARNINGS).is_file():
+        for message in read_json(folder / WARNINGS):
+            logger.warning(message)
     try:
         return Dataset.load_from_disk(folder)
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
@@ -88,21 +102,38 @@ def _generate(
         shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=folder.parent, prefix=scratch_name, ignore_cleanup_errors=True) as scratch:
         try:
-            rows = Dataset.from_generator(
-                _supervised,
-                features=features,
-                cache_dir=str(Path(scratch) / "draft"),
-                gen_kwargs={"generator": generator, "main": os.getpid(), **arguments},
-                num_proc=num_proc,
-                fingerprint=_digest(folder.name),
-            )
+            with _warnings() as messages:
+                rows = Dataset.from_generator(
+                    _supervised,
+                    features=features,
+                    cache_dir=str(Path(scratch) / "draft"),
+                    gen_kwargs={"generator": generator, "main": os.getpid(), **arguments},
+                    num_proc=num_proc,
+                    fingerprint=_digest(folder.name),
+                )
         except DatasetGenerationError as error:
             # It says nothing but that there was an error.
             raise (error.__cause__ or error) from None
         whole = Path(scratch) / "rows"
         rows.save_to_disk(whole)
+        if messages:
+            write_json(whole / WARNINGS, messages)
         fsync_tree(whole)
         whole.rename(folder)
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What the modules of this package warn of meanwhile, in this process."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    watched = logging.getLogger(__package__)
+    watched.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        watched.removeHandler(handler)
 
 
 def _supervised(generator: Callable[..., Iterator[dict]], main: int, **arguments: Any) -> Iterator[dict]:

@@ -7,7 +7,7 @@ from functools import partial
 from datasets import DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TokenizersBackend, default_data_collator
 
-from ..tokenization import byte_tokenizer
+from ..tokenization import byte_tokenizer, encode_data
 from . import image, listops, pathfinder, pathfinder_tracing, recall, retrieval, text
 from .collate import PAIR, PIXEL_VOCABULARY, Collator, PairCollator, PixelCollator, PixelTokenCollator
 
@@ -27,6 +27,7 @@ class LraTask:
         pixels: mean and standard deviation of pictures, whose pixels are from 0 to 1; None if there are none.
         auto_class: the Auto class of the models.
         vocabulary: token ids that occur, of tasks with neither texts nor pictures.
+        length: tokens of every sequence, [CLS] before pixels included; None where texts are cut at what a run says.
         plain: whether models read one sequence of tokens, all of one length, see `for_plain_tokens`.
     """
 
@@ -39,6 +40,7 @@ class LraTask:
     pixels: tuple[float, float] | None = None
     auto_class: str = "AutoModelForSequenceClassification"
     vocabulary: int | None = None
+    length: int | None = None
     plain: bool = False
 
     def for_plain_tokens(self) -> "LraTask":
@@ -82,9 +84,18 @@ def _picture_task(
     sources: tuple[str, ...],
     load: Callable[[str], DatasetDict],
     pixels: tuple[float, float],
+    side: int,
 ) -> LraTask:
-    auto_class = "AutoModelForImageClassification"
-    return LraTask(name, labels, sources, load, tokenizer=None, pixels=pixels, auto_class=auto_class)
+    return LraTask(
+        name,
+        labels,
+        sources,
+        load,
+        tokenizer=None,
+        pixels=pixels,
+        auto_class="AutoModelForImageClassification",
+        length=side**2 + 1,
+    )
 
 
 TASKS = {
@@ -111,9 +122,9 @@ TASKS = {
         pairs=True,
     ),
     # Means and deviations are the authors', and for Fashion-MNIST those of its training pictures.
-    "image": _picture_task("image", image.CIFAR_LABELS, image.CIFAR_SOURCES, image.load_image, (0.48, 0.24)),
+    "image": _picture_task("image", image.CIFAR_LABELS, image.CIFAR_SOURCES, image.load_image, (0.48, 0.24), 32),
     "fashion_mnist": _picture_task(
-        "fashion_mnist", image.FASHION_LABELS, image.FASHION_SOURCES, image.load_fashion_mnist, (0.286, 0.353)
+        "fashion_mnist", image.FASHION_LABELS, image.FASHION_SOURCES, image.load_fashion_mnist, (0.286, 0.353), 28
     ),
     **{
         name: _picture_task(
@@ -122,6 +133,7 @@ TASKS = {
             pathfinder.SOURCES,
             partial(pathfinder.load_pathfinder, size=size, difficulty=difficulty),
             (0.5, 0.5),
+            size,
         )
         for name, size, difficulty in (
             ("pathfinder", 32, "hard"),
@@ -140,6 +152,7 @@ TASKS = {
         tokenizer=None,
         auto_class="AutoModelForTokenClassification",
         vocabulary=PIXEL_VOCABULARY,
+        length=pathfinder_tracing.PARAMETERS.size**2,
     ),
     **{
         name: LraTask(
@@ -150,6 +163,7 @@ TASKS = {
             tokenizer=None,
             auto_class="AutoModelForTokenClassification",
             vocabulary=parameters.vocab_size,
+            length=parameters.length,
         )
         for name, parameters in recall.TASKS.items()
     },
@@ -182,10 +196,10 @@ def tokenize(
     def encode(batch: dict) -> dict:
         if joined and "pair_text" in batch:
             both = batch["text"], batch["pair_text"]
-            return dict(tokenizer(*both, truncation="longest_first", max_length=2 * max_length))
-        encoded = dict(tokenizer(batch["text"], truncation=True, max_length=max_length))
+            return dict(encode_data(tokenizer, *both, truncation="longest_first", max_length=2 * max_length))
+        encoded = dict(encode_data(tokenizer, batch["text"], truncation=True, max_length=max_length))
         if "pair_text" in batch:
-            second = tokenizer(batch["pair_text"], truncation=True, max_length=max_length)
+            second = encode_data(tokenizer, batch["pair_text"], truncation=True, max_length=max_length)
             encoded |= {PAIR + name: value for name, value in second.items()}
         return encoded
 

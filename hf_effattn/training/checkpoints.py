@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 #: Whose run holds this file in an output folder is the only one that writes there.
 LOCK = ".lock"
 
-#: What the run in an output folder was asked for.
+#: What the run in an output folder was asked for, and what was made of that.
 ASKED = "arguments.json"
 
 #: What a run leaves at last.
@@ -62,32 +62,59 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
     if (folder / RESULTS).is_file():
         raise FileExistsError(f"{folder} holds a run that is finished, see its {RESULTS}: give another folder")
     checkpoint = last_complete_checkpoint(folder)
+    if (folder / ASKED).is_file():
+        _check_equal(folder, "arguments", asked_for(arguments, training))
+    elif checkpoint is not None:
+        raise FileExistsError(f"{folder} has checkpoints but no {ASKED}, so of what run? Give another folder")
     if checkpoint is None:
         logger.info("%s has no whole checkpoint: starting", folder)
-        return None
-    if not (folder / ASKED).is_file():
-        raise FileExistsError(f"{folder} has checkpoints but no {ASKED}, so of what run? Give another folder")
-    earlier, now = read_json(folder / ASKED), asked_for(arguments, training)
+    else:
+        logger.info("resuming from %s", checkpoint)
+    return checkpoint
+
+
+def _check_equal(folder: Path, part: str, now: dict[str, Any]) -> None:
+    """Raise FileExistsError if the run in the folder has something else in this part of its `ASKED`."""
+    earlier, now = _flat(read_json(folder / ASKED).get(part, {})), _flat(now)
     changed = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
     if changed:
         told = ", ".join(f"{name}={earlier.get(name)!r}, not {now.get(name)!r}" for name in changed)
         raise FileExistsError(f"{folder} holds another run, with {told}: restore that, or give another folder")
-    logger.info("resuming from %s", checkpoint)
-    return checkpoint
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of nested mappings under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def asked_for(arguments: Any, training: TrainingArguments) -> dict[str, Any]:
     """The arguments that tell one run from another, as they come back from a file."""
     both = dataclasses.asdict(arguments) | training.to_sanitized_dict()
-    return json.loads(json.dumps({name: both[name] for name in both if not name.startswith(INDIFFERENT)}))
+    return _as_read({name: both[name] for name in both if not name.startswith(INDIFFERENT)})
+
+
+def _as_read(content: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(content))
 
 
 @contextmanager
-def sole_run(arguments: Any, training: TrainingArguments) -> Iterator[None]:
+def sole_run(
+    arguments: Any, training: TrainingArguments, made: dict[str, Any], checkpoint: Path | None = None
+) -> Iterator[None]:
     """Keep the output folder to this run, and write down there what it is; of several processes the main one does it.
 
+    Args:
+        arguments: those of the script, a dataclass with the field ``resume``.
+        training: those of the trainer.
+        made: what the arguments came to, where files and launchers have a say: the model's config, the data and so on.
+        checkpoint: what `checkpoint_to_resume` gave.
+
     Raises:
-        FileExistsError: another run writes there at this moment.
+        FileExistsError: another run writes there at this moment, or has since then; or the run to be resumed had
+            something else made of its arguments.
     """
     if training.process_index != 0:
         yield
@@ -100,7 +127,12 @@ def sole_run(arguments: Any, training: TrainingArguments) -> Iterator[None]:
     except Timeout as error:
         raise FileExistsError(f"another run writes to {folder}: wait for it, or give another folder") from error
     try:
-        write_json(folder / ASKED, asked_for(arguments, training))
+        if checkpoint_to_resume(arguments, training) != checkpoint:
+            raise FileExistsError(f"another run has written to {folder} since this one began: start it again")
+        made = _as_read(made)
+        if (folder / ASKED).is_file():
+            _check_equal(folder, "made", made)
+        write_json(folder / ASKED, {"arguments": asked_for(arguments, training), "made": made})
         yield
     finally:
         lock.release()

@@ -21,6 +21,11 @@ from transformers import (
 
 from ..lra.collate import IGNORED
 from ..metrics import load_metric
+from ..tokenization import SPECIAL_TOKENS, encode_data
+
+
+#: What `language_scores` gives, by which end is the good one; not every model's tokens are bytes.
+LANGUAGE_SCORES = {"higher": (), "lower": ("loss", "perplexity", "bits_per_byte")}
 
 
 def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
@@ -34,7 +39,9 @@ def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_lengt
         raise ValueError(f"the texts of the splits {blank} are all blank")
 
     def encode(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]}
+        return {
+            "input_ids": encode_data(tokenizer, batch["text"], truncation=True, max_length=max_length)["input_ids"]
+        }
 
     return texts.map(encode, batched=True, remove_columns=["text"], desc=f"at most {max_length} tokens")
 
@@ -59,7 +66,7 @@ def chunk_texts(
     end = [] if running else [end_of_text(tokenizer)]
 
     def encode(batch: dict[str, Any]) -> dict[str, Any]:
-        encoded = tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
+        encoded = encode_data(tokenizer, batch["text"], add_special_tokens=False)["input_ids"]
         return {"input_ids": [ids + end for ids in encoded]}
 
     def chunked(split: Dataset) -> Dataset:
@@ -147,7 +154,9 @@ class EpochCallback(TrainerCallback):
 
 
 def token_losses(logits: Any, labels: torch.Tensor, shift: bool) -> torch.Tensor:
-    """``[batch, 2]`` of float32: the summed negative log-likelihood of every row, and how many tokens it is of.
+    """``[batch, 3]`` of float32: of every row the summed negative log-likelihood, and how many tokens it is of.
+
+    The third column is how many of these are bytes, if the tokens are those of `hf_effattn.byte_tokenizer`.
 
     Args:
         logits: ``[batch, length, vocab]``, or a tuple with that in front.
@@ -160,13 +169,19 @@ def token_losses(logits: Any, labels: torch.Tensor, shift: bool) -> torch.Tensor
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
-    return torch.stack([losses.sum(1), labels.ne(IGNORED).sum(1).float()], dim=1)
+    counted = [labels.ne(IGNORED), labels >= len(SPECIAL_TOKENS)]
+    return torch.stack([losses.sum(1), *(count.sum(1).float() for count in counted)], dim=1)
 
 
 def language_scores(prediction: EvalPrediction, bytes_are_tokens: bool) -> dict[str, float]:
-    """Mean loss of a token over all rows, its perplexity, and in bits per byte ``loss / ln 2`` if tokens are bytes."""
-    sums, counts = np.asarray(prediction.predictions, dtype=np.float64).T
+    """Mean loss of a token over all rows, its perplexity, and if tokens are bytes the bits per byte.
+
+    These are the loss of all tokens, the ends of texts included, in bits and divided by the number of the bytes.
+    """
+    sums, counts, in_bytes = np.asarray(prediction.predictions, dtype=np.float64).T
     means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
     found = load_metric("perplexity").compute(predictions=means, references=counts)
     scores = {"loss": found["bits_per_token"] * math.log(2), "perplexity": found["perplexity"]}
-    return scores | ({"bits_per_byte": found["bits_per_token"]} if bytes_are_tokens else {})
+    if bytes_are_tokens:
+        scores["bits_per_byte"] = float(sums.sum() / math.log(2) / in_bytes.sum())
+    return scores

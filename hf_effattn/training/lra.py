@@ -26,6 +26,10 @@ SIZES = {
 }
 
 
+#: Where texts are cut.
+DEFAULT_LENGTH = 1024
+
+
 @dataclasses.dataclass
 class LraArguments:
     """What to train on what."""
@@ -43,7 +47,10 @@ class LraArguments:
     model_options: dict[str, Any] | str | None = dataclasses.field(
         default=None, metadata={"help": "further fields of the config of a new model_type, a mapping"}
     )
-    max_length: int = dataclasses.field(default=1024, metadata={"help": "longest input in tokens, [CLS] included"})
+    max_length: int = dataclasses.field(
+        default=0,
+        metadata={"help": "longest text in tokens, [CLS] included (1,024); pictures have a length of their own"},
+    )
     validation_rows: int | None = dataclasses.field(
         default=None, metadata={"help": "score so many rows of the validation split, its first ones"}
     )
@@ -62,7 +69,11 @@ class LraArguments:
         starts = ("model_config", "model_name_or_path", "model_type")
         if sum(getattr(self, name) is not None for name in starts) != 1:
             raise ValueError("give exactly one of --model_config, --model_name_or_path and --model_type")
-        self.source = self.source or get_task(self.task).sources[0]
+        task = get_task(self.task)
+        self.source = self.source or task.sources[0]
+        self.max_length = self.max_length or task.length or DEFAULT_LENGTH
+        if task.length not in (None, self.max_length):
+            raise ValueError(f"every sequence of task {self.task!r} has {task.length} tokens: leave --max_length out")
         self.model_size, self.model_options = _mapping(self.model_size), _mapping(self.model_options)
         if self.model_type is None and (self.model_size or self.model_options):
             raise ValueError("--model_size and --model_options are for a new --model_type")
@@ -172,8 +183,7 @@ def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> P
         ValueError: it reads something else than the task has, or not so much.
     """
     check_input(task, config)
-    if task.tokenizer is not None:
-        check_length(config, task.longest(lra.max_length))
+    check_length(config, task.longest(lra.max_length))
     auto_class = getattr(transformers, task.auto_class)
     if lra.model_name_or_path is not None:
         return auto_class.from_pretrained(lra.model_name_or_path, config=config)

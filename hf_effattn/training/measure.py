@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 #: Packages whose versions can change a result.
@@ -49,6 +49,15 @@ class ThroughputCallback(TrainerCallback):
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self._step_started
         self.tokens = int(state.num_input_tokens_seen) - (self._tokens_at_start or 0)
+
+
+class PairTrainer(Trainer):
+    """A trainer that counts both sequences of a pair; that of transformers counts the first alone."""
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        super()._track_num_input_tokens(inputs)
+        if (second := inputs.get("pair_attention_mask")) is not None:
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(second.sum()).sum())
 
 
 def peak_memory_bytes() -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from ..files import write_json
-from ..hub.export import export_checkpoint
+from ..hub.export import export_checkpoint, weight_checksums
 from ..lra.checksums import content_checksum
-from ..models.heads import EncoderForCausalLM
 from ..tokenization import byte_tokenizer
 from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
+from .checks import check_arguments, check_trainer, choose_weights_by
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
 from .model_zoo import check_length
 from .recipes import parse_recipe
@@ -58,8 +58,21 @@ class RunArguments(DataArguments):
             raise ValueError("give exactly one of --model_config and --model_name_or_path")
 
 
-def begin(kind: type[RunArguments], arguments: list[str], description: str | None) -> tuple[Any, TrainingArguments]:
+def begin(
+    kind: type[RunArguments],
+    arguments: list[str],
+    description: str | None,
+    higher: Collection[str],
+    lower: Collection[str],
+) -> tuple[Any, TrainingArguments]:
     """The arguments of a script, of class `kind`, and those of the trainer, with logs on and seeds set.
+
+    Args:
+        kind: the class of the script's own arguments.
+        arguments: the command line.
+        description: what ``--help`` says.
+        higher: scores of the script that are better when they are higher.
+        lower: scores of the script that are better when they are lower.
 
     Raises:
         ValueError: arguments that do not go together.
@@ -68,24 +81,13 @@ def begin(kind: type[RunArguments], arguments: list[str], description: str | Non
     parser = HfArgumentParser((kind, TrainingArguments), description=description)  # type: ignore[arg-type]
     run, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    check_processes(training)
-    if training.dataloader_drop_last:
-        raise ValueError("dataloader_drop_last would drop the last rows of the evaluation as well: leave it out")
+    check_arguments(training)
+    choose_weights_by(training, higher, lower)
     if (checkpoint := checkpoint_to_resume(run, training)) is not None:
         training.resume_from_checkpoint = str(checkpoint)
     training.include_num_input_tokens_seen = "non_padding"
     set_seed(training.seed)
     return run, training
-
-
-def check_processes(training: TrainingArguments) -> None:
-    """Raise ValueError if a launcher started several processes that would not train together."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if training.world_size != started:
-        raise ValueError(
-            f"{started} processes were started, but Accelerate found {training.world_size}, so each would train for "
-            "itself: pass --use_cpu true on CPUs, and see training_scripts/launch for what starts processes"
-        )
 
 
 def load_tokenizer(run: RunArguments) -> PreTrainedTokenizerBase:
@@ -104,11 +106,6 @@ def load_tokenizer(run: RunArguments) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {source} has no padding token: set its pad_token and save it again")
     return tokenizer
-
-
-def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokens of `tokenizer` are bytes, as those of `hf_effattn.byte_tokenizer` are."""
-    return tokenizer.get_vocab() == byte_tokenizer(0).get_vocab()
 
 
 def start_config(run: RunArguments, tokenizer: PreTrainedTokenizerBase, **fields: Any) -> PreTrainedConfig:
@@ -158,15 +155,16 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
     """
     check_trainer(trainer)
     model: Any = trainer.model
-    kind = type(model)
+    kind, checkpoint = type(model), trainer.args.resume_from_checkpoint
     throughput = ThroughputCallback()
     trainer.add_callback(throughput)
-    with sole_run(run, trainer.args):
-        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    made = made_of(trainer.args, model, splits)
+    with sole_run(run, trainer.args, made, None if checkpoint is None else Path(checkpoint)):
+        trainer.train(resume_from_checkpoint=checkpoint)
         scores = {"validation": trainer.evaluate()}
         if test is not None:
             scores["test"] = trainer.evaluate(test, metric_key_prefix="test")
-        results = collect_results(run, trainer, throughput, splits) | scores
+        results = collect_results(run, trainer, throughput, made) | scores
         leave(trainer, kind, results)
     logger.info("%s, results in %s", scores.get("test", scores["validation"]), trainer.args.output_dir)
     trainer.end()
@@ -175,32 +173,16 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
 
 def leave(trainer: Any, kind: type[PreTrainedModel], results: dict[str, Any]) -> None:
     """Write ``model/``, of class `kind`, and ``results.json`` to the output folder; every process has to call it."""
-    model, output_dir = whole_model(trainer, kind), Path(str(trainer.args.output_dir))
+    model = whole_model(trainer, kind)
     if trainer.is_world_process_zero():
-        export_checkpoint(model, trainer.processing_class, output_dir / "model")
-        write_json(output_dir / RESULTS, results)
+        store(model, trainer.processing_class, Path(str(trainer.args.output_dir)), results)
 
 
-def check_trainer(trainer: Any) -> None:
-    """Raise ValueError if the trainer would not do what it was asked for.
-
-    Accelerate has FSDP on accelerators alone, and an orthogonality penalty reads the weights of the blocks outside of
-    them, where they are in shards. With label smoothing `Trainer` takes a loss of its own, without the penalty, and
-    shifts the labels of transformers' own causal models alone: others would learn to repeat their input.
-    """
-    if trainer.args.label_smoothing_factor:
-        if isinstance(trainer.model, EncoderForCausalLM):
-            raise ValueError("label_smoothing_factor takes labels that are not shifted for these models: leave it out")
-        if getattr(trainer.model.config, "orthogonality_penalty", 0):
-            raise ValueError("label_smoothing_factor leaves the orthogonality_penalty out of the loss: set one to 0")
-    asked = trainer.args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asked and not trainer.is_fsdp_enabled:
-        raise ValueError(
-            f"Accelerate shards nothing on {trainer.args.device.type!r} and would train without FSDP: leave it out, "
-            "or use accelerators"
-        )
-    if asked and getattr(trainer.model.config, "orthogonality_penalty", 0):
-        raise ValueError("FSDP and an orthogonality_penalty do not go together: set it to 0, or train without FSDP")
+def store(model: PreTrainedModel, tokenizer: Any, output_dir: Path, results: dict[str, Any]) -> None:
+    """Write ``model/`` to the output folder of a run, and then ``results.json``, which knows these weights again."""
+    folder = export_checkpoint(model, tokenizer, output_dir / "model")
+    results["weights"] = weight_checksums(folder)
+    write_json(output_dir / RESULTS, results)
 
 
 def whole_model(trainer: Any, kind: type[PreTrainedModel]) -> PreTrainedModel:
@@ -218,7 +200,7 @@ def whole_model(trainer: Any, kind: type[PreTrainedModel]) -> PreTrainedModel:
 
 
 def collect_results(
-    arguments: Any, trainer: Trainer, throughput: ThroughputCallback, splits: DatasetDict
+    arguments: Any, trainer: Trainer, throughput: ThroughputCallback, made: dict[str, Any]
 ) -> dict[str, Any]:
     """What a run gave apart from its scores, and everything that is needed to repeat it.
 
@@ -226,11 +208,10 @@ def collect_results(
         arguments: those of the script, a dataclass.
         trainer: after training.
         throughput: a callback that it had.
-        splits: the rows as they were loaded.
+        made: see `made_of`.
     """
     return {
-        **run_facts(arguments, trainer.args.to_sanitized_dict(), trainer.model, splits),
-        "processes": trainer.args.world_size,
+        **run_facts(arguments, trainer.args.to_sanitized_dict(), trainer.model, made),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "tokens_per_second": throughput.tokens_per_second,
@@ -238,16 +219,27 @@ def collect_results(
     }
 
 
-def run_facts(arguments: Any, training: dict[str, Any], model: Any, splits: DatasetDict) -> dict[str, Any]:
+def made_of(training: TrainingArguments, model: PreTrainedModel, splits: DatasetDict) -> dict[str, Any]:
+    """What the arguments of a run came to, where files and launchers have a say; `splits` as they were loaded."""
+    return {
+        "model_config": model.config.to_dict(),
+        "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
+        "processes": training.world_size,
+        "mixed_precision": training.mixed_precision,
+    }
+
+
+def run_facts(arguments: Any, training: dict[str, Any], model: Any, made: dict[str, Any]) -> dict[str, Any]:
     """What was trained on what, how and where, whatever loop did it; `training` are the arguments of that loop."""
     return {
         "arguments": dataclasses.asdict(arguments),
         "training_arguments": training,
+        **made,
+        # Training may have aligned it with the tokenizer.
         "model_config": model.config.to_dict(),
         # Models of transformers report nothing.
         "backends": model.effattn_report() if hasattr(model, "effattn_report") else None,
         "parameters": model.num_parameters(),
-        "data": {name: {"rows": len(split), "sha256": content_checksum(split)} for name, split in splits.items()},
         "environment": environment(),
         "code": code_checksum(),
         "peak_memory_bytes": peak_memory_bytes(),

@@ -1,5 +1,6 @@
 """Data of the user's own: files or a data set, as checked splits with columns of fixed names."""
 
+import csv
 import dataclasses
 import logging
 from pathlib import Path
@@ -112,10 +113,30 @@ def _load_file(path: str, running_text: bool) -> Dataset:
     options = {"keep_linebreaks": running_text} if kind == "text" else BUILDER_OPTIONS.get(kind, {})
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{path} is empty: give another file, or leave it out")
+    if kind == "csv":
+        _check_width(path)
     try:
         return load_dataset(kind, data_files=str(path), split="train", **options)
     except (DatasetGenerationError, ValueError) as error:
         raise ValueError(f"{path} has no rows or is no {kind}: {error.__cause__ or error}") from error
+
+
+def _check_width(path: str) -> None:
+    """Raise ValueError if a csv file has more cells in its first row than in its header.
+
+    pandas would take the first cells of all rows for names of rows, and the others for those of the columns before.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        try:
+            header, first = next(rows, []), next(rows, [])
+        except (csv.Error, UnicodeDecodeError):
+            return
+    if len(first) > len(header):
+        raise ValueError(
+            f"{path}: the first row has {len(first)} cells, and the header {len(header)}: name every column, or put "
+            "texts with commas in quotes"
+        )
 
 
 def _load_dataset(data: DataArguments) -> dict[str, Dataset]:

@@ -21,7 +21,9 @@ def checkpoint(tmp_path):
     (folder / "__pycache__").mkdir()
     (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.Model"}}')
     (folder / "modeling.py").write_text("import torch\nfrom .heads import Head\n")
-    (folder / "heads.py").write_text("import math, torch.nn\ntry:\n    import triton\nexcept ImportError:\n    pass\n")
+    (folder / "heads.py").write_text(
+        "import math, torch.nn\ntry:\n    import triton\nexcept ImportError:\n    pass\nclass Head: pass\n"
+    )
     (folder / "README.md").write_text("Über ein Modell")
     (folder / "figures/attention.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     (folder / "__pycache__/heads.pyc").write_bytes(b"\0\0")
@@ -101,11 +103,11 @@ def test_files_that_must_not_travel(checkpoint, name, write, message):
         ("import os\nos.system('ls')", "uses os.system: it is not among the parts of os"),
         ("from os import execv", "imports os.execv: it is not among the parts of os"),
         ("import os\nos.__builtins__['exec']('1')", "uses os.__builtins__: it is not among the parts of os"),
-        ("import json\njson.__builtins__['exec']('1')", "uses json.__builtins__: it leads to __builtins__"),
+        ("import json\njson.__builtins__['exec']('1')", "uses json.__builtins__: it is not a public part"),
         ("import os\nos.path.os.system('ls')", "uses os.path.os.system: it leads to os"),
-        ("import warnings\nwarnings.sys.modules['numpy']", "uses warnings.sys.modules: it leads to sys"),
+        ("import warnings\nwarnings.sys.modules['numpy']", "uses warnings.sys.modules: it is not a public part"),
         ("print(().__class__.__base__.__subclasses__())", r"uses \?.__class__.__base__.__subclasses__: it leads to"),
-        ("from typing import sys", "imports typing.sys: it leads to sys"),
+        ("from typing import sys", "imports typing.sys: it is not a public part of typing"),
         ("from torch import *", "imports all of torch; name what it needs"),
         ("import torch as t\nt.load('x.txt', weights_only=False)", "uses torch.load: it runs what a pickle says"),
         ("import torch as t\nt.hub.load('a', 'b')", "uses torch.hub.load: it downloads code"),
@@ -126,14 +128,47 @@ def test_files_that_must_not_travel(checkpoint, name, write, message):
         ),
         ("AutoModel.from_pretrained('evil/x', trust_remote_code=True)", "sets trust_remote_code, which runs code"),
         ("AutoModel.from_pretrained('evil/x', **{'trust_remote_code': 1})", "sets trust_remote_code, which runs code"),
-        ("print(globals()['__loader__'])", "uses globals: it makes code"),
+        ("print(globals()['__loader__'])", "uses globals: it reaches files, or code"),
         ("from torch import hub", "imports torch.hub: it downloads code"),
         ("import torch\ntorch.hub.load('a', 'b')", "uses torch.hub: it downloads code"),
         ("import torch\nload = torch.load", "uses torch.load: it runs what a pickle says"),
-        ("module = __import__('os')", "uses __import__: it makes code"),
-        ("run = exec", "uses exec: it makes code"),
-        ("print(eval('1'))", "uses eval: it makes code"),
-        ("compile('1', '', 'eval')", "uses compile: it makes code"),
+        ("module = __import__('os')", "uses __import__: it reaches"),
+        ("run = exec", "uses exec: it reaches"),
+        ("print(eval('1'))", "uses eval: it reaches"),
+        ("compile('1', '', 'eval')", "uses compile: it reaches"),
+        (
+            "import torch\ntorch.nn.functional.torch.load('x')",
+            "uses torch.nn.functional.torch.load: it leads to torch",
+        ),
+        ("from transformers.modeling_utils import torch as t", "imports transformers.modeling_utils.torch: it leads"),
+        (
+            "import torch\ntorch._inductor.codecache.PyCodeCache",
+            "uses torch._inductor.*: it is not a public part of torch",
+        ),
+        ("import torch\ntorch.utils.collect_env.run('id')", "uses torch.utils.collect_env.run: it runs commands"),
+        ("from torch.fx import graph_module", "imports torch.fx.graph_module: it makes code of text"),
+        ("import torch\ntorch.storage._load_from_bytes(b'')", "uses torch.storage._load_from_bytes: it runs what a"),
+        ("from transformers.pipelines import pipeline", "imports transformers.pipelines.pipeline: it may download"),
+        (
+            "from transformers.testing_utils import run_command",
+            "imports transformers.testing_utils.run_command: it runs",
+        ),
+        ("from collections import _sys", "imports collections._sys: it is not a public part of collections"),
+        ("from enum import bltns", "imports enum.bltns: it is not a public part of enum"),
+        ("import string\nstring.Formatter()", "uses string.Formatter: it looks up what a text names"),
+        ("import typing\ntyping.get_type_hints(f)", "uses typing.get_type_hints: it makes code of text"),
+        ("getattr(f, '__globals__')", "names __globals__: it leads out"),
+        ("getattr(f, '__glo' + 'bals__')", "asks getattr for a name that is put together"),
+        ("vars(torch.nn)['__builtins__']", "names __builtins__: it leads out"),
+        (
+            "try:\n    1 / 0\nexcept ArithmeticError as e:\n    e.__traceback__.tb_frame",
+            "uses e.__traceback__.*: it leads to",
+        ),
+        ("match f:\n    case object(__globals__=g):\n        pass", "asks for __globals__"),
+        ("print.__self__.exec('1')", "uses print.__self__.exec: it leads to __self__"),
+        ("breakpoint()", "uses breakpoint: it reaches files, or code"),
+        ("open('file', 'w')", "uses open: it reaches files"),
+        ("from .heads import torch as t", "imports torch of .heads, which only imports it itself"),
         ("from .ghost import thing", "imports .ghost, which the folder does not have"),
         ("from . import heads", "is a relative import that transformers does not follow"),
         ("from ..heads import Head", "is a relative import that transformers does not follow"),
@@ -153,6 +188,9 @@ def test_code_that_must_not_travel(checkpoint, line, message):
         "import re\nre.compile('a')",
         "import os\nprint(os.environ.get('A'), os.path.join('a', 'b'))",
         "import torch.nn.functional as F\nF.relu(x)",
+        "from collections.abc import Mapping\nfrom enum import Enum\nimport math\nmath.sqrt(2)",
+        "name = 'open'\ngetattr(config, name), getattr(config, f'{name}_size'), getattr(config, 'eval')",
+        "from transformers import GenerationConfig\nGenerationConfig._get_default_generation_params()",
         "from torch import nn\nmodules = vars(nn.Module())",
         "model.eval()\nself.exec = 1",
         "try:\n    from kernels import use_kernel_forward_from_hub\nexcept (ImportError, ValueError):\n    pass",
@@ -161,7 +199,7 @@ def test_code_that_must_not_travel(checkpoint, line, message):
     ],
 )
 def test_code_that_may_travel(line):
-    assert read_code(line.encode(), {"heads"}).offences == []
+    assert read_code(line.encode(), {"heads": {"Head"}}).offences == []
 
 
 def test_every_offence_is_listed_with_its_place(checkpoint):
@@ -185,6 +223,11 @@ def test_every_offence_is_listed_with_its_place(checkpoint):
             {"custom_pipelines": {"x": {"impl": "ghost.P"}}},
             r"custom_pipelines names ghost\.P, but there is no ghost\.py",
         ),
+        (
+            {"attn_implementation": "evil/kernel"},
+            "attn_implementation takes code from another repository, evil/kernel",
+        ),
+        ({"text_config": {"_attn_implementation": "e/k@v1"}}, "_attn_implementation takes code from another"),
         ({"image_processor": {"auto_map": {"AutoImageProcessor": "e/c--p.P"}}}, "auto_map takes code from another"),
         ({"parts": [{"custom_pipelines": {"x": {"impl": "e/c--p.P"}}}]}, "custom_pipelines takes code from another"),
         ({"auto_map": {"AutoModel": "../outside.Model"}}, r"auto_map names \.\./outside\.Model, but there is no \.py"),
@@ -242,9 +285,32 @@ def test_a_folder_without_a_config_is_no_checkpoint(checkpoint):
 def test_the_audit_runs_nothing(tmp_path):
     export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
     trap = tmp_path / "ran"
-    (tmp_path / "model/trap.py").write_text(f"open({str(trap)!r}, 'w')\n")
+    (tmp_path / "model/trap.py").write_text(f"import torch\ntorch.save({{}}, {str(trap)!r})\n")
     hf_effattn.audit_checkpoint(tmp_path / "model")
     assert not trap.exists()
+
+
+def test_code_that_is_not_the_packages_own_is_named(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    assert hf_effattn.audit_checkpoint(tmp_path / "model").foreign == ()
+    (tmp_path / "model/more.py").write_text("import torch\n")
+    with (tmp_path / "model/heads.py").open("a") as file:
+        file.write("\n")
+    assert hf_effattn.audit_checkpoint(tmp_path / "model").foreign == ("heads.py", "more.py")
+
+
+def test_a_link_to_a_folder_is_refused(checkpoint, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/generate.py").write_text("import numpy\n")
+    (checkpoint / "custom_generate").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="custom_generate: is a link to a folder; put the files there"):
+        hf_effattn.audit_checkpoint(checkpoint)
+
+
+def test_an_adapter_would_bring_the_code_of_its_base_model(checkpoint):
+    (checkpoint / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/code"}')
+    with pytest.raises(ValueError, match=r"adapter_config\.json: has transformers load the model that it names"):
+        hf_effattn.audit_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("content", [["w.bin"], {"weight_map": ["w.bin"]}])

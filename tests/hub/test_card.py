@@ -171,6 +171,9 @@ def test_what_a_card_says(run):
         "data.train.rows",
         "data.test.sha256",
         "backends.layers",
+        "mixed_precision",
+        "processes",
+        "weights",
         "environment.device",
         "environment.torch_threads",
         "environment.versions",
@@ -198,6 +201,11 @@ def test_results_of_something_else_are_refused(run_of, run):
     with pytest.raises(ValueError, match=r"task 'retrieval_reviews' has the labels .*, but the checkpoint has"):
         hf_effattn.write_card(run / "model", run_of("retrieval_reviews") / "results.json")
     results = read_json(run / "results.json")
+    write_json(run / "results.json", results | {"weights": {"model.safetensors": "0" * 64}})
+    with pytest.raises(
+        ValueError, match=r"the results are those of other weights .*: take the folder model/ of the run"
+    ):
+        hf_effattn.write_card(run / "model", run / "results.json")
     results["model_config"] |= {"hidden_size": 48, "model_type": "luna"}
     write_json(run / "results.json", results)
     with pytest.raises(ValueError, match=r"another model \(hidden_size: 48 there, 24 here, model_type: 'luna' there"):

@@ -14,7 +14,7 @@ import transformers
 
 import hf_effattn
 from hf_effattn.hub import export
-from hf_effattn.hub.code_audit import read_code
+from hf_effattn.hub.code_audit import own_names, read_code
 from hf_effattn.hub.code_rules import OPTIONAL
 from tests.hub.making import export_tiny
 from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids
@@ -107,7 +107,7 @@ ASKING |= {"triton_linear.py": {"triton"}, "triton_kernels.py": {"triton"}}
 
 def test_the_travelling_room_imports_nothing_from_outside():
     room = Path(hf_effattn.__file__).parent / "models"
-    siblings = {path.stem for path in room.glob("*.py")}
+    siblings = {path.stem: own_names(path.read_bytes()) for path in room.glob("*.py")}
     for path in room.glob("*.py"):
         code = read_code(path.read_bytes(), siblings)
         assert code.offences == [], path.name
@@ -158,7 +158,9 @@ def test_an_export_that_breaks_off_in_its_last_step_is_undone(failing, interrupt
     assert (tmp_path / "model/config.json").read_text() == "earlier"
 
 
-@pytest.mark.parametrize("name", [".git/config", "train.sh", "figures/loss.png", "optimizer.pt"])
+@pytest.mark.parametrize(
+    "name", [".git/config", "train.sh", "train.py", "README.md", "notes.txt", "figures/loss.png", "optimizer.pt"]
+)
 def test_export_replaces_nothing_but_a_checkpoint(name, tmp_path):
     export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
     path = tmp_path / "model" / name

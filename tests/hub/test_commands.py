@@ -2,6 +2,8 @@
 
 import json
 import re
+from functools import partial
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -70,6 +72,7 @@ def test_verify_shows_what_it_found(tmp_path):
     assert done.exit_code == 0, done.output
     for name, digest in hf_effattn.audit_checkpoint(tmp_path / "model").code.items():
         assert f"{name} " in done.stdout and digest in done.stdout
+    assert f"the code of hf_effattn {version('hf_effattn')}: all of it" in done.stdout
     assert "weights: model.safetensors" in done.stdout
     difference = done.stdout.split("AutoModelForSequenceClassification: largest difference of the logits ")[1]
     assert float(difference) < 1e-4
@@ -84,6 +87,25 @@ def test_verify_refuses_code_that_computes_something_else(tmp_path):
     done = run("verify", tmp_path / "model")
     assert done.exit_code == 1
     assert "refused: the logits of" in done.stderr and "differ by 0.01" in done.stderr
+
+
+def test_verify_says_which_code_is_not_the_packages_and_tries_the_tokenizer(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModelForMaskedLM", tmp_path / "model", vocab_size=260)
+    path = tmp_path / "model/heads.py"
+    path.write_text(path.read_text() + "\n")
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 0 and ": all but heads.py\n" in done.stdout, done.output
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
+    inputs = sample_inputs(model)
+    expected = model(**inputs).logits
+    verify = partial(hf_effattn.verify_checkpoint, tmp_path / "model", "AutoModelForMaskedLM", inputs, expected)
+    assert verify(tokenizer) < 1e-5
+    with pytest.raises(ValueError, match=r"the tokenizer of .* gives other tokens in a clean process"):
+        verify(lambda text: {"input_ids": [1, 2]})
+    (tmp_path / "model/tokenizer.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="does not load through AutoModelForMaskedLM in a clean process"):
+        verify(tokenizer)
 
 
 def test_verify_refuses_before_it_runs_anything(tmp_path):

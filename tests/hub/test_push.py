@@ -133,6 +133,7 @@ def history(client, versions, tmp_path_factory):
         "again": second,
         "upload": third,
         "commit": third,
+        "public": second | {"private": True},
         "draft": second | {"repo_id": "tester/draft", "revision": "draft", "private": True, "message": "A draft"},
     }
     exported = tmp_path_factory.mktemp("exported") / "model"
@@ -195,6 +196,12 @@ def test_a_push_to_a_branch_of_a_private_repository(history):
     assert repository.files.keys() == {".gitattributes"}
 
 
+def test_nothing_private_is_pushed_to_a_public_repository(history):
+    error = history.pushed["public"]["error"]
+    assert error.startswith("ValueError: tester/model exists and is public, not private: change that in its settings")
+    assert len(history.commits) == 3 and not history.hub.repositories["tester/model"].private
+
+
 def test_a_branch_that_somebody_else_has_moved_is_left_alone(history):
     assert "the push to tester/moving failed: Client error '412" in history.pushed["moving"]["error"]
     assert history.hub.repositories["tester/moving"].files.keys() == {".gitattributes", "note.txt"}
@@ -209,6 +216,9 @@ def test_nothing_is_sent_of_what_is_refused(versions, tmp_path, monkeypatch):
     folder = shutil.copytree(versions.folders[1], tmp_path / "model")
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model\.bin: is a zip file with a pickle"):
+        hf_effattn.push_checkpoint(folder, "tester/model")
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=r"README\.md loads a tokenizer, and .* has none: save it there"):
         hf_effattn.push_checkpoint(folder, "tester/model")
     (folder / "README.md").write_text("---\n- no mapping\n---\n")
     with pytest.raises(ValueError, match="repo card metadata block should be a dict"):
