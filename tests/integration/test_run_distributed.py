@@ -14,7 +14,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hf_effattn.files import read_json
 from hf_effattn.lra.task import TASKS
-from hf_effattn.training.run import check_processes, check_trainer
+from hf_effattn.training.checks import check_arguments, check_trainer
 from tests.integration.toy_loop import TOY
 from tests.integration.user_runs import (
     SCRIPTS,
@@ -113,11 +113,11 @@ def test_two_processes_of_run_lra_equal_one(options, monkeypatch, tmp_path):
 
 
 def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
-    check_processes(SimpleNamespace(world_size=1))
+    check_arguments(SimpleNamespace(world_size=1, dataloader_drop_last=False))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check_processes(SimpleNamespace(world_size=2))
+    check_arguments(SimpleNamespace(world_size=2, dataloader_drop_last=False))
     with pytest.raises(ValueError, match="2 processes were started, but Accelerate found 1, so each would train for"):
-        check_processes(SimpleNamespace(world_size=1))
+        check_arguments(SimpleNamespace(world_size=1, dataloader_drop_last=False))
 
 
 def sharding(asked, done, **config):

@@ -297,7 +297,8 @@ def test_losses_of_rows():
             expected = torch.nn.functional.cross_entropy(used[row], wanted[row], reduction="sum")
             assert found[row, 0] == pytest.approx(expected.item(), rel=1e-6)
             assert found[row, 1] == (wanted[row] != -100).sum()
-    sums, counts = found.double().T
+            assert found[row, 2] == (wanted[row] >= 4).sum(), "ids from 4 on are bytes"
+    sums, counts, _ = found.double().T
     scores = language_scores(EvalPrediction(found.numpy(), None), bytes_are_tokens=False)
     assert scores["loss"] == pytest.approx((sums.sum() / counts.sum()).item()) and "bits_per_byte" not in scores
 

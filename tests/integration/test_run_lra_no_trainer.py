@@ -31,10 +31,14 @@ def arguments(tmp_path):
             "max_steps": 12,
             "eval_strategy": "steps",
             "eval_steps": 4,
+            "metric_for_best_model": "accuracy",
+            "load_best_model_at_end": True,
             "learning_rate": 1e-2,
             "per_device_train_batch_size": 8,
             "disable_tqdm": True,
         } | options
+        # What keeps the best weights has to be saved whenever it is evaluated.
+        given["save_steps"] = given["eval_steps"]
         return [f"--{name}={value}" for name, value in given.items()]
 
     return make
@@ -112,7 +116,7 @@ def test_it_reads_the_recipes_of_the_other_script(path):
     script = load_script()
     model = "--model_type=simpletron" if "model_size" in read_recipe(path) else "--model_config=config.json"
     parser = HfArgumentParser((LraArguments, TrainingArguments))
-    script.check_arguments(*parse_recipe(parser, [f"--recipe={path}", model]))
+    script.check_read(*parse_recipe(parser, [f"--recipe={path}", model]))
 
 
 def test_an_earlier_run_is_not_overwritten(arguments, tmp_path):
