@@ -254,7 +254,7 @@ def test_the_report_in_the_repository_is_current(tmp_path):
 def test_a_task_without_its_data_is_left_out_and_named(plan_file, tmp_path, monkeypatch):
     from arena import costs, guesses
 
-    pictures = RECIPE | {"task": "fashion_mnist", "source": str(tmp_path / "nowhere")}
+    pictures = RECIPE | {"task": "fashion_mnist", "max_length": 785, "source": str(tmp_path / "nowhere")}
     (plan_file.parent / "recipes" / "other.yaml").write_text(yaml.safe_dump(pictures))
     content = yaml.safe_load(plan_file.read_text())
     content["tasks"] = {"other": "Other"} | content["tasks"]
