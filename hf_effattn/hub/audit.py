@@ -189,33 +189,32 @@ def _json_offences(path: Path, content: bytes, paths: list[Path]) -> Iterator[st
             yield f"{name} names {reference}, but there is no {module}: export the checkpoint"
 
 
-def _implementations(value: Any) -> Iterator[tuple[str, str]]:
-    """Which implementations of layers a JSON file asks for, at any depth: a name, or a repository of kernels."""
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """What stands under each name of a JSON file, at any depth, as configs have others in them."""
     if isinstance(value, list):
         for inner in value:
-            yield from _implementations(inner)
+            yield from _entries(inner)
     elif isinstance(value, dict):
         for name, inner in value.items():
-            if name.endswith("_implementation"):
-                yield from ((name, text) for text in _strings(inner))
-            else:
-                yield from _implementations(inner)
+            yield name, inner
+            yield from _entries(inner)
+
+
+def _implementations(value: Any) -> Iterator[tuple[str, str]]:
+    """Which implementations of layers a JSON file asks for: names, or repositories of kernels."""
+    for name, inner in _entries(value):
+        if name.endswith("_implementation"):
+            yield from ((name, text) for text in _strings(inner))
 
 
 def _references(value: Any) -> Iterator[tuple[str, str]]:
-    """The classes that a JSON file names to be loaded, with the field that does; at any depth, as some are nested."""
-    if isinstance(value, list):
-        for inner in value:
-            yield from _references(inner)
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            if name == "auto_map":
-                yield from (("auto_map", text) for text in _strings(inner))
-            elif name == "custom_pipelines" and isinstance(inner, dict):
-                implemented = [task.get("impl") for task in inner.values() if isinstance(task, dict)]
-                yield from (("custom_pipelines", text) for text in _strings(implemented))
-            else:
-                yield from _references(inner)
+    """The classes that a JSON file names to be loaded, with the field that does."""
+    for name, inner in _entries(value):
+        if name == "auto_map":
+            yield from ((name, text) for text in _strings(inner))
+        elif name == "custom_pipelines" and isinstance(inner, dict):
+            implemented = [task.get("impl") for task in inner.values() if isinstance(task, dict)]
+            yield from ((name, text) for text in _strings(implemented))
 
 
 def _strings(value: Any) -> Iterator[str]:
