@@ -1,5 +1,6 @@
 """The byte tokenizer: 256 bytes and four special tokens, made of parts that need no custom code to load."""
 
+from functools import cache
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -23,9 +24,7 @@ def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
     Args:
         model_max_length: where ``truncation=True`` cuts, special tokens included: `max_position_embeddings`.
     """
-    # ByteLevel writes every byte as one printable character; the ids follow the order of the bytes themselves.
-    characters = bytes_to_unicode()
-    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *(characters[byte] for byte in range(256))])}
+    vocab = _vocabulary()
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -49,9 +48,16 @@ def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
     )
 
 
+@cache
+def _vocabulary() -> dict[str, int]:
+    # ByteLevel writes every byte as one printable character; the ids follow the order of the bytes themselves.
+    characters = bytes_to_unicode()
+    return {token: i for i, token in enumerate([*SPECIAL_TOKENS, *(characters[byte] for byte in range(256))])}
+
+
 def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokens of `tokenizer` are bytes, as those of `byte_tokenizer` are."""
-    return tokenizer.get_vocab() == byte_tokenizer(0).get_vocab()
+    return tokenizer.get_vocab() == _vocabulary()
 
 
 def encode_data(tokenizer: PreTrainedTokenizerBase, *texts: list[str], **options: Any) -> BatchEncoding:

@@ -225,8 +225,7 @@ def test_pictures_have_a_length_of_their_own():
         LraArguments(task="fashion_mnist", max_length=512, **start)
 
 
-def test_too_small_models_for_pictures_are_refused_before_any_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "path_x", TASKS["path_x"])
+def test_too_small_models_for_pictures_are_refused_before_any_is_drawn(tmp_path):
     config = write_config(tmp_path / "config", FAMILIES[0], num_channels=1)
     with pytest.raises(ValueError, match=r"max_length \(16385\) exceeds the model's max_position_embeddings"):
         script("run_lra").main(
