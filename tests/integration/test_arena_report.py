@@ -188,7 +188,7 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
 
 
 def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_path):
-    from arena.guesses import CUES, guess, labels_of, main, nothing
+    from arena.guesses import CUES, READ_BYTES, guess, labels_of, main, nothing
 
     train = Dataset.from_dict({"text": ["[CLS] [MIN 1 [MAX 2", "[CLS] [MAX 1", "[CLS] [MIN 2"], "label": [3, 4, 3]})
     test = Dataset.from_dict({"text": ["[CLS] [MAX 1 2", "[CLS] [MIN 4", "[CLS] [SM 1"], "label": [4, 3, 3]})
@@ -202,6 +202,7 @@ def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_pat
     assert guess(pixels, pixels.select([0]), nothing) == 0
     halves = {"text": ["I say", "It is", "so do I."], "pair_text": ["I'd go", "I am", "x" * 255 + " I"]}
     assert CUES["retrieval_reviews"][1](halves).tolist() == [3, 1, 2]
+    assert read_plan().tasks["retrieval_reviews"]["max_length"] == READ_BYTES + 1, "and [CLS]"
     # Most pairs of the first have the value 2, of the second 1, and of the third 0 or 1.
     recall = Dataset.from_dict({"labels": [[-100, 2, 2, 3], [1, -100, 1, 0], [0, 1, 0, 1]]})
     _, cue = CUES["recall_small"]
