@@ -5,13 +5,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ..families import list_families
 
 
 #: The largest window of Longformer on either side together, block of BigBird and number of landmarks of Nystromformer.
 WINDOW, BLOCK, LANDMARKS = 256, 64, 64
+
+#: Types of transformers that number positions from the one behind the id of padding.
+BEHIND_PADDING = frozenset(
+    {
+        *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "roberta"),
+        *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+    }
+)
+
+#: Fields of some types that give embeddings another width than the residual stream.
+EMBEDDING_WIDTHS = ("embedding_size", "input_embedding_size")
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,11 @@ def matched_config(model_type: str, size: Size, **options: Any) -> PreTrainedCon
             known here, so that the model would not have it.
     """
     fields = _ADAPTED.get(model_type, Size.fields)(size)
+    if model_type in CONFIG_MAPPING:
+        known = CONFIG_MAPPING[model_type].__dataclass_fields__
+        fields |= {name: size.hidden for name in EMBEDDING_WIDTHS if name in known}
+    if model_type in BEHIND_PADDING:
+        fields["max_position_embeddings"] += 1
     # transformers writes into the lists that a config is given.
     config = AutoConfig.for_model(model_type, **copy.deepcopy(fields | options))
     if unread := fields.keys() - type(config).__dataclass_fields__.keys() - config.attribute_map.keys():
@@ -84,8 +100,10 @@ def check_length(config: PreTrainedConfig, length: int) -> None:
     """Raise ValueError if a model with this config has fewer than `length` positions."""
     # Models of other libraries have no such limit but their positions, if they have any.
     limit = getattr(config, "max_input_length", getattr(config, "max_position_embeddings", None))
+    if limit is not None and config.model_type in BEHIND_PADDING:
+        limit -= config.pad_token_id + 1
     if limit is not None and length > limit:
-        raise ValueError(f"max_length ({length}) exceeds the model's max_position_embeddings ({limit})")
+        raise ValueError(f"max_length ({length}) exceeds the model's positions ({limit})")
 
 
 def _big_bird(size: Size) -> dict[str, Any]:
@@ -97,9 +115,8 @@ def _big_bird(size: Size) -> dict[str, Any]:
 
 
 def _longformer(size: Size) -> dict[str, Any]:
-    # Its positions start behind the id of padding, and its windows are even.
-    window = min(WINDOW, max(2, size.length // 8 * 2))
-    return size.fields() | {"attention_window": window, "max_position_embeddings": size.length + 1}
+    # Its windows are even.
+    return size.fields() | {"attention_window": min(WINDOW, max(2, size.length // 8 * 2))}
 
 
 def _nystromformer(size: Size) -> dict[str, Any]:

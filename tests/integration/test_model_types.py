@@ -10,15 +10,17 @@ from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.collate import PAIR, PIXEL_VOCABULARY
 from hf_effattn.lra.task import TASKS, tokenize
 from hf_effattn.training.lra import LraArguments, prepare
-from hf_effattn.training.model_zoo import Size, is_ours, matched_config
+from hf_effattn.training.model_zoo import BEHIND_PADDING, Size, check_length, is_ours, matched_config
 
 
 SIZE = Size(length=32, vocabulary=50, hidden=16, layers=2, heads=2, intermediate=24)
 MODEL_SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-BUILTIN = ("bert", "big_bird", "fnet", "funnel", "longformer", "nystromformer", "reformer")
+BUILTIN = ("bert", "big_bird", "fnet", "funnel", "nystromformer", "reformer", *sorted(BEHIND_PADDING))
+WIDE_EMBEDDINGS = ("albert", "electra", "rembert")
+FAMILIES = tuple(family.model_type for family in hf_effattn.list_families())
 
 
-@pytest.mark.parametrize("model_type", [*BUILTIN, *(family.model_type for family in hf_effattn.list_families())])
+@pytest.mark.parametrize("model_type", [*BUILTIN, *WIDE_EMBEDDINGS, *FAMILIES])
 def test_every_type_has_the_size_asked_for(model_type):
     config = matched_config(model_type, SIZE, num_labels=3)
     model = AutoModelForSequenceClassification.from_config(config).eval()
@@ -42,6 +44,14 @@ def test_bigbird_and_nystromformer_do_not_fall_back_to_full_attention():
         nystromformer = matched_config("nystromformer", size)
         assert nystromformer.num_landmarks < nystromformer.segment_means_seq_len == length
         assert length % nystromformer.num_landmarks == 0
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_every_position_may_be_used_and_no_more(model_type):
+    config = matched_config(model_type, SIZE)
+    check_length(config, 32)
+    with pytest.raises(ValueError, match=r"max_length \(33\) exceeds the model's positions \(32\)"):
+        check_length(config, 33)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "distilbert"])

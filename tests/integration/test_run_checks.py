@@ -227,7 +227,7 @@ def test_pictures_have_a_length_of_their_own():
 
 def test_too_small_models_for_pictures_are_refused_before_any_is_drawn(tmp_path):
     config = write_config(tmp_path / "config", FAMILIES[0], num_channels=1)
-    with pytest.raises(ValueError, match=r"max_length \(16385\) exceeds the model's max_position_embeddings"):
+    with pytest.raises(ValueError, match=r"max_length \(16385\) exceeds the model's positions"):
         script("run_lra").main(
             command_line(
                 task="path_x", model_config=config, output_dir=tmp_path / "run", max_length=None, **BY_ACCURACY

@@ -187,7 +187,7 @@ def test_labels_that_do_not_fit_are_refused(train, test, kind, message):
         (None, {"validation_share": 1.5}, "must lie between 0 and 1"),
         (None, {"model_name_or_path": "x"}, "exactly one of --model_config and --model_name_or_path"),
         (None, {"model_config": None}, "exactly one of --model_config and --model_name_or_path"),
-        (None, {"max_length": 100}, r"max_length \(100\) exceeds the model's max_position_embeddings \(80\)"),
+        (None, {"max_length": 100}, r"max_length \(100\) exceeds the model's positions \(80\)"),
         (None, {"dataloader_drop_last": True}, "would drop the last rows of the evaluation"),
         (None, {"pair_column": "id"}, "the texts of the train split, column 'pair_text', are int64"),
         (None, {"test_file": "x.txt"}, "plain text has no columns"),

@@ -203,7 +203,7 @@ def test_tokenizers_that_do_not_serve_are_refused(toy_run, tmp_path, special, op
     ("name", "options", "message"),
     [
         ("run_clm", {"family": "luna"}, r"luna has no causal form: .* or choose one of \['simpletron'"),
-        ("run_clm", {"max_length": 100}, r"max_length \(100\) exceeds the model's max_position_embeddings \(80\)"),
+        ("run_clm", {"max_length": 100}, r"max_length \(100\) exceeds the model's positions \(80\)"),
         ("run_clm", {"label_smoothing_factor": 0.1}, "labels that are not shifted for these models"),
         ("run_clm", {"text_column": "review"}, r"the train split has no column \['review'\]"),
         ("run_mlm", {"mlm_probability": 0.0}, "--mlm_probability must lie between 0 and 1"),

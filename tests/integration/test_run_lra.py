@@ -350,7 +350,7 @@ def test_a_config_of_another_task_is_refused(toy_run, run_lra, tmp_path):
 
 
 def test_too_long_inputs_are_refused_before_any_data_is_read(toy_run):
-    with pytest.raises(ValueError, match=r"max_length \(100\) exceeds the model's max_position_embeddings \(80\)"):
+    with pytest.raises(ValueError, match=r"max_length \(100\) exceeds the model's positions \(80\)"):
         toy_run("run", max_length=100)
 
 
