@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -38,35 +38,13 @@ logger = logging.getLogger("run_lra_no_trainer")
 
 #: The training arguments that this script reads, or that say what it does anyway.
 READ = {
-    "output_dir",
-    "seed",
-    "max_steps",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "eval_strategy",
-    "eval_steps",
-    # The loss is logged with every evaluation.
-    "logging_steps",
-    "disable_tqdm",
-    "use_cpu",
-    "bf16",
-    "fp16",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
-    # No checkpoint is written before the end.
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
+    *("output_dir", "seed", "max_steps", "use_cpu", "bf16", "fp16", "disable_tqdm"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    # The loss is logged with every evaluation, and no checkpoint is written before the end.
+    *("logging_steps", "save_strategy", "save_steps", "save_total_limit"),
 }
 
 
@@ -140,6 +118,8 @@ class Loop:
             mixed_precision=training.mixed_precision,
             # Every process draws the same order, so two processes see what one with twice the batch sees.
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
+            # As `Trainer` does: some models have parts that their loss does not depend on, such as BigBird's pooler.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(training.seed)
         optimizer = torch.optim.AdamW(

@@ -64,6 +64,8 @@ PUBLIC_ALONE = {"huggingface_hub", "torch", "transformers"}
 DYNAMIC = {
     "string.Formatter": "looks up what a text names",
     "torch.classes": "loads compiled code",
+    "torch.cuda.jiterator": "makes code of text",
+    "torch.distributed": "starts programs, and runs what other processes send",
     "torch.export": "loads code from an archive",
     "torch.fx": "makes code of text",
     "torch.hub": "downloads code and runs it",
@@ -74,6 +76,8 @@ DYNAMIC = {
     "torch.serialization": "runs what a pickle says",
     "torch.storage": "runs what a pickle says",
     "torch.testing": "is for tests",
+    "torch.utils.benchmark": "makes code of text",
+    "torch.utils.bottleneck": "runs scripts",
     "torch.utils.collect_env": "runs commands",
     "torch.utils.cpp_extension": "compiles code and runs it",
     "torch.utils.model_zoo": "downloads pickles",

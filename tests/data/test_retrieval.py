@@ -41,6 +41,22 @@ def test_every_half_stands_once_and_comes_from_its_own_split(splits):
     assert len(set(halves)) > 0.999 * len(halves), "reviews may share a phrase"
 
 
+def test_both_halves_come_from_reviews_of_one_label(splits):
+    def letters(text):
+        return "".join(text.replace("<br />", " ").split())
+
+    for name, reviews in get_task("text").load("package").items():
+        starts, ends = (
+            {letters(text)[part]: label for text, label in zip(reviews["text"], reviews["label"], strict=True)}
+            for part in (slice(40), slice(-40, None))
+        )
+        # Halves of one review agree by themselves, and a few reviews begin or end alike.
+        others = splits[name].filter(lambda label: label == 0, input_columns="label")
+        found = [(starts.get(letters(row["text"])[:40]), ends.get(letters(row["pair_text"])[-40:])) for row in others]
+        assert np.mean([None not in pair for pair in found]) > 0.99
+        assert np.mean([first == second for first, second in found]) > 0.98
+
+
 def test_lengths_do_not_give_the_answer_away(splits):
     def features(split):
         first, second = (np.array([len(text.encode()) for text in split[name]]) for name in ("text", "pair_text"))

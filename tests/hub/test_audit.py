@@ -147,6 +147,8 @@ def test_files_that_must_not_travel(checkpoint, name, write, message):
         ),
         ("import torch\ntorch.utils.collect_env.run('id')", "uses torch.utils.collect_env.run: it runs commands"),
         ("from torch.fx import graph_module", "imports torch.fx.graph_module: it makes code of text"),
+        ("from torch.utils.benchmark import Timer", "imports torch.utils.benchmark.Timer: it makes code of text"),
+        ("from torch.distributed.run import main", "imports torch.distributed.run.main: it starts programs"),
         ("import torch\ntorch.storage._load_from_bytes(b'')", "uses torch.storage._load_from_bytes: it runs what a"),
         ("from transformers.pipelines import pipeline", "imports transformers.pipelines.pipeline: it may download"),
         (

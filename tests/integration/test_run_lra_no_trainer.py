@@ -13,16 +13,21 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_effattn.files import read_json
 from hf_effattn.training.lra import LraArguments
 from hf_effattn.training.recipes import parse_recipe, read_recipe
-from tests.integration.toy_loop import load_script
+from tests.integration.toy_loop import SCRIPT, load_script
 from tests.models.variants import FAMILIES, over_families, tiny_config
+
+
+(LUNA,) = (family for family in FAMILIES if family.model_type == "luna")
 
 
 @pytest.fixture
 def arguments(tmp_path):
     """A function that makes the command line for a run."""
 
-    def make(folder, family=FAMILIES[0], **options):
-        tiny_config(family, vocab_size=260, hidden_dropout_prob=0.0).save_pretrained(tmp_path / "config")
+    def make(folder, family=FAMILIES[0], fields=None, **options):
+        tiny_config(family, vocab_size=260, hidden_dropout_prob=0.0, **fields or {}).save_pretrained(
+            tmp_path / "config"
+        )
         given = {
             "task": "toy",
             "model_config": tmp_path / "config" / "config.json",
@@ -52,6 +57,10 @@ def test_learns(arguments, tmp_path, family):
     assert (tmp_path / "run/model/model.safetensors").is_file()
 
 
+def test_is_as_short_as_the_readme_says():
+    assert len(SCRIPT.read_text().splitlines()) < 250
+
+
 def run_processes(count, arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -65,8 +74,11 @@ def run_processes(count, arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_processes_equal_one_with_twice_the_batch(arguments, tmp_path):
-    options = {"weight_decay": 0.1, "warmup_steps": 4, "lr_scheduler_type": "inverse_sqrt", "max_grad_norm": 1.0}
+# The last tokens of Luna that classifies its memory are read by nothing, and have no gradients.
+@pytest.mark.parametrize(("family", "fields"), [(FAMILIES[0], {}), (LUNA, {"pooling": "memory"})])
+def test_two_processes_equal_one_with_twice_the_batch(arguments, tmp_path, family, fields):
+    options = {"family": family, "fields": fields}
+    options |= {"weight_decay": 0.1, "warmup_steps": 4, "lr_scheduler_type": "inverse_sqrt", "max_grad_norm": 1.0}
     run_processes(1, arguments("one", per_device_train_batch_size=8, **options))
     run_processes(2, arguments("two", per_device_train_batch_size=4, **options))
     one, two = (read_json(tmp_path / folder / "results.json") for folder in ("one", "two"))

@@ -53,8 +53,8 @@ the seeds. Guesses say what is commonest in the training rows, of all or of thos
 
 Models of transformers do not compare strictly: beside norms and classifiers, they read pixels as tokens, a pair as one
 sequence, and texts padded to the longest length, where ours read pixels as numbers and the texts of a pair one by one.
-Nystromformer convolves its values over 65 tokens, more than a sequence of Recall has. FNet has no mask, and reads
-padding.
+Nystromformer adds a mask of all tokens to the scores of its landmarks, and so fails wherever a sequence is padded; it
+convolves its values over 65 tokens, more than a sequence of Recall has. FNet has no mask, and reads padding.
 
 ![learning curves](arena-learning.svg)
 
