@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 from arena import run as arena
 from arena.cells import read_cells
@@ -168,11 +169,26 @@ def test_costs_are_those_of_a_training_step(plan_file, tmp_path):
     assert point["state_bytes"] == 3 * 4 * model.num_parameters()
     main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json"), "--budget", "0.1"])
     found = read_json(tmp_path / "costs.json")["tasks"]["small"]["variants"]
-    assert all(seconds > 0 for seconds in found["luna"]["seconds"])
+    for times in ("seconds", "bf16_seconds"):
+        assert all(seconds > 0 for seconds in found["luna"][times])
+    assert len(found["luna"]["bf16_seconds"]) == len(found["luna"]["seconds"]), "in the same rounds"
+    assert "bf16_seconds" not in found["nystrom"]
     assert found["nystrom"]["error"].startswith("RuntimeError")
     measured_at = (tmp_path / "costs.json").stat().st_mtime_ns
     main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json")])
     assert (tmp_path / "costs.json").stat().st_mtime_ns == measured_at, "what is measured is not measured again"
+
+
+def test_steps_under_autocast_are_computed_in_bfloat16(plan_file):
+    from arena.costs import step_of
+
+    plan = read_plan(plan_file)
+    step = step_of(plan.run("small", plan.variants["luna"], 0))
+    seen = []
+    step.model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    step()
+    step(bf16=True)
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_memory_grows_with_the_batch(plan_file):

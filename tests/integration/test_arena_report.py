@@ -173,10 +173,14 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     assert text.count("Not measured yet.") == 1, "costs, and with them accuracy at equal time"
     assert "- Small: the place" in text
     assert "`RuntimeError: shape`" in text and "the worst of our 3 variants" in text
-    cost = {"error": None, "seconds": [0.1, 0.1, 0.1], "peak_bytes": 5 * 2**20, "state_bytes": 2 * 2**20}
+    times = {"seconds": [0.1, 0.1, None], "bf16_seconds": [0.2, 0.05, None]}
+    cost = {"error": None, **times, "peak_bytes": 5 * 2**20, "state_bytes": 2 * 2**20}
     costs = {"small": {"environment": {"torch_threads": 1}, "variants": {"luna": cost, "nystrom": {"error": "x"}}}}
     text = report.render(filled, cells, {"costs": costs})
     assert "100 ms, 3 MiB" in text and "on 1 thread, and" in text and "35.0 ± 7.1 (100%)" in text
+    assert "all training steps of the arena take 0.0 hours of one core" in text
+    assert tables.core_hours(filled, costs) == pytest.approx(2 * RECIPE["max_steps"] * 0.1 / 3600), "two seeds"
+    assert tables.bf16_table(filled, costs).splitlines()[2:] == ["| Luna | 1.25    |"]
     assert text.count("Not measured yet.") == 1, "what padding does"
     for outcome_of_luna in cells["small", "luna"].outcomes.values():
         outcome_of_luna["code"] = None

@@ -3,8 +3,9 @@
     python training_scripts/arena/costs.py                # what is missing, on a machine that does nothing else
     python training_scripts/arena/costs.py --task text    # a task again
 
-The steps of all variants of a task are timed side by side, in rounds, each on the first rows that it trains on; memory
-is measured in a process of its own for each. Writes ``costs.json`` beside the results of the runs.
+The steps of all variants of a task are timed side by side, in rounds, each on the first rows that it trains on; those
+of this library under autocast to bfloat16 as well, which the runs do not use. Memory is measured in a process of its
+own for each. Writes ``costs.json`` beside the results of the runs.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ COSTS = RESULTS / "costs.json"
 BUDGET = 60.0
 #: Steps after which the memory of a run no longer grows.
 MEMORY_STEPS = 3
+#: Before the name of a variant, its steps under autocast.
+BF16 = "bf16 "
 
 
 class Step:
@@ -57,9 +61,11 @@ class Step:
         self.model = prepared.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
-    def __call__(self) -> None:
-        """Forward, backward, update."""
-        self.model(**self.batch).loss.backward()
+    def __call__(self, bf16: bool = False) -> None:
+        """Forward, under autocast to bfloat16 if asked for, backward, update."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = self.model(**self.batch).loss
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -79,18 +85,23 @@ def measure_task(plan_file: Path, task: str, budget: float) -> dict[str, dict[st
     """
     plan = read_plan(plan_file)
     runs = {name: plan.run(task, variant, plan.seeds[0]) for name, variant in plan.variants.items()}
-    runners = [Runner(name, step_of(run)) for name, run in runs.items()]
+    steps = {name: step_of(run) for name, run in runs.items()}
+    runners = [Runner(name, step) for name, step in steps.items()]
+    runners += [Runner(BF16 + name, partial(steps[name], True)) for name in runs if not runs[name].variant.builtin]
     timings = interleave(runners, Settings(), budget, seed=0, label=task)
     costs: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         costs[name] = {"fingerprint": run.fingerprint, "error": None}
         if (error := timings.errors.get(name)) is None:
-            seconds = [value for value in timings.seconds[name] if value is not None]
-            costs[name] |= {"seconds": seconds, **measure_memory(plan_file, task, name)}
+            costs[name] |= {"seconds": timings.seconds[name], **measure_memory(plan_file, task, name)}
         elif run.variant.builtin:
             costs[name]["error"] = f"{type(error).__name__}: {error}"
         else:
             raise RuntimeError(f"{run.name} fails") from error
+        if not run.variant.builtin:
+            if error := timings.errors.get(BF16 + name):
+                raise RuntimeError(f"{run.name} fails in bfloat16") from error
+            costs[name]["bf16_seconds"] = timings.seconds[BF16 + name]
     return costs
 
 

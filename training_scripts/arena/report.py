@@ -112,6 +112,13 @@ beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`)
 
 {costs}
 
+At these times, all training steps of the arena take {hours} hours of one core; evaluations and starts come on top.
+
+All runs are in float32, as one precision has to serve all variants of a task. The time of a step under autocast to
+bfloat16, over that in float32 (median over rounds):
+
+{bf16}
+
 ### At equal time
 
 Best validation accuracy in percent, mean ± standard deviation over the seeds, when the fastest variant has just made
@@ -186,6 +193,8 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
             threads=" or ".join(map(str, threads)),
             plural="" if threads == [1] else "s",
             costs=tables.costs_table(plan, costs),
+            hours=f"{tables.core_hours(plan, costs):.1f}",
+            bf16=tables.bf16_table(plan, costs),
             equal_time=tables.equal_time_table(plan, cells, costs),
         )
         if costs

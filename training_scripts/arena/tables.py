@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmark.ratios import median_seconds
+from benchmark.ratios import median_seconds, ratio
 from tabulate import tabulate
 
 from .cells import Cell, Cells
@@ -203,6 +203,30 @@ def costs_table(plan: Plan, costs: Costs) -> str:
 def step_milliseconds(cost: dict[str, Any]) -> float:
     """Median time of a training step."""
     return 1e3 * median_seconds(cost["seconds"])
+
+
+def bf16_table(plan: Plan, costs: Costs) -> str:
+    """The time of a step under autocast to bfloat16 over that in float32, where it was measured."""
+    rows = []
+    for name, variant in plan.variants.items():
+        row = []
+        for task in plan.tasks:
+            cost = costs.get(task, {}).get("variants", {}).get(name, {})
+            found = ratio(cost["bf16_seconds"], cost["seconds"]) if "bf16_seconds" in cost else None
+            row.append(f"{found.median:.2f}" if found else NONE)
+        if set(row) != {NONE}:
+            rows.append([variant.title, *row])
+    return markdown(["", *plan.titles.values()], rows)
+
+
+def core_hours(plan: Plan, costs: Costs) -> float:
+    """How long one core takes for the training steps of all runs whose step was measured."""
+    seconds = [
+        plan.tasks[run.task]["max_steps"] * step_milliseconds(cost) / 1e3
+        for run in plan.runs()
+        if (cost := costs.get(run.task, {}).get("variants", {}).get(run.variant.name)) and not cost["error"]
+    ]
+    return sum(seconds) / 3600
 
 
 def equal_time_table(plan: Plan, cells: Cells, costs: Costs) -> str:
