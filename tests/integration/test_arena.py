@@ -152,8 +152,22 @@ def test_every_run_of_the_real_plan_has_a_model():
         assert recipe["max_steps"] == 10 * recipe["eval_steps"], task
 
 
-def test_costs_are_those_of_a_training_step(plan_file, tmp_path):
-    from arena.costs import main, memory_point
+def test_times_are_those_of_a_training_step(plan_file, tmp_path):
+    from arena.costs import main
+
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json"), "--budget", "0.1"])
+    found = read_json(tmp_path / "costs.json")["tasks"]["small"]["variants"]
+    for times in ("seconds", "bf16_seconds"):
+        assert all(seconds > 0 for seconds in found["luna"][times])
+    assert len(found["luna"]["bf16_seconds"]) == len(found["luna"]["seconds"]), "in the same rounds"
+    assert found["nystrom"]["error"].startswith("RuntimeError") and "bf16_seconds" not in found["nystrom"]
+    measured_at = (tmp_path / "costs.json").stat().st_mtime_ns
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json")])
+    assert (tmp_path / "costs.json").stat().st_mtime_ns == measured_at, "what is measured is not measured again"
+
+
+def test_memory_is_that_of_a_training_step(plan_file, tmp_path):
+    from arena.memory import main, memory_point
 
     plan = read_plan(plan_file)
     point = memory_point(plan.run("small", plan.variants["luna"], 0))
@@ -167,16 +181,13 @@ def test_costs_are_those_of_a_training_step(plan_file, tmp_path):
         )
     ).model
     assert point["state_bytes"] == 3 * 4 * model.num_parameters()
-    main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json"), "--budget", "0.1"])
-    found = read_json(tmp_path / "costs.json")["tasks"]["small"]["variants"]
-    for times in ("seconds", "bf16_seconds"):
-        assert all(seconds > 0 for seconds in found["luna"][times])
-    assert len(found["luna"]["bf16_seconds"]) == len(found["luna"]["seconds"]), "in the same rounds"
-    assert "bf16_seconds" not in found["nystrom"]
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "memory.json")])
+    found = read_json(tmp_path / "memory.json")["small"]
+    assert found["luna"]["state_bytes"] == point["state_bytes"] and found["luna"]["peak_bytes"] > 0
     assert found["nystrom"]["error"].startswith("RuntimeError")
-    measured_at = (tmp_path / "costs.json").stat().st_mtime_ns
-    main(["--plan", str(plan_file), "--output", str(tmp_path / "costs.json")])
-    assert (tmp_path / "costs.json").stat().st_mtime_ns == measured_at, "what is measured is not measured again"
+    measured_at = (tmp_path / "memory.json").stat().st_mtime_ns
+    main(["--plan", str(plan_file), "--output", str(tmp_path / "memory.json")])
+    assert (tmp_path / "memory.json").stat().st_mtime_ns == measured_at, "what is measured is not measured again"
 
 
 def test_steps_under_autocast_are_computed_in_bfloat16(plan_file):
@@ -192,12 +203,13 @@ def test_steps_under_autocast_are_computed_in_bfloat16(plan_file):
 
 
 def test_memory_grows_with_the_batch(plan_file):
-    from arena.costs import measure_memory
+    from arena.memory import measure
 
     peaks = []
     for batch in (4, 512):
         recipe = RECIPE | {"per_device_train_batch_size": batch}
         (plan_file.parent / "recipes" / "small.yaml").write_text(yaml.safe_dump(recipe))
-        peaks.append(measure_memory(plan_file, "small", "luna")["peak_bytes"])
+        plan = read_plan(plan_file)
+        peaks.append(measure(plan_file, plan.run("small", plan.variants["luna"], 0))["peak_bytes"])
     # A row has 64 tokens of 16 features, of which more than ten are kept for the backward pass.
     assert peaks[1] - peaks[0] > 500 * 64 * 16 * 4 * 10

@@ -123,6 +123,8 @@ def test_what_was_measured_on_something_else_is_left_out(filled, results):
             }
         },
     )
+    peaks = {"luna": cost | {"peak_bytes": 1}, "softmax": {"fingerprint": "0"}}
+    write_json(results / "memory.json", {"small": peaks, "gone": peaks})
     write_json(
         results / "padding.json",
         {
@@ -137,6 +139,7 @@ def test_what_was_measured_on_something_else_is_left_out(filled, results):
         found = read_measured(filled, read_cells(filled, results), results)
         assert set(found["guesses"]) == kept
     assert {task: set(listed["variants"]) for task, listed in found["costs"].items()} == {"small": {"luna"}}
+    assert found["costs"]["small"]["variants"]["luna"] == cost | {"peak_bytes": 1}
     assert set(found["padding"]) == {"luna"}
     assert read_measured(filled, read_cells(filled, results), results / "nowhere") == {
         "costs": {},
@@ -177,7 +180,7 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
     cost = {"error": None, **times, "peak_bytes": 5 * 2**20, "state_bytes": 2 * 2**20}
     costs = {"small": {"environment": {"torch_threads": 1}, "variants": {"luna": cost, "nystrom": {"error": "x"}}}}
     text = report.render(filled, cells, {"costs": costs})
-    assert "100 ms, 3 MiB" in text and "on 1 thread, and" in text and "35.0 ± 7.1 (100%)" in text
+    assert "100 ms, 3 MiB" in text and "side by side on 1 thread\n" in text and "35.0 ± 7.1 (100%)" in text
     assert "all training steps of the arena take 0.0 hours of one core" in text
     assert tables.core_hours(filled, costs) == pytest.approx(2 * RECIPE["max_steps"] * 0.1 / 3600), "two seeds"
     assert tables.bf16_table(filled, costs).splitlines()[2:] == ["| Luna | 1.25    |"]
@@ -257,7 +260,7 @@ def test_the_report_in_the_repository_is_current(tmp_path):
 
 
 def test_a_task_without_its_data_is_left_out_and_named(plan_file, tmp_path, monkeypatch):
-    from arena import costs, guesses
+    from arena import costs, guesses, memory
 
     pictures = RECIPE | {"task": "fashion_mnist", "max_length": 785, "source": str(tmp_path / "nowhere")}
     (plan_file.parent / "recipes" / "other.yaml").write_text(yaml.safe_dump(pictures))
@@ -269,6 +272,8 @@ def test_a_task_without_its_data_is_left_out_and_named(plan_file, tmp_path, monk
         guesses.main(command)
     assert set(read_json(tmp_path / "measured.json")) == {"small"}
     (tmp_path / "measured.json").unlink()
+    with pytest.raises(SystemExit, match="other/luna is left out: ValueError: there is no folder"):
+        memory.main([*command[:-1], str(tmp_path / "peaks.json"), "--task", "other"])
     measure_task = costs.measure_task
     monkeypatch.setattr(costs, "measure_task", lambda *to: {} if to[1] == "small" else measure_task(*to))
     with pytest.raises(SystemExit, match="other is left out: there is no folder"):

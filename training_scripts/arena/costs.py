@@ -1,17 +1,14 @@
-"""Measure what a training step of every variant costs on every task of the arena: time and peak memory.
+"""Measure how long a training step of every variant takes on every task of the arena.
 
     python training_scripts/arena/costs.py                # what is missing, on a machine that does nothing else
     python training_scripts/arena/costs.py --task text    # a task again
 
 The steps of all variants of a task are timed side by side, in rounds, each on the first rows that it trains on; those
-of this library under autocast to bfloat16 as well, which the runs do not use. Memory is measured in a process of its
-own for each. Writes ``costs.json`` beside the results of the runs.
+of this library under autocast to bfloat16 as well, which the runs do not use. Writes ``costs.json`` beside the
+results of the runs.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import warnings
 from functools import partial
@@ -23,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import transformers
-from benchmark.allocator import RETURN_FREED_MEMORY, restart_keeping_memory
-from benchmark.memory_point import highest_ever, reset_peak, status_bytes
+from benchmark.allocator import restart_keeping_memory
 from benchmark.settings import Settings
 from benchmark.timing import Runner, interleave
 from tqdm import tqdm
@@ -40,8 +36,6 @@ COSTS = RESULTS / "costs.json"
 
 #: Seconds that are spent on the rounds of a task.
 BUDGET = 60.0
-#: Steps after which the memory of a run no longer grows.
-MEMORY_STEPS = 3
 #: Before the name of a variant, its steps under autocast.
 BF16 = "bf16 "
 
@@ -78,7 +72,7 @@ def step_of(run: Run) -> Step:
 
 
 def measure_task(plan_file: Path, task: str, budget: float) -> dict[str, dict[str, Any]]:
-    """Variant -> its costs on a task, or the error that a model of transformers raises.
+    """Variant -> its times on a task, or the error that a model of transformers raises.
 
     Raises:
         RuntimeError: a model of this library fails.
@@ -93,7 +87,7 @@ def measure_task(plan_file: Path, task: str, budget: float) -> dict[str, dict[st
     for name, run in runs.items():
         costs[name] = {"fingerprint": run.fingerprint, "error": None}
         if (error := timings.errors.get(name)) is None:
-            costs[name] |= {"seconds": timings.seconds[name], **measure_memory(plan_file, task, name)}
+            costs[name]["seconds"] = timings.seconds[name]
         elif run.variant.builtin:
             costs[name]["error"] = f"{type(error).__name__}: {error}"
         else:
@@ -114,31 +108,6 @@ def measured(plan: Plan, task: str, found: dict[str, Any]) -> bool:
     )
 
 
-def measure_memory(plan_file: Path, task: str, variant: str) -> dict[str, Any]:
-    """The peak of a few steps in a process of its own."""
-    command = [sys.executable, __file__, f"--plan={plan_file}", "--memory-of", task, variant]
-    done = subprocess.run(command, env=os.environ | RETURN_FREED_MEMORY, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def memory_point(run: Run) -> dict[str, int]:
-    """Peak memory of a few steps above what the process holds with the model built.
-
-    Gradients and the optimizer's two moments are in the peak; they say nothing about attention, and are given as
-    ``state_bytes``.
-    """
-    # The first product loads and starts what every model needs.
-    torch.randn(64, 64, requires_grad=True).square().mm(torch.randn(64, 64)).sum().backward()
-    step = step_of(run)
-    state = 3 * sum(p.numel() * p.element_size() for p in step.model.parameters())
-    reset = reset_peak()
-    before = status_bytes("VmRSS") if reset else highest_ever()
-    for _ in range(MEMORY_STEPS):
-        step()
-    peak = (status_bytes("VmHWM") if reset else highest_ever()) - before
-    return {"peak_bytes": peak, "state_bytes": state}
-
-
 def main(arguments: list[str]) -> None:
     """Measure, task by task; what is measured is written after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,15 +115,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--task", nargs="+", help="these tasks alone, measured or not")
     parser.add_argument("--output", type=Path, default=COSTS, help="file of the costs")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of rounds per task")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
     # As in the runs of the arena, which share a machine.
     torch.set_num_threads(1)
-    if options.memory_of:
-        task, variant = options.memory_of
-        print(json.dumps(memory_point(plan.run(task, plan.variants[variant], plan.seeds[0]))))
-        return
     found = read_json(options.output) if options.output.is_file() else {"tasks": {}}
     missing = [task for task in plan.tasks if not measured(plan, task, found)]
     absent = []
@@ -174,6 +138,5 @@ if __name__ == "__main__":
     # Models of transformers warn about themselves, on every call.
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    if "--memory-of" not in sys.argv:
-        restart_keeping_memory()
+    restart_keeping_memory()
     main(sys.argv[1:])

@@ -9,8 +9,12 @@ from .cells import Cells
 from .plan import Plan
 
 
+#: The names of the scripts that measure, and of their files.
+FILES = ("costs", "memory", "padding", "guesses")
+
+
 def read_measured(plan: Plan, cells: Cells, folder: Path) -> dict[str, Any]:
-    """The contents of ``costs.json``, ``padding.json`` and ``guesses.json``, without what is out of date.
+    """What the files of `FILES` have, without what is out of date.
 
     Args:
         plan: the arena.
@@ -18,14 +22,18 @@ def read_measured(plan: Plan, cells: Cells, folder: Path) -> dict[str, Any]:
         folder: where the files are; those that are missing give nothing.
 
     Returns:
-        ``costs``: task -> its costs; ``padding``: variant -> what padding does; ``guesses``: task -> guesses.
+        ``costs``: task -> times of its variants, and their memory where it was measured; ``padding``: variant -> what
+        padding does; ``guesses``: task -> guesses.
     """
-    found = {name: _read(folder / f"{name}.json") for name in ("costs", "padding", "guesses")}
+    found = {name: _read(folder / f"{name}.json") for name in FILES}
     costs = {}
     for task, listed in found["costs"].get("tasks", {}).items():
-        variants = {name: cost for name, cost in listed["variants"].items() if _current_cost(plan, task, name, cost)}
-        if variants:
-            costs[task] = listed | {"variants": variants}
+        times, memory = (
+            {name: cost for name, cost in variants.items() if _current_cost(plan, task, name, cost)}
+            for variants in (listed["variants"], found["memory"].get(task, {}))
+        )
+        if times:
+            costs[task] = listed | {"variants": {name: memory.get(name, {}) | times[name] for name in times}}
     padding = {
         name: entry
         for name, entry in found["padding"].items()

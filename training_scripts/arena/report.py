@@ -107,8 +107,9 @@ papers. Those have 256 cells and train for far more steps; these have 16, and th
 COSTS = """\
 ## Costs
 
-Median time of a training step, all variants of a task side by side on {threads} thread{plural}, and the peak of memory
-beyond model, gradients and optimizer (`python training_scripts/arena/costs.py`), on the first batch of a task:
+Median time of a training step, all variants of a task side by side on {threads} thread{plural}
+(`python training_scripts/arena/costs.py`), and the peak of memory beyond model, gradients and optimizer
+(`python training_scripts/arena/memory.py`), on the first batch of a task:
 
 {costs}
 

@@ -194,8 +194,10 @@ def costs_table(plan: Plan, costs: Costs) -> str:
             if cost is None or cost["error"]:
                 row.append("fails" if cost else NONE)
                 continue
-            mebibytes = max(cost["peak_bytes"] - cost["state_bytes"], 0) / 2**20
-            row.append(f"{step_milliseconds(cost):.0f} ms, {mebibytes:.0f} MiB")
+            told = f"{step_milliseconds(cost):.0f} ms"
+            if "peak_bytes" in cost:
+                told += f", {max(cost['peak_bytes'] - cost['state_bytes'], 0) / 2**20:.0f} MiB"
+            row.append(told)
         rows.append([variant.title, *row])
     return markdown(["", *plan.titles.values()], rows)
 
