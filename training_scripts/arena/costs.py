@@ -71,13 +71,12 @@ def step_of(run: Run) -> Step:
     return Step(run, prepare(LraArguments(**{name: run.arguments[name] for name in names - {"diagnose"}})))
 
 
-def measure_task(plan_file: Path, task: str, budget: float) -> dict[str, dict[str, Any]]:
+def measure_task(plan: Plan, task: str, budget: float) -> dict[str, dict[str, Any]]:
     """Variant -> its times on a task, or the error that a model of transformers raises.
 
     Raises:
         RuntimeError: a model of this library fails.
     """
-    plan = read_plan(plan_file)
     runs = {name: plan.run(task, variant, plan.seeds[0]) for name, variant in plan.variants.items()}
     steps = {name: step_of(run) for name, run in runs.items()}
     runners = [Runner(name, step) for name, step in steps.items()]
@@ -124,7 +123,7 @@ def main(arguments: list[str]) -> None:
     absent = []
     for task in tqdm(options.task or missing, desc="tasks"):
         try:
-            costs = measure_task(options.plan, task, options.budget)
+            costs = measure_task(plan, task, options.budget)
         except ValueError as error:
             absent.append(f"{task} is left out: {error}")
             continue
