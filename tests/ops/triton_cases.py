@@ -215,11 +215,11 @@ def operators_that_keep_their_word():
     mask = make_mask(70).to(DEVICE)
     sums, states = (
         op(key, value, mask, None, None, *rest)
-        for op, rest in ((triton_linear.total_sums, (True,)), (triton_linear.running_sums, (None, True, False)))
+        for op, rest in ((triton_operators.total_sums, (True,)), (triton_linear.running_sums, (None, True, False)))
     )
     weights = triton_linear.query_weights(query, key, value, states, mask, None, value, EPS)
     calls = {
-        triton_linear.total_sums: (key, value, mask, None, None, True),
+        triton_operators.total_sums: (key, value, mask, None, None, True),
         triton_linear.running_sums: (key, value, mask, None, None, None, True, False),
         triton_linear.attend: (query, key, value, states, mask, None, 7, True, EPS, torch.float32),
         triton_linear.query_weights: (query, None, None, sums, None, None, value, EPS),
