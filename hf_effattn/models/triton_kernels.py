@@ -72,51 +72,43 @@ def _real(mask, b, token, inside):
 
 
 @triton.jit
-def _load_state(state, inner, outer, K: tl.constexpr, X: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr):
-    """``[K, X]`` of a state; `IN` and `OUT` are its strides, so that it may be read transposed."""
+def _state_before(
+    edge, sums, row, begin, end, slots, inner, outer, K: tl.constexpr, X: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_X: tl.constexpr, COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """The matrix ``[K, X]`` that a part starts from: the `edge`, and of the `slots` sums those from `begin` to `end`.
+
+    States are ``[K, COLUMNS]``, or if `TRANSPOSED` ``[X, COLUMNS]``.
+    """
+    SIZE: tl.constexpr = (X if TRANSPOSED else K) * COLUMNS
+    places = inner[:, None] + outer[None, :] * COLUMNS if TRANSPOSED else inner[:, None] * COLUMNS + outer[None, :]
     there = (inner < K)[:, None] & (outer < X)[None, :]
-    return tl.load(state + inner[:, None] * IN + outer[None, :] * OUT, mask=there, other=0.0)
+    matrix = tl.zeros([BLOCK_K, BLOCK_X], tl.float32)
+    if edge is not None:
+        matrix += tl.load(edge + row * SIZE + places, mask=there, other=0.0)
+    if sums is not None:
+        for slot in range(begin, end):
+            matrix += tl.load(sums + (row * slots + slot) * SIZE + places, mask=there, other=0.0)
+    return matrix
 
 
 @triton.jit
-def _state_before(
-    edge, sums, row, begin, end, slots, inner, outer, feature, COLUMN: tl.constexpr, K: tl.constexpr,
-    X: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, BY_FEATURE: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The state that a part starts from: the `edge`, and of the `slots` sums those from `begin` to `end`.
-
-    It comes as a matrix, whose rows are the features if `BY_FEATURE` (otherwise it is transposed), and, with `COLUMN`,
-    a number for each `feature`.
-    """
-    F: tl.constexpr = K if BY_FEATURE else X
-    IN: tl.constexpr = COLUMNS if BY_FEATURE else 1
-    OUT: tl.constexpr = 1 if BY_FEATURE else COLUMNS
-    matrix = tl.zeros([BLOCK_K, BLOCK_X], tl.float32)
-    column = tl.zeros_like(feature).to(tl.float32)
-    at_column = feature * COLUMNS + COLUMNS - 1
-    if edge is not None:
-        matrix += _load_state(edge + row * F * COLUMNS, inner, outer, K, X, IN, OUT)
-        if COLUMN:
-            column += tl.load(edge + row * F * COLUMNS + at_column, mask=feature < F, other=0.0)
-    if sums is not None:
-        for slot in range(begin, end):
-            place = sums + (row * slots + slot) * F * COLUMNS
-            matrix += _load_state(place, inner, outer, K, X, IN, OUT)
-            if COLUMN:
-                column += tl.load(place + at_column, mask=feature < F, other=0.0)
-    return matrix, column
+def _load_border(border, row, chunk, feature, FEATURES: tl.constexpr):
+    """What the features sum to outside of a chunk, on its side of the walk; `border` is (pointer, three strides)."""
+    places = border[0] + row * border[1] + chunk * border[2] + feature * border[3]
+    return tl.load(places, mask=feature < FEATURES, other=0.0)
 
 
 @triton.jit(do_not_specialize=["heads", "length", "first_slot", "parts", "slots", "part_length"])
 def sum_kernel(
-    left, right, mask, factor, shift, sums, heads, length, first_slot, parts, slots, part_length,
-    F: tl.constexpr, D: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    left, right, mask, weight, sums, heads, length, first_slot, parts, slots, part_length,
+    F: tl.constexpr, D: tl.constexpr, COLUMNS: tl.constexpr, COLUMN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of each part of the tokens ``sum_n factor_n left_n right_n^T`` and, if `COLUMNS` > D, ``sum_n shift_n left_n``.
+    """Of each part of the tokens ``sum_n left_n right_n^T`` and, with `COLUMN`, ``sum_n weight_n left_n``.
 
-    The `sums` are ``[B * H, slots, F, COLUMNS]``, of which `parts` are computed, from `first_slot` on. Factors and
-    shifts are 1 where there are None.
+    The `sums` are ``[B * H, slots, F, COLUMNS]``, of which `parts` are computed, from `first_slot` on. Weights are 1
+    where there are None.
     """
     D_TILES: tl.constexpr = (D + BLOCK_X - 1) // BLOCK_X
     tile, part, row, b, h = _place(D_TILES * ((F + BLOCK_K - 1) // BLOCK_K), parts, heads)
@@ -132,24 +124,74 @@ def sum_kernel(
         present = _real(mask, b, token, inside)
         x = _load_rows(left, b, h, token, present, f, F)
         y = _load_rows(right, b, h, token, present, d, D)
-        if COLUMNS > D:
-            if shift is None:
+        if COLUMN:
+            if weight is None:
                 column += tl.sum(x.to(tl.float32), 0)
             else:
-                column += tl.sum(x.to(tl.float32) * _load_numbers(shift, b, h, token, inside, 0.0)[:, None], 0)
-        if factor is not None:
-            y = y.to(tl.float32) * _load_numbers(factor, b, h, token, inside, 0.0)[:, None]
+                column += tl.sum(x.to(tl.float32) * _load_numbers(weight, b, h, token, inside, 0.0)[:, None], 0)
         matrix = _dot(tl.trans(x), y, matrix, OPERAND, PRECISION)
 
     sums += (row * slots + part) * F * COLUMNS
     tl.store(sums + f[:, None] * COLUMNS + d[None, :], matrix, mask=(f < F)[:, None] & (d < D)[None, :])
-    if COLUMNS > D:
+    if COLUMN:
         tl.store(sums + f * COLUMNS + D, column, mask=(f < F) & (tile % D_TILES == 0))
+
+
+@triton.jit(do_not_specialize=["heads", "length", "chunks"])
+def chunk_kernel(
+    rows, mask, weight, sums, heads, length, chunks, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
+):  # fmt: skip
+    """Of each chunk of `BLOCK_N` tokens ``sum_n weight_n rows_n``: ``[B * H, chunks, F]``."""
+    _, chunk, row, b, h = _place(1, chunks, heads)
+    f = tl.arange(0, BLOCK_F)
+    token = (chunk * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    inside = token < length
+    tile = _load_rows(rows, b, h, token, _real(mask, b, token, inside), f, F).to(tl.float32)
+    if weight is not None:
+        tile = tile * _load_numbers(weight, b, h, token, inside, 0.0)[:, None]
+    tl.store(sums + (row * chunks + chunk) * F + f, tl.sum(tile, 0), mask=f < F)
+
+
+@triton.jit(do_not_specialize=["chunks"])
+def scan_kernel(
+    sums, edge, total, chunks, F: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Turn the sums of chunks ``[rows, chunks, F]`` into what precedes each chunk, with `REVERSE` what follows it.
+
+    `edge` precedes the first, and `total` is what all of them and the edge sum to. Both are ``(pointer, stride of
+    rows, stride of features)``, or None.
+    """
+    tile, _, row, _, _ = _place((F + BLOCK_F - 1) // BLOCK_F, 1, 1)
+    f = tile * BLOCK_F + tl.arange(0, BLOCK_F)
+    running = tl.zeros([BLOCK_F], tl.float32)
+    if edge is not None:
+        running += tl.load(edge[0] + row * edge[1] + f * edge[2], mask=f < F, other=0.0)
+    for first in range(0, chunks, BLOCK_CHUNKS):
+        chunk = first + tl.arange(0, BLOCK_CHUNKS)
+        there = (chunk < chunks)[:, None] & (f < F)[None, :]
+        if REVERSE:
+            chunk = chunks - 1 - chunk
+        places = sums + (row * chunks + chunk)[:, None] * F + f[None, :]
+        parts = tl.load(places, mask=there, other=0.0)
+        tl.store(places, running[None, :] + tl.cumsum(parts, 0) - parts, mask=there)
+        running += tl.sum(parts, 0)
+    if total is not None:
+        tl.store(total[0] + row * total[1] + f * total[2], running, mask=f < F)
+
+
+@triton.jit
+def _read_border(q, z, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """``q . z``, by matrix units: `z` in sixteen columns, half of them its rounding to the dtype of products, half the
+    rest."""
+    rounded = z.to(tl.bfloat16 if OPERAND == "bfloat16" else tl.float32).to(tl.float32)
+    columns = tl.where(tl.arange(0, 16)[None, :] < 8, rounded[:, None], (z - rounded)[:, None])
+    return tl.sum(_dot(q, columns, tl.zeros([BLOCK_N, 16], tl.float32), OPERAND, PRECISION), 1) * 0.125
 
 
 @triton.jit(do_not_specialize=["heads", "length", "parts", "part_length", "slots", "eps"])
 def attend_kernel(
-    query, key, value, output, mask, scale, denominator, edge, sums, last,
+    query, key, value, output, mask, scale, denominator, border, edge, sums, last,
     heads, length, parts, part_length, slots, eps,
     NORMALIZE: tl.constexpr, F: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
@@ -157,14 +199,14 @@ def attend_kernel(
     """``scale_n q_n S / (q_n . z + eps)`` for one part of the tokens and one tile of the values' columns.
 
     With keys and values, `S` and `z` are those up to each token: the part starts from the `edge` and from the `sums`
-    of the parts before. Without them every query reads the `edge`. The state behind the last part goes to `last`.
+    of the parts before, each chunk with the `z` of its `border`, and the last `S` goes to `last`. Without them every
+    query reads `edge` and `border`.
     """
     COLUMNS: tl.constexpr = D + NORMALIZE
     tile, part, row, b, h = _place((D + BLOCK_X - 1) // BLOCK_X, parts, heads)
     f, d, offset = tl.arange(0, BLOCK_K), tile * BLOCK_X + tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_N)
-    state, z = _state_before(
-        edge, sums, row, 0, part * (slots // parts), slots, f, d, f, NORMALIZE, F, D, BLOCK_K, BLOCK_X, True, COLUMNS
-    )
+    before = part * (slots // parts)
+    state = _state_before(edge, sums, row, 0, before, slots, f, d, F, D, BLOCK_K, BLOCK_X, COLUMNS, False)
 
     begin = part * part_length
     for first in range(begin, tl.minimum(begin + part_length, length), BLOCK_N):
@@ -172,7 +214,11 @@ def attend_kernel(
         inside = token < length
         q = _load_rows(query, b, h, token, inside, f, F)
         total = _dot(q, state, tl.zeros([BLOCK_N, BLOCK_X], tl.float32), OPERAND, PRECISION)
+        factor = tl.full([BLOCK_N], 1.0, tl.float32)
+        if scale is not None:
+            factor = _load_numbers(scale, b, h, token, inside, 0.0)
         if NORMALIZE:
+            z = _load_border(border, row, first // BLOCK_N, f, F)
             den = tl.sum(q.to(tl.float32) * z[None, :], 1) + eps
         if key is not None:
             present = _real(mask, b, token, inside)
@@ -180,127 +226,107 @@ def attend_kernel(
             v = _load_rows(value, b, h, token, present, d, D)
             pairs = _dot(q, tl.trans(k), tl.zeros([BLOCK_N, BLOCK_N], tl.float32), OPERAND, PRECISION)
             pairs = tl.where(offset[:, None] >= offset[None, :], pairs, 0.0)
-            total = _dot(pairs, v, total, OPERAND, PRECISION)
-            state = _dot(tl.trans(k), v, state, OPERAND, PRECISION)
             if NORMALIZE:
                 den += tl.sum(pairs, 1)
-                z += tl.sum(k.to(tl.float32), 0)
-        if scale is not None:
-            total = total * _load_numbers(scale, b, h, token, inside, 0.0)[:, None]
+            total = _dot(pairs, v, total, OPERAND, PRECISION)
+            state = _dot(tl.trans(k), v, state, OPERAND, PRECISION)
         if NORMALIZE:
             # Without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
             den = tl.where(den == 0, 1.0, den)
-            total = total / den[:, None]
+            factor = factor / den
             if denominator is not None:
                 _store_numbers(denominator, b, h, token, inside & (tile == 0), den)
-        _store_rows(output, b, h, token, inside, d, total, D)
+        _store_rows(output, b, h, token, inside, d, total * factor[:, None], D)
 
     if last is not None:
-        last += row * F * COLUMNS
-        ends = (f < F) & (part == parts - 1)
-        tl.store(last + f[:, None] * COLUMNS + d[None, :], state, mask=ends[:, None] & (d < D)[None, :])
-        if NORMALIZE:
-            tl.store(last + f * COLUMNS + D, z, mask=ends & (tile == 0))
+        there = (f < F)[:, None] & (d < D)[None, :] & (part == parts - 1)
+        tl.store(last + row * F * COLUMNS + f[:, None] * COLUMNS + d[None, :], state, mask=there)
 
 
-@triton.jit
-def _query_weights(u, output, scale, denominator, factor, shift, b, h, token, inside, stores, inner, K: tl.constexpr):
-    """``scale / den`` of each query and the gradient of its ``den``, from its output and the output's gradient `u`."""
-    weight = tl.zeros_like(token).to(tl.float32) + 1.0
+@triton.jit(do_not_specialize=["heads", "length", "blocks"])
+def weigh_kernel(
+    of_output, output, scale, denominator, weighted, shift, heads, length, blocks,
+    D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """``g_n = dO_n scale_n / den_n``, and ``shift_n = -(dO_n . output_n) / den_n``, the gradient of ``den_n``.
+
+    Scales and denominators are 1 where there are None; without denominators there are no shifts.
+    """
+    _, block, _, b, h = _place(1, blocks, heads)
+    d = tl.arange(0, BLOCK_D)
+    token = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    inside = token < length
+    gradient = _load_rows(of_output, b, h, token, inside, d, D).to(tl.float32)
+    factor = tl.full([BLOCK_N], 1.0, tl.float32)
     if scale is not None:
-        weight = _load_numbers(scale, b, h, token, inside, 0.0)
-    of_denominator = tl.zeros_like(token).to(tl.float32)
+        factor = _load_numbers(scale, b, h, token, inside, 0.0)
     if denominator is not None:
         den = _load_numbers(denominator, b, h, token, inside, 1.0)
-        outputs = _load_rows(output, b, h, token, inside, inner, K)
-        weight = weight / den
-        of_denominator = -tl.sum(u.to(tl.float32) * outputs.to(tl.float32), 1) / den
-        _store_numbers(factor, b, h, token, inside & stores, weight)
-        _store_numbers(shift, b, h, token, inside & stores, of_denominator)
-    return weight, of_denominator
+        factor = factor / den
+        outputs = _load_rows(output, b, h, token, inside, d, D).to(tl.float32)
+        _store_numbers(shift, b, h, token, inside, -tl.sum(gradient * outputs, 1) / den)
+    _store_rows(weighted, b, h, token, inside, d, gradient * factor[:, None], D)
 
 
 @triton.jit(do_not_specialize=["heads", "length", "parts", "part_length", "slots"])
 def gradient_kernel(
-    u, w, x, gradient, mask, output, scale, denominator, factor, shift, edge, sums, last,
-    heads, length, parts, part_length, slots,
-    ROLE: tl.constexpr, NORMALIZE: tl.constexpr, K: tl.constexpr, X: tl.constexpr, BLOCK_N: tl.constexpr,
+    u, w, x, gradient, mask, shift, border, edge, sums, last, heads, length, parts, part_length, slots,
+    ROLE: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr, X: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One of the gradients, each of which is linear attention of ``u_i`` over the tokens ``j`` itself.
 
-    | ROLE | u_i, w_j, x_j | gradient of u's partner | j, if causal |
+    | ROLE | u_i, w_j, x_j | gradient | j, if causal |
     |---|---|---|---|
-    | query | dO, v, k | ``dq_i = sum_j (factor_i u_i . w_j + shift_i) x_j`` | up to i |
-    | key | v, dO, q | ``dk_i = sum_j (factor_j u_i . w_j + shift_j) x_j`` | from i on |
-    | value | k, q, dO | ``dv_i = sum_j (factor_j u_i . w_j) x_j`` | from i on |
+    | query | g, v, k | ``dq_i = sum_j (u_i . w_j + shift_i) x_j`` | up to i |
+    | key | v, g, q | ``dk_i = sum_j (u_i . w_j + shift_j) x_j`` | from i on |
+    | value | k, q, g | ``dv_i = sum_j (u_i . w_j) x_j`` | from i on |
 
-    With ``den_n = q_n . z + eps``, ``factor_n = scale_n / den_n`` and ``shift_n = -(dO_n . output_n) / den_n``, the
-    gradient of ``den_n``. The role "query" computes and stores them, the other two load them. Without normalisation
-    the shifts are 0 and the factors the scales. Without `w` and `x` the state that the `edge` holds is read alone.
-    The gradient of the state before the first token goes to `last`: from "value" the matrix, from "key" the column.
+    `g` and the shifts are those of `weigh_kernel`; without normalisation there are none, and no `border`: the sums of
+    ``x_j``, for "key" of ``shift_j x_j``, outside of each chunk. Without `w` and `x` every ``u_i`` reads `edge` and
+    `border`. For "value" the gradient of the state before the first token goes to `last`, but for its column.
     """
     OF_QUERY: tl.constexpr = ROLE == "query"
-    BY_FEATURE: tl.constexpr = ROLE == "value"
-    SHIFTS: tl.constexpr = NORMALIZE and not BY_FEATURE
-    COLUMNS: tl.constexpr = (X if BY_FEATURE else K) + NORMALIZE
     tile, part, row, b, h = _place((X + BLOCK_X - 1) // BLOCK_X, parts, heads)
     inner, outer, offset = tl.arange(0, BLOCK_K), tile * BLOCK_X + tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_N)
-    own = part * (slots // parts)
-    state, column = _state_before(
-        edge, sums, row, 0 if OF_QUERY else own + slots // parts, own if OF_QUERY else slots, slots,
-        inner, outer, outer, SHIFTS, K, X, BLOCK_K, BLOCK_X, BY_FEATURE, COLUMNS,
+    own, each = part * (slots // parts), slots // parts
+    state = _state_before(
+        edge, sums, row, 0 if OF_QUERY else own + each, own if OF_QUERY else slots, slots,
+        inner, outer, K, X, BLOCK_K, BLOCK_X, COLUMNS, ROLE != "value",
     )  # fmt: skip
 
     begin = part * part_length
     end = tl.minimum(begin + part_length, length)
     final = begin + (end - begin - 1) // BLOCK_N * BLOCK_N
-    for first in range(begin, end, BLOCK_N):
-        token = ((first if OF_QUERY else final + begin - first) + offset).to(tl.int64)
+    for step in range(begin, end, BLOCK_N):
+        first = step if OF_QUERY else final + begin - step
+        token = (first + offset).to(tl.int64)
         inside = token < length
         present = _real(mask, b, token, inside)
         rows = _load_rows(u, b, h, token, inside if OF_QUERY else present, inner, K)
         total = _dot(rows, state, tl.zeros([BLOCK_N, BLOCK_X], tl.float32), OPERAND, PRECISION)
-        if OF_QUERY:
-            weight, of_denominator = _query_weights(
-                rows, output, scale, denominator, factor, shift, b, h, token, inside, tile == 0, inner, K
-            )
-            total = total * weight[:, None]
-            if SHIFTS:
-                total += of_denominator[:, None] * column[None, :]
-        elif SHIFTS:
-            total += column[None, :]
+        if border is not None:
+            outside = _load_border(border, row, first // BLOCK_N, outer, X)[None, :]
+            if OF_QUERY:
+                outside = outside * _load_numbers(shift, b, h, token, inside, 0.0)[:, None]
+            total += outside
         if w is not None:
             others = _load_rows(w, b, h, token, present if OF_QUERY else inside, inner, K)
             summed = _load_rows(x, b, h, token, present if OF_QUERY else inside, outer, X)
-            if not OF_QUERY and factor is not None:
-                others = others.to(tl.float32) * _load_numbers(factor, b, h, token, inside, 0.0)[:, None]
             pairs = _dot(rows, tl.trans(others), tl.zeros([BLOCK_N, BLOCK_N], tl.float32), OPERAND, PRECISION)
-            if OF_QUERY:
-                pairs = pairs * weight[:, None] + of_denominator[:, None]
-                pairs = tl.where(offset[:, None] >= offset[None, :], pairs, 0.0)
-                if SHIFTS:
-                    column += tl.sum(summed.to(tl.float32), 0)
-            else:
-                if SHIFTS:
-                    shifts = _load_numbers(shift, b, h, token, inside, 0.0)
-                    pairs += shifts[None, :]
-                    column += tl.sum(summed.to(tl.float32) * shifts[:, None], 0)
-                pairs = tl.where(offset[:, None] <= offset[None, :], pairs, 0.0)
-            total = _dot(pairs, summed, total, OPERAND, PRECISION)
+            if border is not None:
+                shifts = _load_numbers(shift, b, h, token, inside, 0.0)
+                pairs += shifts[:, None] if OF_QUERY else shifts[None, :]
+            seen = offset[:, None] >= offset[None, :] if OF_QUERY else offset[:, None] <= offset[None, :]
+            total = _dot(tl.where(seen, pairs, 0.0), summed, total, OPERAND, PRECISION)
             state = _dot(tl.trans(others), summed, state, OPERAND, PRECISION)
         if not OF_QUERY:
             total = tl.where(present[:, None], total, 0.0)
         _store_rows(gradient, b, h, token, inside, outer, total, X)
 
-    if last is not None and not OF_QUERY:
-        F: tl.constexpr = K if BY_FEATURE else X
-        last += row * F * COLUMNS
-        if BY_FEATURE:
-            there = (inner < K)[:, None] & (outer < X)[None, :] & (part == 0)
-            tl.store(last + inner[:, None] * COLUMNS + outer[None, :], state, mask=there)
-        elif SHIFTS:
-            tl.store(last + outer * COLUMNS + COLUMNS - 1, column, mask=(outer < X) & (part == 0))
+    if last is not None:
+        there = (inner < K)[:, None] & (outer < X)[None, :] & (part == 0)
+        tl.store(last + row * K * COLUMNS + inner[:, None] * COLUMNS + outer[None, :], state, mask=there)
 
 
 @triton.jit(do_not_specialize=["heads", "eps"])
@@ -336,4 +362,12 @@ def step_kernel(
     tl.store(output[0] + b * output[1] + h * output[2] + d, total, mask=d < D)
 
 
-KERNELS = {"sum": sum_kernel, "attend": attend_kernel, "gradient": gradient_kernel, "step": step_kernel}
+KERNELS = {
+    "sum": sum_kernel,
+    "chunk": chunk_kernel,
+    "scan": scan_kernel,
+    "attend": attend_kernel,
+    "weigh": weigh_kernel,
+    "gradient": gradient_kernel,
+    "step": step_kernel,
+}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .ops_linear import TRITON_WIDTH
-from .triton_operators import attend, input_gradient, query_gradient, step, total_sums
+from .triton_operators import attend, input_gradient, step, total_sums, weigh
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -145,15 +145,15 @@ class _Sum(torch.autograd.Function):
     def forward(ctx, key, value, mask, column):
         ctx.save_for_backward(key, value, mask)
         ctx.column = column
-        return total_sums(key, value, mask, None, None, column)
+        return total_sums(key, value, mask, None, column)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_state):
         key, value, mask = ctx.saved_tensors
-        of_state = of_state.contiguous()
-        of_key, _ = input_gradient("key", value, None, None, mask, None, None, of_state, ctx.column, key.dtype)
-        of_value, _ = input_gradient("value", key, None, None, mask, None, None, of_state, ctx.column, value.dtype)
+        rest = (None, None, mask, None, None, of_state.contiguous())
+        of_key, _ = input_gradient("key", value, *rest, key.shape[-1], ctx.column, key.dtype)
+        of_value, _ = input_gradient("value", key, *rest, value.shape[-1], ctx.column, value.dtype)
         return of_key, of_value, None, None
 
 
@@ -163,7 +163,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, state, scale, normalize, eps, dtype):
         state = state.contiguous()
-        output, denominator, _ = attend(query, None, None, None, scale, state, normalize, eps, dtype)
+        output, denominator, *_ = attend(query, None, None, None, scale, state, normalize, eps, dtype)
         ctx.save_for_backward(query, state, scale, *((output, denominator) if normalize else (None, None)))
         ctx.normalize = normalize
         return output
@@ -172,12 +172,10 @@ class _Read(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, of_output):
         query, state, scale, output, denominator = ctx.saved_tensors
-        of_output = _dense(of_output)
-        of_query, factor, shift = query_gradient(
-            of_output, None, None, None, output, scale, denominator, state, query.shape[-1], query.dtype
-        )
-        weights = (factor, shift) if ctx.normalize else (scale, None)
-        return of_query, total_sums(query, of_output, None, *weights, ctx.normalize), None, None, None, None
+        weighted, shift = _weighted(of_output, output, scale, denominator)
+        rest = (None, None, None, shift, None, state, query.shape[-1], ctx.normalize, query.dtype)
+        of_query, _ = input_gradient("query", weighted, *rest)
+        return of_query, total_sums(query, weighted, None, shift, ctx.normalize), None, None, None, None
 
 
 class _Causal(torch.autograd.Function):
@@ -186,8 +184,8 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, initial, mask, scale, normalize, eps, dtype):
         initial = None if initial is None else initial.contiguous()
-        output, denominator, state = attend(query, key, value, mask, scale, initial, normalize, eps, dtype)
-        saved = (output, denominator) if normalize else (None, None)
+        output, denominator, border, state = attend(query, key, value, mask, scale, initial, normalize, eps, dtype)
+        saved = (output, denominator, border) if normalize else (None, None, None)
         ctx.save_for_backward(query, key, value, initial, mask, scale, *saved)
         ctx.normalize = normalize
         return output, state
@@ -195,16 +193,25 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_output, of_state):
-        query, key, value, initial, mask, scale, output, denominator = ctx.saved_tensors
-        of_output, of_state = _dense(of_output), of_state.contiguous()
-        of_query, factor, shift = query_gradient(
-            of_output, value, key, mask, output, scale, denominator, initial, query.shape[-1], query.dtype
-        )
-        weights = (factor, shift) if ctx.normalize else (scale, None)
-        after = (mask, *weights, of_state, ctx.normalize)
-        of_key, column = input_gradient("key", value, of_output, query, *after, key.dtype)
-        of_value, matrix = input_gradient("value", key, query, of_output, *after, value.dtype)
+        query, key, value, initial, mask, scale, output, denominator, border = ctx.saved_tensors
+        normalize, of_state = ctx.normalize, of_state.contiguous()
+        weighted, shift = _weighted(of_output, output, scale, denominator)
+        widths = (query.shape[-1], normalize)
+        of_query, _ = input_gradient("query", weighted, value, key, mask, shift, border, initial, *widths, query.dtype)
+        rest = (mask, shift, None, of_state)
+        of_key, column = input_gradient("key", value, weighted, query, *rest, *widths, key.dtype)
+        widths = (value.shape[-1], normalize)
+        of_value, matrix = input_gradient("value", key, query, weighted, *rest, *widths, value.dtype)
         of_initial = None
         if initial is not None:
-            of_initial = torch.cat([matrix[..., :-1], column[..., -1:]], dim=-1) if ctx.normalize else matrix
+            of_initial = torch.cat([matrix[..., :-1], column[..., -1:]], dim=-1) if normalize else matrix
         return of_query, of_key, of_value, of_initial, None, None, None, None, None
+
+
+def _weighted(of_output, output, scale, denominator) -> tuple[Tensor, Tensor | None]:
+    """The gradients of numerators and, if there are any, of denominators."""
+    of_output = _dense(of_output)
+    if scale is None and denominator is None:
+        return of_output, None
+    weighted, shift = weigh(of_output, output, scale, denominator)
+    return weighted, None if denominator is None else shift

@@ -10,7 +10,7 @@ States are ``[B, H, F, columns]``: ``S = sum_m k_m v_m^T`` and, with normalisati
 import contextlib
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,29 +20,30 @@ from torch import Tensor
 #: The fewest tokens of a part, and into how many sums those of a causal part are divided.
 MIN_PART_LENGTH, SUMS_OF_PART = 256, 4
 
-#: Programs that a launch is split into, for each processor of the GPU: reading a state, and summing, are short.
+#: Programs for each processor of the GPU, into which summing, and reading a state, are split.
 SHORT_PROGRAMS = 4
+
+#: Entries and chunks that one step of a running sum takes.
+SCAN_FEATURES, SCAN_CHUNKS = 32, 64
 
 # The operators are named after this module: a checkpoint's copy of it has operators of its own.
 _NAMESPACE = re.sub(r"\W", "_", __name__)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::total_sums", mutates_args=())
-def total_sums(
-    left: Tensor, right: Tensor, mask: Tensor | None, factor: Tensor | None, shift: Tensor | None, column: bool
-) -> Tensor:
-    """``sum_n factor_n left_n right_n^T`` and, with `column`, ``sum_n shift_n left_n``: ``[B, H, F, columns]``.
+def total_sums(left: Tensor, right: Tensor, mask: Tensor | None, weight: Tensor | None, column: bool) -> Tensor:
+    """``sum_n left_n right_n^T`` and, with `column`, ``sum_n weight_n left_n``: ``[B, H, F, columns]``.
 
-    `factor` and `shift` are ``[B, H, N]``, 1 where None; masked tokens are left out. O(N F D).
+    `weight` is ``[B, H, N]``, 1 where None; masked tokens are left out. O(N F D).
     """
     tiling = Tiling.of("sum", left.shape[-1], right.shape[-1], False, left.device, left, right)
-    parts = _Parts.of(left, tiling.tiles, SHORT_PROGRAMS)
-    return _sums(left, right, mask, factor, shift, column, parts, range(parts.count)).sum(2)
+    parts = Parts.of(left, tiling.tiles, SHORT_PROGRAMS)
+    return _sums(left, right, mask, weight, column, column, parts, range(parts.count)).sum(2)
 
 
 @total_sums.register_fake
-def _(left, right, mask, factor, shift, column):
-    return _new_state(left, right, column)
+def _(left, right, mask, weight, column):
+    return _new_state(left, right.shape[-1], column)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::attend", mutates_args=())
@@ -56,19 +57,24 @@ def attend(
     normalize: bool,
     eps: float,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs ``[B, H, N, D]``, with `normalize` the denominators ``[B, H, N]``, and the last state.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Outputs ``[B, H, N, D]``, denominators ``[B, H, N]``, `z` before each chunk, and the last state.
 
-    Causal with key and value, beginning with `state`, if given. Without them every query reads `state`, and there is
-    no last state. What there is not has no elements. O(N F D).
+    Causal with key and value, beginning with `state`, if given. Without them every query reads `state`, and there are
+    no chunks and no last state; without `normalize` there is no `z`. What there is not has no elements. O(N F D).
     """
-    output, denominator, last = _made_by_attend(query, key, value, state, normalize, dtype)
+    output, denominator, border, last = _made_by_attend(query, key, value, state, normalize, dtype)
     features, dim, causal = query.shape[-1], output.shape[-1], key is not None
     tiling = Tiling.of("attend", features, dim, causal, query.device, query, key, value)
-    parts = _Parts.of(query, tiling.tiles, 1 if causal else SHORT_PROGRAMS)
-    sums = None
+    parts = Parts.of(query, tiling.tiles, 1 if causal else SHORT_PROGRAMS)
+    sums, z = None, None
     if key is not None and value is not None:
-        sums = _sums_between(key, value, mask, None, None, normalize, parts, reverse=False)
+        sums = _sums_between(key, value, mask, normalize, parts, reverse=False)
+        if normalize:
+            _scan(key, mask, None, state, border, last, tiling.constants["BLOCK_N"], reverse=False)
+            z = _chunks(border)
+    elif normalize and state is not None:
+        z = _column(state)
     _launch(
         "attend",
         parts.rows * parts.count * tiling.tiles,
@@ -76,11 +82,11 @@ def attend(
         tiling,
         **_rows(query=query, key=key, value=value, output=output, scale=scale),
         **_rows(denominator=denominator if normalize else None),
-        **{"mask": _mask(mask), "edge": state, "sums": sums, "last": last if causal else None},
+        **{"mask": _mask(mask), "border": z, "edge": state, "sums": sums, "last": last if causal else None},
         **parts.arguments(),
         **{"eps": eps, "NORMALIZE": normalize, "F": features, "D": dim},
     )
-    return output, denominator, last
+    return output, denominator, border, last
 
 
 @attend.register_fake
@@ -88,62 +94,50 @@ def _(query, key, value, mask, scale, state, normalize, eps, dtype):
     return _made_by_attend(query, key, value, state, normalize, dtype)
 
 
-def _made_by_attend(query, key, value, state, normalize, dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _made_by_attend(query, key, value, state, normalize, dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dim = state.shape[-1] - normalize if value is None else value.shape[-1]
     output = _rows_like(query, dim, dtype)
     denominator = query.new_empty(query.shape[:3] if normalize else (0,), dtype=torch.float32)
-    last = query.new_empty(0, dtype=torch.float32) if key is None else _new_state(key, output, normalize)
-    return output, denominator, last
+    if key is None:
+        return output, denominator, *(query.new_empty(0, dtype=torch.float32) for _ in range(2))
+    tiling = Tiling.of("attend", query.shape[-1], dim, True, query.device, query, key, value)
+    border = _new_border(key, tiling) if normalize else query.new_empty(0, dtype=torch.float32)
+    return output, denominator, border, _new_state(key, dim, normalize)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::query_gradient", mutates_args=())
-def query_gradient(
-    of_output: Tensor,
-    value: Tensor | None,
-    key: Tensor | None,
-    mask: Tensor | None,
-    output: Tensor | None,
-    scale: Tensor | None,
-    denominator: Tensor | None,
-    state: Tensor | None,
-    features: int,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of the queries, and, if normalised, what the other gradients need to know of each query.
+@torch.library.custom_op(f"{_NAMESPACE}::weigh", mutates_args=())
+def weigh(
+    of_output: Tensor, output: Tensor | None, scale: Tensor | None, denominator: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the numerators, ``dO scale / den``, and that of the denominators, ``-(dO . output) / den``.
 
-    That is ``scale / den`` and the gradient of ``den``, for the denominators and outputs of `attend`. O(N F D).
+    Without denominators, which count as 1, the second has no elements. O(N D).
     """
-    normalize = denominator is not None
-    gradient, factor, shift = _made_by_query_gradient(of_output, denominator, features, dtype)
-    dim, causal = of_output.shape[-1], key is not None
-    tiling = Tiling.of("gradient", dim, features, causal, of_output.device, of_output, value, key)
-    parts = _Parts.of(of_output, tiling.tiles, 1 if causal else SHORT_PROGRAMS)
-    sums = None
-    if key is not None and value is not None:
-        sums = _sums_between(key, value, mask, None, None, normalize, parts, reverse=False)
+    weighted, shift = _made_by_weigh(of_output, output, scale, denominator)
+    batch, heads, length, dim = of_output.shape
+    blocks = _count(length, 32)
     _launch(
-        "gradient",
-        parts.rows * parts.count * tiling.tiles,
+        "weigh",
+        batch * heads * blocks,
         of_output.device,
-        tiling,
-        **_rows(u=of_output, w=value, x=key, gradient=gradient, scale=scale, denominator=denominator),
-        **_rows(output=output, factor=factor if normalize else None, shift=shift if normalize else None),
-        **{"mask": _mask(mask), "edge": state, "sums": sums, "last": None},
-        **parts.arguments(),
-        **{"ROLE": "query", "NORMALIZE": normalize, "K": dim, "X": features},
+        Tiling(1, {"BLOCK_N": 32, "BLOCK_D": _power_of_two(dim)}, {"num_warps": 4}),
+        **_rows(of_output=of_output, output=output, scale=scale, denominator=denominator, weighted=weighted),
+        **_rows(shift=None if denominator is None else shift),
+        **{"heads": heads, "length": length, "blocks": blocks, "D": dim},
     )
-    return gradient, factor, shift
+    return weighted, shift
 
 
-@query_gradient.register_fake
-def _(of_output, value, key, mask, output, scale, denominator, state, features, dtype):
-    return _made_by_query_gradient(of_output, denominator, features, dtype)
+@weigh.register_fake
+def _(of_output, output, scale, denominator):
+    return _made_by_weigh(of_output, output, scale, denominator)
 
 
-def _made_by_query_gradient(of_output, denominator, features, dtype) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (0,) if denominator is None else of_output.shape[:3]
-    factor, shift = (of_output.new_empty(shape, dtype=torch.float32) for _ in range(2))
-    return _rows_like(of_output, features, dtype), factor, shift
+def _made_by_weigh(of_output, output, scale, denominator) -> tuple[Tensor, Tensor]:
+    # float16's range is too small for a gradient that is divided by a sum.
+    dtype = torch.bfloat16 if of_output.dtype == torch.bfloat16 else torch.float32
+    shift = of_output.new_empty((0,) if denominator is None else of_output.shape[:3], dtype=torch.float32)
+    return _rows_like(of_output, of_output.shape[-1], dtype), shift
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::input_gradient", mutates_args=())
@@ -153,47 +147,65 @@ def input_gradient(
     w: Tensor | None,
     x: Tensor | None,
     mask: Tensor | None,
-    factor: Tensor | None,
     shift: Tensor | None,
-    of_state: Tensor,
+    border: Tensor | None,
+    edge: Tensor | None,
+    outer: int,
     normalize: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the keys (`role` "key") or values ("value"), and its part of the initial state's gradient.
+    """The gradient of the "query", "key" or "value", and for the latter two their part of the initial state's.
 
-    `u`, `w` and `x` are those of the table at `gradient_kernel`; without `w` and `x` attention is not causal, and
-    there is no initial state. O(N F D).
+    Args:
+        role: whose gradient.
+        u, w, x: those of the table at `gradient_kernel`; without `w` and `x` attention is not causal.
+        mask: ``[B, N]``, of the keys.
+        shift: the gradients of the denominators.
+        border: the `z` before each chunk, for causal queries.
+        edge: the state that the queries began with, for "query"; otherwise the gradient of the last state.
+        outer: the width of the gradient.
+        normalize: whether states have a column.
+        dtype: of the gradient.
+
+    O(N F D).
     """
-    gradient, of_initial = _made_by_input_gradient(role, u, x, of_state, normalize, dtype)
-    inner, outer, causal = u.shape[-1], gradient.shape[-1], x is not None
+    gradient, of_initial = _made_by_input_gradient(role, u, x, edge, outer, dtype)
+    inner, causal = u.shape[-1], x is not None
     tiling = Tiling.of("gradient", inner, outer, causal, u.device, u, w, x)
-    parts = _Parts.of(u, tiling.tiles, 1 if causal else SHORT_PROGRAMS)
-    sums = None
+    parts = Parts.of(u, tiling.tiles, 1 if causal else SHORT_PROGRAMS)
+    sums, outside = None, None
     if w is not None and x is not None:
         left, right = (w, x) if role == "value" else (x, w)
-        sums = _sums_between(left, right, None, factor, shift, normalize, parts, reverse=True)
+        of_query = role == "query"
+        sums = _sums_between(left, right, mask if of_query else None, normalize, parts, reverse=not of_query)
+        if role == "key" and normalize:
+            border = _new_border(x, tiling)
+            _scan(x, None, shift, edge, border, of_initial, tiling.constants["BLOCK_N"], reverse=True)
+        outside = _chunks(border) if normalize and role != "value" and border is not None else None
+    elif normalize and role != "value" and edge is not None:
+        outside = _column(edge)
     _launch(
         "gradient",
         parts.rows * parts.count * tiling.tiles,
         u.device,
         tiling,
-        **_rows(u=u, w=w, x=x, gradient=gradient, factor=factor, shift=shift),
-        **{"scale": None, "denominator": None, "output": None},
-        **{"mask": _mask(mask), "edge": of_state, "sums": sums, "last": of_initial if causal else None},
+        **_rows(u=u, w=w, x=x, gradient=gradient, shift=shift),
+        **{"mask": _mask(mask), "border": outside, "edge": edge, "sums": sums},
+        **{"last": of_initial if causal and role == "value" else None},
         **parts.arguments(),
-        **{"ROLE": role, "NORMALIZE": normalize, "K": inner, "X": outer},
+        **{"ROLE": role, "COLUMNS": (outer if role == "value" else inner) + normalize, "K": inner, "X": outer},
     )
     return gradient, of_initial
 
 
 @input_gradient.register_fake
-def _(role, u, w, x, mask, factor, shift, of_state, normalize, dtype):
-    return _made_by_input_gradient(role, u, x, of_state, normalize, dtype)
+def _(role, u, w, x, mask, shift, border, edge, outer, normalize, dtype):
+    return _made_by_input_gradient(role, u, x, edge, outer, dtype)
 
 
-def _made_by_input_gradient(role, u, x, of_state, normalize, dtype) -> tuple[Tensor, Tensor]:
-    outer = of_state.shape[-1] - normalize if role == "value" else of_state.shape[-2]
-    return _rows_like(u, outer, dtype), of_state.new_empty((0,) if x is None else of_state.shape)
+def _made_by_input_gradient(role, u, x, edge, outer, dtype) -> tuple[Tensor, Tensor]:
+    shape = (0,) if x is None or role == "query" else edge.shape
+    return _rows_like(u, outer, dtype), u.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::step", mutates_args=())
@@ -210,15 +222,16 @@ def step(
 ) -> tuple[Tensor, Tensor]:
     """One token after those of `state`: its output ``[B, H, 1, D]`` and the new state. O(F D)."""
     output, new_state = _rows_like(query, value.shape[-1], dtype), torch.empty_like(state)
-    block = min(32, _power_of_two(value.shape[-1]))
+    features, dim = query.shape[-1], value.shape[-1]
+    block = min(32, _power_of_two(dim))
     _launch(
         "step",
-        query.shape[0] * query.shape[1] * _count(value.shape[-1], block),
+        query.shape[0] * query.shape[1] * _count(dim, block),
         query.device,
-        Tiling(1, {"BLOCK_K": _power_of_two(query.shape[-1]), "BLOCK_X": block}, {"num_warps": 4}),
+        Tiling(1, {"BLOCK_K": _power_of_two(features), "BLOCK_X": block}, {"num_warps": 4}),
         **_rows(query=query, key=key, value=value, output=output, scale=scale),
         **{"mask": _mask(mask), "state": state, "new_state": new_state, "heads": query.shape[1], "eps": eps},
-        **{"NORMALIZE": normalize, "F": query.shape[-1], "D": value.shape[-1]},
+        **{"NORMALIZE": normalize, "F": features, "D": dim},
     )
     return output, new_state
 
@@ -228,8 +241,59 @@ def _(query, key, value, state, mask, scale, normalize, eps, dtype):
     return _rows_like(query, value.shape[-1], dtype), torch.empty_like(state)
 
 
+def _sums_between(left, right, mask, column: bool, parts: "Parts", reverse: bool) -> Tensor | None:
+    """What the parts of a causal walk begin with: the sums of all parts but the last, with `reverse` but the first."""
+    if parts.count == 1:
+        return None
+    needed = range(SUMS_OF_PART, parts.slots) if reverse else range(parts.slots - SUMS_OF_PART)
+    finer = replace(parts, count=parts.slots, length=parts.length // SUMS_OF_PART)
+    return _sums(left, right, mask, None, column, False, finer, needed)
+
+
+def _sums(left, right, mask, weight, has_column: bool, column: bool, parts: "Parts", needed: range) -> Tensor:
+    """The sums of the parts that are `needed`, ``[B, H, parts, F, columns]``; their column only with `column`."""
+    features, dim = left.shape[-1], right.shape[-1]
+    tiling = Tiling.of("sum", features, dim, False, left.device, left, right)
+    sums = left.new_empty(*left.shape[:2], parts.count, features, dim + has_column, dtype=torch.float32)
+    _launch(
+        "sum",
+        parts.rows * len(needed) * tiling.tiles,
+        left.device,
+        tiling,
+        **_rows(left=left, right=right, weight=weight),
+        **{"mask": _mask(mask), "sums": sums, "heads": parts.heads, "length": parts.tokens},
+        **{"first_slot": needed.start, "parts": len(needed), "slots": parts.count, "part_length": parts.length},
+        **{"F": features, "D": dim, "COLUMNS": dim + has_column, "COLUMN": column},
+    )
+    return sums
+
+
+def _scan(
+    rows, mask, weight, edge: Tensor | None, border: Tensor, last: Tensor, chunk_length: int, reverse: bool
+) -> None:
+    """Write to `border` ``[B, H, chunks, F]`` what precedes each chunk, and to the column of `last` what all sum to."""
+    batch, heads, length, features = rows.shape
+    chunks = border.shape[2]
+    _launch(
+        "chunk",
+        batch * heads * chunks,
+        rows.device,
+        Tiling(1, {"BLOCK_N": chunk_length, "BLOCK_F": _power_of_two(features)}, {"num_warps": 4}),
+        **_rows(rows=rows, weight=weight),
+        **{"mask": _mask(mask), "sums": border, "heads": heads, "length": length, "chunks": chunks, "F": features},
+    )
+    _launch(
+        "scan",
+        batch * heads * _count(features, SCAN_FEATURES),
+        rows.device,
+        Tiling(1, {"BLOCK_F": SCAN_FEATURES, "BLOCK_CHUNKS": SCAN_CHUNKS}, {"num_warps": 4}),
+        **{"sums": border, "edge": _edge(edge), "total": _edge(last), "chunks": chunks},
+        **{"F": features, "REVERSE": reverse},
+    )
+
+
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """How the programs of a launch divide the tokens.
 
     Attributes:
@@ -238,7 +302,7 @@ class _Parts:
         tokens: of each row.
         count: parts that the tokens are divided into.
         length: tokens of a part.
-        slots: sums of tokens that causal parts begin with, as many for each part.
+        slots: sums that causal parts begin with, equally many for each part.
     """
 
     rows: int
@@ -249,12 +313,12 @@ class _Parts:
     slots: int
 
     @classmethod
-    def of(cls, tensor: Tensor, tiles: int, programs: int) -> "_Parts":
+    def of(cls, tensor: Tensor, tiles: int, programs: int) -> "Parts":
         """Of rows ``[B, H, N, ..]``, for about `programs` programs on each processor of the GPU."""
         batch, heads, tokens, _ = tensor.shape
-        wanted = _count(programs * _processors(tensor.device), max(1, batch * heads * tiles))
+        wanted = _count(programs * processors(tensor.device), max(1, batch * heads * tiles))
         count = max(1, min(wanted, tokens // MIN_PART_LENGTH))
-        length = _count(_count(tokens, count), 64 * SUMS_OF_PART) * 64 * SUMS_OF_PART
+        length = _count(_count(tokens, count), MIN_PART_LENGTH) * MIN_PART_LENGTH
         count = _count(tokens, length)
         return cls(batch * heads, heads, tokens, count, length, count * SUMS_OF_PART)
 
@@ -262,33 +326,6 @@ class _Parts:
         """As the kernels name them."""
         sizes = {"heads": self.heads, "length": self.tokens, "parts": self.count}
         return {**sizes, "part_length": self.length, "slots": self.slots}
-
-
-def _sums_between(left, right, mask, factor, shift, column, parts: _Parts, reverse: bool) -> Tensor | None:
-    """What the parts of a causal walk begin with: the sums of all parts but the last, with `reverse` but the first."""
-    if parts.count == 1:
-        return None
-    needed = range(SUMS_OF_PART, parts.slots) if reverse else range(parts.slots - SUMS_OF_PART)
-    finer = _Parts(parts.rows, parts.heads, parts.tokens, parts.slots, parts.length // SUMS_OF_PART, parts.slots)
-    return _sums(left, right, mask, factor, shift, column, finer, needed)
-
-
-def _sums(left, right, mask, factor, shift, column, parts: _Parts, needed: range) -> Tensor:
-    """The sums of the parts that are `needed`, ``[B, H, parts, F, columns]``; the others are not written."""
-    features, dim = left.shape[-1], right.shape[-1]
-    tiling = Tiling.of("sum", features, dim, False, left.device, left, right)
-    sums = left.new_empty(*left.shape[:2], parts.count, features, dim + column, dtype=torch.float32)
-    _launch(
-        "sum",
-        parts.rows * len(needed) * tiling.tiles,
-        left.device,
-        tiling,
-        **_rows(left=left, right=right, factor=factor, shift=shift),
-        **{"mask": _mask(mask), "sums": sums, "heads": parts.heads, "length": parts.tokens},
-        **{"first_slot": needed.start, "parts": len(needed), "slots": parts.count, "part_length": parts.length},
-        **{"F": features, "D": dim, "COLUMNS": dim + column},
-    )
-    return sums
 
 
 @dataclass(frozen=True)
@@ -306,51 +343,74 @@ class Tiling:
     options: dict[str, Any]
 
     @classmethod
-    def of(cls, kernel: str, inner: int, outer: int, causal: bool, device: torch.device, *operands) -> "Tiling":
-        """For products of rows of width `inner` and states to `outer` columns, of `operands` (or None)."""
+    def of(
+        cls, kernel: str, inner: int, outer: int, causal: bool, device: torch.device, *operands: Tensor | None
+    ) -> "Tiling":
+        """For products of rows of width `inner` and states to `outer` columns, of `operands`."""
         dtypes = {operand.dtype for operand in operands if operand is not None}
         bfloat16 = dtypes == {torch.bfloat16}
-        # float16 has TF32's precision, but not its range. Few devices of ROCm know TF32, and multiply float32 fast.
+        # TF32 has float16's precision and float32's range. Few devices of ROCm know it, and those multiply float32 fast.
         precision = "tf32x3" if torch.float32 in dtypes else "tf32"
         if torch.version.hip is not None:
             precision = "ieee"
         products = {"OPERAND": "bfloat16" if bfloat16 else "float32", "PRECISION": precision}
-        tiles, blocks, options = _blocks(kernel, inner, outer, causal, bfloat16, shared_memory(device))
-        return cls(tiles, blocks | products, options)
+        divide = _blocks_of_sum if kernel == "sum" else _blocks_of_walk if causal else _blocks_of_read
+        tiles, blocks, options = divide(inner, outer, 2 if bfloat16 else 4, shared_memory(device))
+        # That products and sums may be fused is said because Triton 3.10 turns it off.
+        return cls(tiles, blocks | products, options | {"enable_fp_fusion": True})
 
 
-@functools.lru_cache(maxsize=256)
-def _blocks(
-    kernel: str, inner: int, outer: int, causal: bool, bfloat16: bool, memory: int
-) -> tuple[int, dict[str, int], dict[str, Any]]:
-    """Tiles, blocks and compiler's options: as long blocks of tokens, and as many stages, as `memory` (KiB) holds."""
-    most = 128 if kernel == "sum" or not causal else 64
-    block_k, block_x = _power_of_two(inner), min(most, _power_of_two(outer))
-    tiles = _count(outer, block_x)
-    rows_of_tokens = block_k + block_x if kernel == "sum" else 2 * block_k + block_x if causal else block_k
-    if kernel == "sum":
-        block_k = min(most, block_k)
-        tiles *= _count(inner, block_k)
-    size = 2 if bfloat16 else 4
-    state = 0 if kernel == "sum" else block_k * block_x
-    for block_n, stages in ((64, 3), (64, 2), (32, 2), (64, 1), (32, 1), (16, 1)):
-        pairs = block_n * block_n if causal and kernel != "sum" else 0
-        if (stages * block_n * rows_of_tokens + state + pairs) * size <= memory * 1024:
-            break
-    warps = 8 if block_k * block_x > 64 * 128 else 4
-    # That products and sums may be fused is said because Triton 3.10 turns it off.
-    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-    return tiles, {"BLOCK_N": block_n, "BLOCK_K": block_k, "BLOCK_X": block_x}, options
+@functools.cache
+def _blocks_of_sum(inner: int, outer: int, size: int, memory: int) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Tiles, blocks and compiler's options of `sum_kernel`, for operands of `size` bytes and `memory` in KiB."""
+    most = 128 if size == 2 else 64
+    block_k, block_x = min(most, _power_of_two(inner)), min(most, _power_of_two(outer))
+    stages = 3 if 3 * 64 * (block_k + block_x) * size <= memory * 1024 else 1
+    options = {"num_warps": 8 if block_k * block_x > 64 * 64 else 4, "num_stages": stages}
+    tiles = _count(inner, block_k) * _count(outer, block_x)
+    return tiles, {"BLOCK_N": 64 if size == 2 else 32, "BLOCK_K": block_k, "BLOCK_X": block_x}, options
+
+
+@functools.cache
+def _blocks_of_read(inner: int, outer: int, size: int, memory: int) -> tuple[int, dict[str, int], dict[str, int]]:
+    """The same of the kernels where every row reads one state."""
+    block_k, block_x = _power_of_two(inner), min(128 if size == 2 else 64, _power_of_two(outer))
+    block_n = 64
+    while (block_n + block_x) * block_k * size > memory * 1024 and block_n > 16:
+        block_n //= 2
+    stages = 2 if (2 * block_n + block_x) * block_k * size <= memory * 1024 else 1
+    options = {"num_warps": 8 if block_k * block_x > 64 * 64 else 4, "num_stages": stages}
+    return _count(outer, block_x), {"BLOCK_N": block_n, "BLOCK_K": block_k, "BLOCK_X": block_x}, options
+
+
+@functools.cache
+def _blocks_of_walk(inner: int, outer: int, size: int, memory: int) -> tuple[int, dict[str, int], dict[str, int]]:
+    """The same of the kernels that walk. Their chunks are as long for `inner` and `outer` exchanged.
+
+    Shared memory holds the rows of two operands and a tile of the third, a copy for each stage, the state, and the
+    weights of the pairs of a chunk.
+    """
+    width = _power_of_two(max(inner, outer))
+    block_k, block_x = _power_of_two(inner), min(64, _power_of_two(outer))
+
+    def fits(block_n: int, stages: int, rows: int, columns: int) -> bool:
+        tiles = stages * block_n * (2 * rows + columns) + rows * columns + block_n * block_n
+        return tiles * size <= memory * 1024
+
+    block_n = next((block for block in (64, 32) if fits(block, 1, width, min(64, width))), 16)
+    stages = 2 if fits(block_n, 2, block_k, block_x) else 1
+    options = {"num_warps": 8 if block_k * block_x * size > 128 * 64 * 2 else 4, "num_stages": stages}
+    return _count(outer, block_x), {"BLOCK_N": block_n, "BLOCK_K": block_k, "BLOCK_X": block_x}, options
 
 
 def shared_memory(device: torch.device) -> int:
     """The shared memory of one program in KiB."""
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_available():
         return 99
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin // 1024
 
 
-def _processors(device: torch.device) -> int:
+def processors(device: torch.device) -> int:
     """Processors of a GPU; on a CPU, for Triton's interpreter, a number that makes several parts of a sequence."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 16
 
@@ -373,13 +433,33 @@ def _mask(mask: Tensor | None) -> tuple[Tensor, int, int] | None:
     return None if mask is None else (mask.view(torch.uint8), *mask.stride())
 
 
+def _chunks(border: Tensor) -> tuple[Tensor, int, int, int]:
+    """What lies outside of each chunk, ``[B, H, chunks, F]``, with its strides."""
+    return border, *border.stride()[1:]
+
+
+def _column(state: Tensor) -> tuple[Tensor, int, int, int]:
+    """The column of a state in the place of `_chunks`: equal for all chunks."""
+    return state[..., -1], state.stride(1), 0, state.stride(2)
+
+
+def _edge(state: Tensor | None) -> tuple[Tensor, int, int] | None:
+    """The column of a state with its strides."""
+    return None if state is None else (state[..., -1], state.stride(1), state.stride(2))
+
+
 def _rows_like(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     batch, heads, length, _ = tensor.shape
     return tensor.new_empty(batch, length, heads, dim, dtype=dtype).transpose(1, 2)
 
 
-def _new_state(left: Tensor, right: Tensor, column: bool) -> Tensor:
-    return left.new_empty(*left.shape[:2], left.shape[-1], right.shape[-1] + column, dtype=torch.float32)
+def _new_state(left: Tensor, dim: int, column: bool) -> Tensor:
+    return left.new_empty(*left.shape[:2], left.shape[-1], dim + column, dtype=torch.float32)
+
+
+def _new_border(rows: Tensor, tiling: Tiling) -> Tensor:
+    batch, heads, length, features = rows.shape
+    return rows.new_empty(batch, heads, _count(length, tiling.constants["BLOCK_N"]), features, dtype=torch.float32)
 
 
 def _count(total: int, each: int) -> int:
