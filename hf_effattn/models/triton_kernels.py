@@ -102,8 +102,8 @@ def _load_border(border, row, chunk, feature, FEATURES: tl.constexpr):
 @triton.jit(do_not_specialize=["heads", "length", "first_slot", "parts", "slots", "part_length"])
 def sum_kernel(
     left, right, mask, weight, sums, heads, length, first_slot, parts, slots, part_length,
-    F: tl.constexpr, D: tl.constexpr, COLUMNS: tl.constexpr, COLUMN: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    F: tl.constexpr, D: tl.constexpr, COLUMNS: tl.constexpr, COLUMN: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Of each part of the tokens ``sum_n left_n right_n^T`` and, with `COLUMN`, ``sum_n weight_n left_n``.
 
@@ -178,15 +178,6 @@ def scan_kernel(
         running += tl.sum(parts, 0)
     if total is not None:
         tl.store(total[0] + row * total[1] + f * total[2], running, mask=f < F)
-
-
-@triton.jit
-def _read_border(q, z, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
-    """``q . z``, by matrix units: `z` in sixteen columns, half of them its rounding to the dtype of products, half the
-    rest."""
-    rounded = z.to(tl.bfloat16 if OPERAND == "bfloat16" else tl.float32).to(tl.float32)
-    columns = tl.where(tl.arange(0, 16)[None, :] < 8, rounded[:, None], (z - rounded)[:, None])
-    return tl.sum(_dot(q, columns, tl.zeros([BLOCK_N, 16], tl.float32), OPERAND, PRECISION), 1) * 0.125
 
 
 @triton.jit(do_not_specialize=["heads", "length", "parts", "part_length", "slots", "eps"])

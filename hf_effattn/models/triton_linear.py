@@ -1,8 +1,8 @@
 """The ``triton`` backend of linear attention, and its gradients.
 
 Bidirectional attention is a sum over the keys (`_Sum`) that every query then reads (`_Read`). The causal form
-(`_Causal`) is one walk over the tokens. The backward passes save the inputs, and with normalisation the output and
-one number of each query. The operators are in `triton_operators`, the kernels in `triton_kernels`.
+(`_Causal`) is one walk over the tokens. The backward passes save the inputs, and with normalisation the output, its
+denominators, and the sums of keys before each chunk of tokens. The operators are in `triton_operators`, the kernels in `triton_kernels`.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .ops_linear import TRITON_WIDTH
-from .triton_operators import attend, input_gradient, step, total_sums, weigh
+from .triton_operators import read, read_gradients, step, sum_gradients, total_sums, walk, walk_gradients
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -139,22 +139,18 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """``S = sum_m k_m v_m^T`` over the real tokens and, with `column`, ``z = sum_m k_m`` as its last column."""
+    """``S = sum_m k_m v_m^T`` over the real tokens and, with `normalize`, ``z = sum_m k_m`` as its last column."""
 
     @staticmethod
-    def forward(ctx, key, value, mask, column):
+    def forward(ctx, key, value, mask, normalize):
         ctx.save_for_backward(key, value, mask)
-        ctx.column = column
-        return total_sums(key, value, mask, None, column)
+        ctx.normalize = normalize
+        return total_sums(key, value, mask, normalize)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_state):
-        key, value, mask = ctx.saved_tensors
-        rest = (None, None, mask, None, None, of_state.contiguous())
-        of_key, _ = input_gradient("key", value, *rest, key.shape[-1], ctx.column, key.dtype)
-        of_value, _ = input_gradient("value", key, *rest, value.shape[-1], ctx.column, value.dtype)
-        return of_key, of_value, None, None
+        return *sum_gradients(of_state.contiguous(), *ctx.saved_tensors, ctx.normalize), None, None
 
 
 class _Read(torch.autograd.Function):
@@ -163,19 +159,14 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, state, scale, normalize, eps, dtype):
         state = state.contiguous()
-        output, denominator, *_ = attend(query, None, None, None, scale, state, normalize, eps, dtype)
+        output, denominator = read(query, state, scale, normalize, eps, dtype)
         ctx.save_for_backward(query, state, scale, *((output, denominator) if normalize else (None, None)))
-        ctx.normalize = normalize
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_output):
-        query, state, scale, output, denominator = ctx.saved_tensors
-        weighted, shift = _weighted(of_output, output, scale, denominator)
-        rest = (None, None, None, shift, None, state, query.shape[-1], ctx.normalize, query.dtype)
-        of_query, _ = input_gradient("query", weighted, *rest)
-        return of_query, total_sums(query, weighted, None, shift, ctx.normalize), None, None, None, None
+        return *read_gradients(_dense(of_output), *ctx.saved_tensors), None, None, None, None
 
 
 class _Causal(torch.autograd.Function):
@@ -184,34 +175,14 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, initial, mask, scale, normalize, eps, dtype):
         initial = None if initial is None else initial.contiguous()
-        output, denominator, border, state = attend(query, key, value, mask, scale, initial, normalize, eps, dtype)
-        saved = (output, denominator, border) if normalize else (None, None, None)
-        ctx.save_for_backward(query, key, value, initial, mask, scale, *saved)
-        ctx.normalize = normalize
+        output, *numbers, state = walk(query, key, value, mask, scale, initial, normalize, eps, dtype)
+        saved = (output, *numbers) if normalize else (None, None, None)
+        ctx.save_for_backward(query, key, value, mask, scale, initial, *saved)
         return output, state
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_output, of_state):
-        query, key, value, initial, mask, scale, output, denominator, border = ctx.saved_tensors
-        normalize, of_state = ctx.normalize, of_state.contiguous()
-        weighted, shift = _weighted(of_output, output, scale, denominator)
-        widths = (query.shape[-1], normalize)
-        of_query, _ = input_gradient("query", weighted, value, key, mask, shift, border, initial, *widths, query.dtype)
-        rest = (mask, shift, None, of_state)
-        of_key, column = input_gradient("key", value, weighted, query, *rest, *widths, key.dtype)
-        widths = (value.shape[-1], normalize)
-        of_value, matrix = input_gradient("value", key, query, weighted, *rest, *widths, value.dtype)
-        of_initial = None
-        if initial is not None:
-            of_initial = torch.cat([matrix[..., :-1], column[..., -1:]], dim=-1) if normalize else matrix
-        return of_query, of_key, of_value, of_initial, None, None, None, None, None
-
-
-def _weighted(of_output, output, scale, denominator) -> tuple[Tensor, Tensor | None]:
-    """The gradients of numerators and, if there are any, of denominators."""
-    of_output = _dense(of_output)
-    if scale is None and denominator is None:
-        return of_output, None
-    weighted, shift = weigh(of_output, output, scale, denominator)
-    return weighted, None if denominator is None else shift
+        *gradients, of_initial = walk_gradients(_dense(of_output), of_state.contiguous(), *ctx.saved_tensors)
+        of_initial = of_initial if ctx.needs_input_grad[3] else None
+        return *gradients, of_initial, None, None, None, None, None
