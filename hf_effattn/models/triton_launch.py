@@ -132,7 +132,8 @@ def shared_memory(device: torch.device) -> int:
     """The shared memory of one program in KiB."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return 99
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin // 1024
+    # torch's types do not know this property, which every version that we support has.
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin // 1024  # type: ignore[attr-defined]
 
 
 def processors(device: torch.device) -> int:
@@ -160,12 +161,12 @@ def rows(**tensors: Tensor | None) -> dict[str, Any]:
 
 def mask_rows(mask: Tensor | None) -> tuple[Tensor, int, int] | None:
     """A mask ``[B, N]`` with its strides."""
-    return None if mask is None else (mask.view(torch.uint8), *mask.stride())
+    return None if mask is None else (mask.view(torch.uint8), mask.stride(0), mask.stride(1))
 
 
 def chunks_border(border: Tensor) -> tuple[Tensor, int, int, int]:
     """What lies outside of each chunk, ``[B, H, chunks, F]``, with its strides."""
-    return border, *border.stride()[1:]
+    return border, border.stride(1), border.stride(2), border.stride(3)
 
 
 def column_as_border(state: Tensor) -> tuple[Tensor, int, int, int]:

@@ -2,7 +2,8 @@
 
 Bidirectional attention is a sum over the keys (`_Sum`) that every query then reads (`_Read`). The causal form
 (`_Causal`) is one walk over the tokens. The backward passes save the inputs, and with normalisation the output, its
-denominators, and the sums of keys before each chunk of tokens. The operators are in `triton_operators`, the kernels in `triton_kernels`.
+denominators, and the sums of keys before each chunk of tokens. The operators are in `triton_operators`, the kernels
+in `triton_kernels`.
 """
 
 import torch
@@ -100,8 +101,17 @@ def triton_linear_attention_step(
     """
     tensors = (query, key, value, state, scale)
     if torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
-        options = {"key_mask": key_mask, "normalize": normalize, "scale": scale, "eps": eps}
-        return triton_linear_attention(query, key, value, causal=True, initial_state=state, **options)
+        return triton_linear_attention(
+            query,
+            key,
+            value,
+            key_mask=key_mask,
+            causal=True,
+            normalize=normalize,
+            scale=scale,
+            eps=eps,
+            initial_state=state,
+        )
     _check(query, value)
     rows, outside = _divide_scale(scale, query)
     dtype = query.dtype if outside is None else torch.float32
