@@ -1,9 +1,8 @@
 """The ``triton`` backend of linear attention, and its gradients.
 
 Bidirectional attention is a sum over the keys (`_Sum`) that every query then reads (`_Read`). The causal form
-(`_Causal`) is one walk over the tokens. The backward passes save the inputs, and with normalisation the output, its
-denominators, and the sums of keys before each chunk of tokens. The operators are in `triton_operators`, the kernels
-in `triton_kernels`.
+(`_Causal`) is one walk over the tokens. The backward passes save the inputs, and with normalisation the output and its
+denominators. The operators are in `triton_operators`, the kernels in `triton_kernels`.
 """
 
 import torch
@@ -185,8 +184,8 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, initial, mask, scale, normalize, eps, dtype):
         initial = None if initial is None else initial.contiguous()
-        output, *numbers, state = walk(query, key, value, mask, scale, initial, normalize, eps, dtype)
-        saved = (output, *numbers) if normalize else (None, None, None)
+        output, denominator, state = walk(query, key, value, mask, scale, initial, normalize, eps, dtype)
+        saved = (output, denominator) if normalize else (None, None)
         ctx.save_for_backward(query, key, value, mask, scale, initial, *saved)
         return output, state
 

@@ -130,17 +130,16 @@ def walk(
     normalize: bool,
     eps: float,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Causal outputs ``[B, H, N, D]``, denominators ``[B, H, N]``, `z` before each chunk, and the last state.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal outputs ``[B, H, N, D]``, with `normalize` denominators ``[B, H, N]``, and the last state.
 
-    `initial` is the state to begin with. Without `normalize` the second and third have no elements. O(N F D).
+    `initial` is the state to begin with. Without `normalize` the denominators have no elements. O(N F D).
     """
-    output, denominator, border, last = _made_by_walk(query, key, value, normalize, dtype)
+    output, denominator, last = _made_by_walk(query, key, value, normalize, dtype)
     features, dim = query.shape[-1], value.shape[-1]
     tiling = Tiling.of("attend", features, dim, True, query.device, query, key, value)
     parts = Parts.of(query, tiling.tiles, 1)
-    if normalize:
-        _scan(key, mask, None, initial, border, last, tiling.chunk_length, reverse=False)
+    border = _border(key, mask, None, initial, last, tiling, reverse=False) if normalize else None
     launch(
         "attend",
         parts.rows * parts.count * tiling.tiles,
@@ -148,12 +147,12 @@ def walk(
         tiling.constants,
         **rows(query=query, key=key, value=value, output=output, scale=scale),
         **rows(denominator=denominator if normalize else None),
-        **{"mask": mask_rows(mask), "border": chunks_border(border) if normalize else None},
+        **{"mask": mask_rows(mask), "border": border},
         **{"edge": initial, "sums": _sums_between(key, value, mask, normalize, parts, reverse=False), "last": last},
         **parts.arguments(),
         **{"eps": eps, "NORMALIZE": normalize, "F": features, "D": dim},
     )
-    return output, denominator, border, last
+    return output, denominator, last
 
 
 @walk.register_fake
@@ -161,13 +160,9 @@ def _(query, key, value, mask, scale, initial, normalize, eps, dtype):
     return _made_by_walk(query, key, value, normalize, dtype)
 
 
-def _made_by_walk(query, key, value, normalize: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    features, dim = query.shape[-1], value.shape[-1]
-    border = query.new_empty(0, dtype=torch.float32)
-    if normalize:
-        border = _new_border(key, Tiling.of("attend", features, dim, True, query.device, query, key, value))
-    last = _new_state(key, dim, normalize)
-    return _rows_like(query, dim, dtype), _numbers_like(query, normalize), border, last
+def _made_by_walk(query, key, value, normalize: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    dim = value.shape[-1]
+    return _rows_like(query, dim, dtype), _numbers_like(query, normalize), _new_state(key, dim, normalize)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::walk_gradients", mutates_args=())
@@ -182,30 +177,28 @@ def walk_gradients(
     initial: Tensor | None,
     output: Tensor | None,
     denominator: Tensor | None,
-    border: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys, values and initial state of `walk`, whose other outputs are given if normalised.
+    """The gradients of queries, keys, values and initial state of `walk`; `output` and `denominator` if normalised.
 
     O(N F D).
     """
     normalize = denominator is not None
     weighted, shift = _weigh(of_output, output, scale, denominator)
     of_query, of_key, of_value, of_initial = _rows_like(query), _rows_like(key), _rows_like(value), of_last.clone()
-    outside = None if border is None else chunks_border(border)
-    _walk_gradient("query", weighted, value, key, mask, shift, outside, initial, of_query, None)
-    outside = None
+    before, after = None, None
     if normalize:
-        tiling = Tiling.of("gradient", value.shape[-1], key.shape[-1], True, key.device, value, weighted, query)
-        asked = _new_border(key, tiling)
-        _scan(query, None, shift, of_last, asked, of_initial, tiling.chunk_length, reverse=True)
-        outside = chunks_border(asked)
-    _walk_gradient("key", value, weighted, query, mask, shift, outside, of_last, of_key, None)
+        # Equal blocks of tokens in all three gradients, because widths may be exchanged in them.
+        tiling = Tiling.of("gradient", value.shape[-1], key.shape[-1], True, key.device, weighted, value, key)
+        before = _border(key, mask, None, initial, None, tiling, reverse=False)
+        after = _border(query, None, shift, of_last, of_initial, tiling, reverse=True)
+    _walk_gradient("query", weighted, value, key, mask, shift, before, initial, of_query, None)
+    _walk_gradient("key", value, weighted, query, mask, shift, after, of_last, of_key, None)
     _walk_gradient("value", key, query, weighted, mask, shift, None, of_last, of_value, of_initial)
     return of_query, of_key, of_value, of_initial
 
 
 @walk_gradients.register_fake
-def _(of_output, of_last, query, key, value, mask, scale, initial, output, denominator, border):
+def _(of_output, of_last, query, key, value, mask, scale, initial, output, denominator):
     return _rows_like(query), _rows_like(key), _rows_like(value), torch.empty_like(of_last)
 
 
@@ -277,26 +270,33 @@ def _sums(left, right, mask, weight, has_column: bool, fill_column: bool, parts:
     return sums
 
 
-def _scan(tensor, mask, weight, edge: Tensor | None, border: Tensor, last: Tensor, length: int, reverse: bool) -> None:
-    """Write the sums before each chunk of `length` tokens to `border`, and that of all to the column of `last`."""
+def _border(
+    tensor, mask, weight, edge: Tensor | None, total: Tensor | None, tiling: Tiling, reverse: bool
+) -> tuple[Tensor, int, int, int]:
+    """The weighted sums of rows before each block of tokens, with `reverse` behind it, ``[B, H, blocks, F]``.
+
+    They begin with the column of the state `edge`. What all rows sum to goes to the column of the state `total`.
+    """
     batch, heads, tokens, features = tensor.shape
-    chunks = border.shape[2]
+    chunks = count(tokens, tiling.chunk_length)
+    sums = tensor.new_empty(batch, heads, chunks, features, dtype=torch.float32)
     launch(
         "chunk",
         batch * heads * chunks,
         tensor.device,
-        {"BLOCK_N": length, "BLOCK_F": block(features)},
+        {"BLOCK_N": tiling.chunk_length, "BLOCK_F": block(features)},
         **rows(rows=tensor, weight=weight),
-        **{"mask": mask_rows(mask), "sums": border, "heads": heads, "length": tokens, "chunks": chunks, "F": features},
+        **{"mask": mask_rows(mask), "sums": sums, "heads": heads, "length": tokens, "chunks": chunks, "F": features},
     )
     launch(
         "scan",
         batch * heads * count(features, SCAN_FEATURES),
         tensor.device,
         {"BLOCK_F": SCAN_FEATURES, "BLOCK_CHUNKS": SCAN_CHUNKS},
-        **{"sums": border, "edge": column(edge), "total": column(last), "chunks": chunks},
+        **{"sums": sums, "edge": column(edge), "total": column(total), "chunks": chunks},
         **{"F": features, "REVERSE": reverse},
     )
+    return chunks_border(sums)
 
 
 def _weigh(
@@ -372,8 +372,3 @@ def _numbers_like(tensor: Tensor, wanted: bool) -> Tensor:
 
 def _new_state(left: Tensor, dim: int, normalize: bool) -> Tensor:
     return left.new_empty(*left.shape[:2], left.shape[-1], dim + normalize, dtype=torch.float32)
-
-
-def _new_border(tensor: Tensor, tiling: Tiling) -> Tensor:
-    batch, heads, length, features = tensor.shape
-    return tensor.new_empty(batch, heads, count(length, tiling.chunk_length), features, dtype=torch.float32)
