@@ -39,6 +39,7 @@ class Design:
         vocabulary: ids of tokens, with padding as 0; None for pixels.
         pair: whether two sequences are compared.
         kernel, kernel_layers, penalty: kind and number of kernel layers, and lambda.
+        orthogonal: whether the weights of kernel layers start orthogonal.
         cells: size of the memory.
         taps, stride, pool: the filter of ConvLuna, a convolution or a maximum.
         unpack_temperature: ``"unit"``, which their code computes, or ``"learned"``, which their paper says.
@@ -58,6 +59,7 @@ class Design:
     kernel: str = "glu"
     kernel_layers: int = 2
     penalty: float = 0.0
+    orthogonal: bool = True
     cells: int = 256
     taps: int = 4
     stride: int = 1
@@ -158,7 +160,9 @@ def _norm(name: str, hidden: int) -> dict[str, Start]:
 def _kernel_layer(name: str, design: Design) -> dict[str, Start]:
     heads, width = design.heads, design.head_width
     rank = width // 4
-    named = {f"{name}.weight": Start((heads, width, width), "orthogonal")}
+    # Torch counts the inputs of a weight [heads, width, width] as width * width, and so does its uniform start.
+    start = ("orthogonal", 0.0) if design.orthogonal else ("uniform", 1 / width)
+    named = {f"{name}.weight": Start((heads, width, width), *start)}
     if design.kernel == "ffn":
         named[f"{name}.bias"] = Start((heads, 1, width), "uniform", width**-0.5)
     if design.kernel == "glu":

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from hf_effattn import AutoModelForImageClassification, AutoModelForSequenceClassification
+import hf_effattn  # noqa: F401  (registers the families)
 from tests.authors.classifiers import Classifier, Design, parameters
 from tests.authors.equations import Drop, Theta
 from tests.authors.published import PRESETS, VARIANTS, Case
@@ -101,7 +101,7 @@ class Comparison:
     def __init__(self, case: Case, padded: bool = False, **options: Any):
         torch.manual_seed(0)
         self.design, fields = shortened(case)
-        self.model = build(fields | options).double()
+        self.model = build(fields | options).double().eval()
         self.padded = padded
         shake(self.model)
         self.ours: Theta = dict(self.model.named_parameters())
@@ -133,8 +133,8 @@ class Comparison:
         gradients = torch.autograd.grad(our_loss, list(self.ours.values()), materialize_grads=True)
         found, unread = translate(self.design, dict(zip(self.ours, gradients, strict=True)))
         return {
-            "logits": float((our_logits - logits).abs().max()),
-            "loss": float((our_loss - loss).abs()),
+            "logits": float((our_logits - logits).detach().abs().max()),
+            "loss": float((our_loss - loss).detach().abs()),
             "gradients": max(float((found[name] - expected[name]).abs().max()) for name in expected),
             "unread": float(unread.abs().sum()),
         }

@@ -79,6 +79,11 @@ VARIANTS = [
         _kernel(TEXT_2022, kernel="linear", kernel_layers=1, penalty=0.01),
         {"feature_map": "linear", "num_kernel_layers": 1},
     ),
+    Case(
+        _TEXT,
+        _kernel(TEXT_2022, kernel="linear", kernel_layers=1, orthogonal=False),
+        {"feature_map": "linear", "num_kernel_layers": 1, "orthogonality_penalty": 0.0, "kernel_init": "uniform"},
+    ),
     Case(_TEXT, _kernel(TEXT_2022, kernel="ffn", penalty=0.01), {"feature_map": "ffn"}),
     Case("simpletron-lra2022-text", replace(TEXT_2022, skip=True), {"block_skip": True}),
     Case(
