@@ -168,8 +168,8 @@ def _kernel_layer(name: str, design: Design) -> dict[str, Start]:
     if design.kernel == "glu":
         named[f"{name}.gate"] = Start((heads, width, width), "normal", math.sqrt(2 / width))
     if design.kernel == "low_rank_glu":
-        named[f"{name}.gate_a"] = Start((heads, width, rank), "normal", math.sqrt(2 / width))
-        named[f"{name}.gate_b"] = Start((heads, rank, width), "normal", math.sqrt(2 / rank))
+        named[f"{name}.gate"] = Start((heads, width, rank), "normal", math.sqrt(2 / width))
+        named[f"{name}.gate_output"] = Start((heads, rank, width), "normal", math.sqrt(2 / rank))
     return named
 
 

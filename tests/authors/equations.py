@@ -94,7 +94,7 @@ def kernel_features(theta: Theta, name: str, kind: str, layers: int, x: torch.Te
         if kind == "glu":
             y = y * sigmoid(u @ theta[f"{name}.{index}.gate"][h])
         if kind == "low_rank_glu":
-            y = y * sigmoid(u @ theta[f"{name}.{index}.gate_a"][h] @ theta[f"{name}.{index}.gate_b"][h])
+            y = y * sigmoid(u @ theta[f"{name}.{index}.gate"][h] @ theta[f"{name}.{index}.gate_output"][h])
         x = x + y if kind == "ffn" and not last else y
     return x
 
