@@ -7,15 +7,15 @@ import torch
 
 from tests.authors.classifiers import parameters
 from tests.authors.compare import Comparison, build, comparisons, preset
-from tests.authors.published import PRESETS, VARIANTS
+from tests.authors.published import PRESETS, VARIANTS, Case
 from tests.authors.translate import translate
 
 
 NEAR = 1e-10
 
 
-def _label(value) -> str | None:
-    return getattr(value, "name", {True: "padded", False: "whole"}.get(value))
+def _label(value) -> str:
+    return value.name if isinstance(value, Case) else "padded" if value else "whole"
 
 
 @pytest.mark.parametrize(("case", "padded"), comparisons(), ids=_label)
