@@ -1,8 +1,8 @@
 """The authors' classifiers whole: what one is made of, how its parameters start, its logits and its loss.
 
-The 2022 form (SimpleTRON, kernels) normalises before every sublayer, the 2024 form (Luna, ConvLuna) after it. In both
-[CLS] is a vector in front of the sequence that gets no position, there is no norm after the embeddings, and one norm
-before the head of a single sequence but none before that of a pair.
+SimpleTRON, the kernels and the Transformer beside them normalise before every sublayer, Luna and ConvLuna after it. All
+have a vector [CLS] in front of the sequence that gets no position, no norm after the embeddings, and one norm before
+the head of a single sequence but none before that of a pair.
 """
 
 import math
@@ -33,11 +33,12 @@ class Design:
     """One of the authors' classifiers: its form, its sizes, and what it reads.
 
     Attributes:
-        mixer: ``"simpletron"``, ``"kernel"``, ``"luna"`` or ``"convluna"``.
+        mixer: ``"simpletron"``, ``"kernel"``, ``"softmax"``, ``"luna"`` or ``"convluna"``.
         hidden, inner, heads, layers: width of the residual stream, of the feed-forward layers and of the head.
         length: tokens or pixels, without [CLS].
         vocabulary: ids of tokens, with padding as 0; None for pixels.
         pair: whether two sequences are compared.
+        head_relu: whether the hidden layers of the head end in relu, as those of pairs did in 2022, and not in gelu.
         kernel, kernel_layers, penalty: kind and number of kernel layers, and lambda.
         orthogonal: whether the weights of kernel layers start orthogonal.
         cells: size of the memory.
@@ -56,6 +57,7 @@ class Design:
     vocabulary: int | None
     classes: int
     pair: bool = False
+    head_relu: bool = False
     kernel: str = "glu"
     kernel_layers: int = 2
     penalty: float = 0.0
@@ -74,7 +76,7 @@ class Design:
 
     @property
     def memory(self) -> bool:
-        """Whether it is one of the 2024 form, with a memory and norms after the sublayers."""
+        """Whether it has a memory, and its norms after the sublayers."""
         return self.mixer in ("luna", "convluna")
 
     @property
@@ -208,8 +210,7 @@ class Classifier:
             x = torch.cat([self._encode(part, seen)[0] for part, seen in zip(item, mask, strict=True)])
         else:
             x = self.drop("head", layer_norm(self.theta, "head.norm", self._encode(item, mask))[0])
-        # Pairs had relu in 2022.
-        activation = relu if self.design.pair and not self.design.memory else gelu
+        activation = relu if self.design.head_relu else gelu
         for index in range(len(self.design.dense)):
             x = activation(affine(self.theta, f"head.{index}", x))
         return affine(self.theta, "head.logits", x)
@@ -243,6 +244,9 @@ class Classifier:
         normed = layer_norm(theta, f"{name}.norm_attention", x)
         if design.mixer == "simpletron":
             read = simpletron(theta, f"{name}.attention", normed, design.heads, drop)
+        elif design.mixer == "softmax":
+            tau = math.sqrt(design.head_width)
+            read = attention(theta, f"{name}.attention", normed, normed, tau, design.heads, drop)
         else:
             kind = design.kernel, design.kernel_layers
             read = kernel_attention(theta, f"{name}.attention", *kind, normed, design.heads, drop)

@@ -12,7 +12,7 @@ BYTES, WORDS = 257, 17
 #: Long Range Arena of 2022: hidden, inner, heads, layers, length, vocabulary, classes.
 TEXT_2022 = Design("simpletron", 256, 1024, 4, 4, 4000, BYTES, 2, dropout=0.1)
 LISTOPS_2022 = Design("simpletron", 512, 2048, 8, 6, 2000, WORDS, 10, dropout=0.1)
-RETRIEVAL_2022 = Design("simpletron", 128, 512, 8, 4, 4000, BYTES, 2, pair=True, dropout=0.1)
+RETRIEVAL_2022 = Design("simpletron", 128, 512, 8, 4, 4000, BYTES, 2, pair=True, head_relu=True, dropout=0.1)
 
 #: That of 2024. Their Pathfinder has ten classes of which two are used.
 TASKS_2024 = {
@@ -64,6 +64,18 @@ PRESETS = [
         Case(f"convluna-lra2024-{task}", replace(design, mixer="convluna", unpack_temperature="learned"))
         for task, design in TASKS_2024.items()
     ),
+    *(
+        Case(f"vanilla_transformer-lra2024-{task}", replace(TASKS_2024[task], mixer="softmax"))
+        for task in ("text", "listops", "retrieval")
+    ),
+]
+
+#: Their Transformer of 2022 has the parameters of the presets, but divides scores by the root of all channels, and not
+#: of those of a head.
+OTHER_SCALE = [
+    Case("vanilla_transformer-lra2022-text", replace(TEXT_2022, mixer="softmax")),
+    Case("vanilla_transformer-lra2022-listops", replace(LISTOPS_2022, mixer="softmax"), printed=21_019_658),
+    Case("vanilla_transformer-lra2022-retrieval", replace(RETRIEVAL_2022, mixer="softmax"), printed=1_601_538),
 ]
 
 GLU = {"num_kernel_layers": 1}

@@ -7,7 +7,7 @@ import torch
 
 from tests.authors.classifiers import parameters
 from tests.authors.compare import Comparison, build, comparisons, preset
-from tests.authors.published import PRESETS, VARIANTS, Case
+from tests.authors.published import OTHER_SCALE, PRESETS, VARIANTS, Case
 from tests.authors.translate import translate
 
 
@@ -24,7 +24,7 @@ def test_logits_loss_and_gradients_are_the_authors(case, padded):
     assert max(differences.values()) <= NEAR, differences
 
 
-@pytest.mark.parametrize("case", [*PRESETS, *VARIANTS], ids=_label)
+@pytest.mark.parametrize("case", [*PRESETS, *VARIANTS, *OTHER_SCALE], ids=_label)
 def test_parameters_are_the_authors(case):
     expected = {name: start.shape for name, start in parameters(case.design).items()}
     count = sum(math.prod(shape) for shape in expected.values())

@@ -7,7 +7,7 @@ import torch
 
 from tests.authors.classifiers import Start, parameters
 from tests.authors.compare import build, preset
-from tests.authors.published import PRESETS, VARIANTS, Case
+from tests.authors.published import OTHER_SCALE, PRESETS, VARIANTS, Case
 from tests.authors.translate import translate
 
 
@@ -48,7 +48,7 @@ def fault(tensor: torch.Tensor, start: Start) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("case", [*PRESETS, *VARIANTS], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*PRESETS, *VARIANTS, *OTHER_SCALE], ids=lambda case: case.name)
 def test_every_parameter_starts_by_the_authors_law(case):
     torch.manual_seed(0)
     theta, _ = translate(case.design, {name: p.detach() for name, p in build(preset(case)).named_parameters()})
