@@ -1,8 +1,8 @@
 """The authors' classifiers whole: what one is made of, how its parameters start, its logits and its loss.
 
-SimpleTRON, the kernels and the Transformer beside them normalise before every sublayer, Luna and ConvLuna after it. All
-have a vector [CLS] in front of the sequence that gets no position, no norm after the embeddings, and one norm before
-the head of a single sequence but none before that of a pair.
+SimpleTRON, the kernels and the Transformer beside them normalise before every sublayer, Luna and ConvLuna after it.
+All have a vector [CLS] in front of the sequence that gets no position, no norm after the embeddings, and one norm
+before the head of a single sequence but none before that of a pair.
 """
 
 import math

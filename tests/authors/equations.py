@@ -146,8 +146,8 @@ def attention(theta, name, queries, tokens, temperature, heads: int, drop: Drop,
 def convolve(x: torch.Tensor, taps: torch.Tensor, stride: int) -> torch.Tensor:
     """``y_t = sum_j taps_j x_(t stride + j)`` for the keys or values ``[N, d]`` of one head.
 
-    With stride 1 there are as many outputs as tokens: ``(k - 1) // 2`` zeros stand in front and ``k // 2`` behind. With
-    a larger one there are the windows that lie inside, ``floor((N - k) / stride) + 1``.
+    With stride 1 there are as many outputs as tokens: ``(k - 1) // 2`` zeros stand in front and ``k // 2`` behind.
+    With a larger one there are the windows that lie inside, ``floor((N - k) / stride) + 1``.
     """
     width = len(taps)
     if stride == 1:

@@ -102,7 +102,7 @@ def test_the_feed_forward_layer_drops_after_both_maps():
     [("linear", {0.0: 3 / 4, 4.0: 1 / 4}), ("ffn", {0.0: 1 / 2, 2.0: 1 / 4, 6.0: 1 / 4})],
 )
 def test_every_kernel_layer_drops_its_input_and_never_the_residual(feature_map, expected):
-    # With W = I and b = 0 the input x becomes 2 x or nothing; with a residual x or 3 x; and the last layer drops again.
+    # With W = I and b = 0 the inner layer makes 2 x or nothing of x, with a residual 3 x or x; the last drops again.
     features = one_block("kernel_transformer-authors-text", feature_map=feature_map).attention.feature_map
     for name, parameter in features.named_parameters():
         parameter.zero_()
