@@ -62,8 +62,8 @@ def shake(model: torch.nn.Module) -> None:
 def draw_batch(design: Design, padded: bool) -> tuple[list, list | None]:
     """Two inputs as the authors' classifiers read them, and their masks if `padded`.
 
-    Both have padding at their end, the second in the second sequence of a pair. Without masks it is attended to, as in
-    all their runs.
+    Each ends in padding, of a pair the first sequence in one and the second in the other. Without masks it is attended
+    to, as in all their runs.
     """
     generator = torch.Generator().manual_seed(1)
     if design.vocabulary is None:

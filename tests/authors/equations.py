@@ -121,7 +121,17 @@ def orthogonality(theta: Theta, name: str) -> torch.Tensor:
     return torch.stack(errors).mean()
 
 
-def attention(theta, name, queries, tokens, temperature, heads: int, drop: Drop, mask=None, window=None):
+def attention(
+    theta: Theta,
+    name: str,
+    queries: torch.Tensor,
+    tokens: torch.Tensor,
+    temperature: torch.Tensor | float,
+    heads: int,
+    drop: Drop,
+    mask: torch.Tensor | None = None,
+    window: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+) -> torch.Tensor:
     """``Attn(queries, tokens, tokens)`` per head, ``drop(softmax(q F(k)^T / temperature)) F(v)``; then W_o.
 
     Without a value projection the values are the tokens. `mask` is 1 for a real token; padding is zeroed before the

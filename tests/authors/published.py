@@ -33,7 +33,7 @@ class Case:
         design: what the preset has to be.
         options: fields in which a variant of it differs from the preset.
         printed: the number of parameters that the authors' notebooks print, if they do.
-        cls_at_zero: whether [CLS] starts at zero, as in their notebooks of 2021.
+        cls_at_zero: whether [CLS] starts at zero, as in their notebooks of 2021 and 2022, none of which is about texts.
     """
 
     preset: str
@@ -53,11 +53,11 @@ def _kernel(design: Design, **options: Any) -> Design:
 
 PRESETS = [
     Case("simpletron-lra2022-text", TEXT_2022),
-    Case("simpletron-lra2022-listops", LISTOPS_2022, printed=19_443_722),
+    Case("simpletron-lra2022-listops", LISTOPS_2022, printed=19_443_722, cls_at_zero=True),
     Case("simpletron-lra2022-retrieval", RETRIEVAL_2022, printed=1_535_490, cls_at_zero=True),
     Case("kernel_transformer-authors-text", _kernel(TEXT_2022, penalty=0.01)),
-    Case("kernel_transformer-lra2022-listops", _kernel(LISTOPS_2022), printed=21_806_090),
-    Case("kernel_transformer-lra2022-retrieval", _kernel(RETRIEVAL_2022), printed=1_634_306),
+    Case("kernel_transformer-lra2022-listops", _kernel(LISTOPS_2022), printed=21_806_090, cls_at_zero=True),
+    Case("kernel_transformer-lra2022-retrieval", _kernel(RETRIEVAL_2022), printed=1_634_306, cls_at_zero=True),
     *(Case(f"luna-lra2024-{task}", design) for task, design in TASKS_2024.items()),
     *(Case(f"convluna-authors-{task}", replace(design, mixer="convluna")) for task, design in TASKS_2024.items()),
     *(
@@ -84,8 +84,8 @@ _TEXT, _RETRIEVAL = "kernel_transformer-authors-text", "kernel_transformer-lra20
 
 #: What the authors' notebooks train beside the presets, and what their code has for ConvLuna.
 VARIANTS = [
-    Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, kernel_layers=1), GLU, 1_617_922),
-    Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, kernel="low_rank_glu", kernel_layers=3), LOW_RANK, 1_638_402),
+    Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, kernel_layers=1), GLU, 1_617_922, True),
+    Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, kernel="low_rank_glu", kernel_layers=3), LOW_RANK, 1_638_402, True),
     Case(
         _TEXT,
         _kernel(TEXT_2022, kernel="linear", kernel_layers=1, penalty=0.01),

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hf_effattn.models.sequence import SequenceInfo
 from tests.authors.compare import Comparison, build, preset
 from tests.authors.published import PRESETS, VARIANTS, Case
 
@@ -114,34 +115,19 @@ def test_every_kernel_layer_drops_its_input_and_never_the_residual(feature_map, 
         assert_share(features(heads, is_query=is_query).expm1().log(), expected)
 
 
-def attended(block: torch.nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """What the attention of a block without a memory reads."""
-    seen = []
-    handle = block.attention.register_forward_hook(lambda module, given, output: seen.append(output[0]))
-    block(hidden_states, _sequence(hidden_states))
-    handle.remove()
-    return seen[0]
-
-
-def _sequence(hidden_states: torch.Tensor):
-    from hf_effattn.models.sequence import SequenceInfo
-
-    counts = torch.arange(1, hidden_states.shape[1] + 1)[None]
-    return SequenceInfo(hidden_states.shape[1], None, counts, counts[:, -1:])
-
-
 @torch.no_grad()
 def test_simpletron_drops_entries_of_the_product_of_keys_and_values():
-    block = one_block("simpletron-lra2022-text")
-    attention, heads = block.attention, block.attention.num_heads
+    attention = one_block("simpletron-lra2022-text").attention
     # Every query is the first unit vector, so what a token reads is the first row of its head's product.
     attention.query.weight.zero_()
     attention.query.bias.zero_()
-    attention.query.bias[:: attention.query.bias.numel() // heads] = 1.0
+    attention.query.bias[:: attention.query.bias.numel() // attention.num_heads] = 1.0
     torch.manual_seed(0)
-    hidden_states = torch.randn(8, 6, 256)
-    dropped = attended(block, hidden_states)
-    ratios = dropped / attended(block.eval(), hidden_states)
+    hidden_states, counts = torch.randn(8, 6, 256), torch.arange(1, 7)[None]
+    sequence = SequenceInfo(6, None, counts, counts[:, -1:])
+    dropped, _ = attention(hidden_states, sequence)
+    whole, _ = attention.eval()(hidden_states, sequence)
+    ratios = dropped / whole
     assert torch.allclose(ratios, ratios[:, :1].expand_as(ratios), atol=1e-4)
     assert_share(ratios[:, 0], {0.0: HALF, 2.0: HALF})
 
