@@ -48,7 +48,7 @@ OPTIONS: dict[str, list[dict]] = {
         {"norm_position": "pre", "shared_projections": ["key", "value"], "pack_temperature": "learned"},
         {"memory_size": 1, "use_value_projection": False, "shared_projections": []},
         {"memory_size": 1, "norm_type": "rms_norm"},
-        {"cls_position": False, "block_skip": True, "embedding_norm": False, "last_norm": True, "pooling": "memory"},
+        {"cls_position": False, "block_skip": True, "embedding_norm": False, "last_norm": True},
     ],
     "convluna": [
         {"filter_stride": 3},
