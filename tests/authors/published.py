@@ -33,7 +33,7 @@ class Case:
         design: what the preset has to be.
         options: fields in which a variant of it differs from the preset.
         printed: the number of parameters that the authors' notebooks print, if they do.
-        cls_at_zero: whether [CLS] starts at zero, as in their notebooks of 2021 and 2022, none of which is about texts.
+        cls_at_zero: whether [CLS] starts at zero, as in their notebooks, none of which is of texts.
     """
 
     preset: str
