@@ -89,13 +89,16 @@ FAMILIES: dict[str, tuple[Fields, Fields]] = {
 }
 SMALL_MEMORY = {"luna": 16, "convluna": 16, "memory_transformer": 8}
 
+#: The notebooks of these runs are stored. Their [CLS] starts at zero.
+NOTEBOOK = {"init_scheme": "authors_2021"}
 #: What the runs of one task had beside them.
 RUNS: dict[str, Fields] = {
-    # The [CLS] of that notebook starts at zero.
-    "simpletron-lra2022-retrieval": {"num_attention_heads": 8, "init_scheme": "authors_2021"},
+    "simpletron-lra2022-listops": NOTEBOOK,
+    "simpletron-lra2022-retrieval": {**NOTEBOOK, "num_attention_heads": 8},
     "kernel_transformer-lra2022-text": {"normalizer_eps": 0},
-    "kernel_transformer-lra2022-listops": {"normalizer_eps": 0, "orthogonality_penalty": 0},
+    "kernel_transformer-lra2022-listops": {**NOTEBOOK, "normalizer_eps": 0, "orthogonality_penalty": 0},
     "kernel_transformer-lra2022-retrieval": {
+        **NOTEBOOK,
         "normalizer_eps": 0,
         "orthogonality_penalty": 0,
         "num_attention_heads": 8,
