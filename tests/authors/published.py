@@ -55,6 +55,8 @@ PRESETS = [
     Case("simpletron-lra2022-text", TEXT_2022),
     Case("simpletron-lra2022-listops", LISTOPS_2022, printed=19_443_722, cls_at_zero=True),
     Case("simpletron-lra2022-retrieval", RETRIEVAL_2022, printed=1_535_490, cls_at_zero=True),
+    # Counted once, as the paper has it, 0.01 is what 0.005 is in their code.
+    Case("kernel_transformer-lra2022-text", _kernel(TEXT_2022, penalty=0.005)),
     Case("kernel_transformer-authors-text", _kernel(TEXT_2022, penalty=0.01)),
     Case("kernel_transformer-lra2022-listops", _kernel(LISTOPS_2022), printed=21_806_090, cls_at_zero=True),
     Case("kernel_transformer-lra2022-retrieval", _kernel(RETRIEVAL_2022), printed=1_634_306, cls_at_zero=True),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.authors.classifiers import parameters
-from tests.authors.compare import Comparison, build, comparisons, preset
+from tests.authors.compare import CONFIGS, Comparison, build, comparisons, preset
 from tests.authors.published import OTHER_SCALE, PRESETS, VARIANTS, Case
 from tests.authors.translate import translate
 
@@ -16,6 +16,14 @@ NEAR = 1e-10
 
 def _label(value) -> str:
     return value.name if isinstance(value, Case) else "padded" if value else "whole"
+
+
+def test_every_preset_that_is_called_the_authors_is_compared():
+    found = {path.stem for path in CONFIGS.glob("*-authors-*.json")}
+    for model in ("simpletron-lra2022", "kernel_transformer-lra2022", "luna-lra2024", "convluna-lra2024"):
+        found |= {path.stem for path in CONFIGS.glob(f"{model}-*.json")}
+    compared = {case.preset for case in PRESETS if not case.preset.startswith("vanilla")}
+    assert found == compared
 
 
 @pytest.mark.parametrize(("case", "padded"), comparisons(), ids=_label)
