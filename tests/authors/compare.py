@@ -46,7 +46,7 @@ def shortened(case: Case) -> tuple[Design, dict[str, Any]]:
         length = IMAGE[0] * IMAGE[1]
         return replace(design, length=length), fields | {"max_position_embeddings": length + 1}
     # What the library has beyond their vocabulary, it keeps.
-    extra = fields.get("vocab_size", 260) - design.vocabulary
+    extra = AutoConfig.for_model(**fields).vocab_size - design.vocabulary
     design = replace(design, length=LENGTH, vocabulary=VOCABULARY)
     return design, fields | {"max_position_embeddings": LENGTH + 1, "vocab_size": VOCABULARY + extra}
 
