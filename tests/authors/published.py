@@ -86,6 +86,7 @@ _TEXT, _RETRIEVAL = "kernel_transformer-authors-text", "kernel_transformer-lra20
 
 #: What the authors' notebooks train beside the presets, and what their code has for ConvLuna.
 VARIANTS = [
+    Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, penalty=0.01), {"orthogonality_penalty": 0.02}, 1_634_306, True),
     Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, kernel_layers=1), GLU, 1_617_922, True),
     Case(_RETRIEVAL, _kernel(RETRIEVAL_2022, kernel="low_rank_glu", kernel_layers=3), LOW_RANK, 1_638_402, True),
     Case(
