@@ -89,9 +89,9 @@ def _pack_unpack(module: PackUnpackAttention, hidden_states, memory, sequence) -
         raise RuntimeError(f"{type(module).__name__} gave no weights to measure")
     windows = None
     if sequence.key_mask is not None:
-        # A strided filter has a window for every `stride` tokens begun, flush left.
-        stride = 1 if module.filter is None else module.filter.stride
-        count = -(-sequence.key_mask.sum(1, keepdim=True) // stride)
+        count = sequence.key_mask.sum(1, keepdim=True)
+        if module.filter is not None:
+            count = module.filter.window_counts(count)
         windows = torch.arange(pack_weights.shape[-1], device=count.device) < count
     measured = {"pack_entropy": attention_entropy(pack_weights, windows)}
     if packed.shape[1] > 1:

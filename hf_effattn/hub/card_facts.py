@@ -57,8 +57,12 @@ def fact(results: Mapping[str, Any], *path: str) -> Any:
 
 
 def check_same_model(results: Mapping[str, Any], config: EncoderConfig) -> None:
-    """Raise ValueError if the results are those of a model with another architecture."""
-    recorded = {"model_type": fact(results, "model_config", "model_type"), **fact(results, "model_config")}
+    """Raise ValueError if the results are those of a model with another architecture.
+
+    A field that the results do not name is younger than they are, and so had what is its default.
+    """
+    recorded = architecture(type(config)()) | fact(results, "model_config")
+    recorded["model_type"] = fact(results, "model_config", "model_type")
     here = {"model_type": config.model_type, **architecture(config)}
     if differing := sorted(name for name, value in here.items() if recorded.get(name) != value):
         pairs = ", ".join(f"{name}: {recorded.get(name)!r} there, {here[name]!r} here" for name in differing)

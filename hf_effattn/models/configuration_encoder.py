@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from .versions import SUPPORTED
@@ -52,14 +53,23 @@ class EncoderConfig(PreTrainedConfig):
         num_attention_heads: heads per attention layer.
         intermediate_size: width of the MLP.
         hidden_act: activation of the MLP and of the heads, a name of `transformers.activations.ACT2FN`.
-        hidden_dropout_prob: dropout on the embeddings, on the attention output and after both MLP layers.
+        hidden_dropout_prob: dropout after both MLP layers and, where the next three are None, in their places.
+        embedding_dropout_prob: dropout on the embeddings.
+        attention_output_dropout_prob: dropout on the attention output, in front of the residual sum.
+        classifier_dropout: dropout in front of the task heads.
         attention_probs_dropout_prob: dropout inside the attention; each family says where.
-        classifier_dropout: dropout in front of the task heads, `hidden_dropout_prob` if None.
-        max_position_embeddings: number of learned positions, and so the longest input.
+        max_position_embeddings: the longest input.
+        cls_position: whether position 0 has a learned vector like all others. False is the authors' form: a [CLS] in
+            front is a vector of its own without a position, and the table has a row less.
         layer_norm_eps: epsilon of every norm.
-        initializer_range: standard deviation of linear and token embedding weights (positions start at zero).
-        norm_position: ``"pre"`` (norm before each sublayer, one more at the end) or ``"post"`` (after each
-            residual sum, and after the embeddings).
+        init_scheme: how weights start. ``"normal"``: N(0, initializer_range), biases at zero. ``"authors"``: as in
+            their code, see `initial_weights`; ``"authors_2021"`` is the same, but for a [CLS] that starts at zero.
+        initializer_range: standard deviation of linear and token embedding weights with ``init_scheme="normal"``.
+        norm_position: ``"pre"`` (norm before each sublayer) or ``"post"`` (after each residual sum).
+        embedding_norm: whether a norm follows the embeddings; None means with ``"post"`` only.
+        last_norm: whether a norm follows the last block; None means with ``"pre"`` only.
+        block_skip: whether the input of a block is added once more at its end, to what its MLP and its residual
+            branches gave, before the last norm of ``"post"``.
         norm_type: ``"layer_norm"``, ``"rms_norm"``, or ``"scale_norm"`` (an RMS norm with one learned gain for
             all channels, as in Luna and Mega).
         pooling: what a classifier reads: ``"cls"`` (first real token), ``"last"`` (last real token), ``"mean"``
@@ -67,7 +77,9 @@ class EncoderConfig(PreTrainedConfig):
             ``"last"`` for a decoder and ``"cls"`` otherwise.
         num_channels: channels of a pixel. If set, the model reads `pixel_values` as a sequence of pixels in
             raster order instead of token ids.
-        classifier_hidden_size: width of the hidden layer of the classification heads, `intermediate_size` if None.
+        classifier_hidden_size: widths of the hidden layers of the classification heads, an empty list for none. A
+            number, `intermediate_size` if None, is the width of one layer; for pairs a second of half of it follows.
+        classifier_act: activation of the classification heads, `hidden_act` if None.
         pair_features: if set, `ForSequenceClassification` classifies pairs, and reads of their two pooled vectors
             u and v: ``"concat"`` ([u, v], the authors' form) or ``"interaction"`` ([u, v, u * v, u - v]).
         is_decoder: whether attention is causal. `ForCausalLM` sets it, `ForMaskedLM` clears it.
@@ -91,16 +103,24 @@ class EncoderConfig(PreTrainedConfig):
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.0
+    embedding_dropout_prob: float | int | None = None
+    attention_output_dropout_prob: float | int | None = None
     classifier_dropout: float | int | None = None
+    attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 4096
+    cls_position: bool = True
     layer_norm_eps: float = 1e-6
+    init_scheme: Literal["normal", "authors", "authors_2021"] = "normal"
     initializer_range: float = 0.02
     norm_position: Literal["pre", "post"] = "pre"
+    embedding_norm: bool | None = None
+    last_norm: bool | None = None
+    block_skip: bool = False
     norm_type: Literal["layer_norm", "rms_norm", "scale_norm"] = "layer_norm"
     pooling: Literal["cls", "last", "mean", "memory"] | None = None
     num_channels: int | None = None
-    classifier_hidden_size: int | None = None
+    classifier_hidden_size: int | list[int] | None = None
+    classifier_act: str | None = None
     pair_features: Literal["concat", "interaction"] | None = None
     is_decoder: bool = False
     use_cache: bool = True
@@ -162,9 +182,10 @@ class EncoderConfig(PreTrainedConfig):
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",
         )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+        for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            _require(value is None or 0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
+            if "dropout" in name and value is not None:
+                _require(0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
         _require(
             self.causal or not self.is_decoder,
             f"{type(self).__name__} has no causal form, so is_decoder=True is refused: what its tokens read was "
@@ -178,14 +199,52 @@ class EncoderConfig(PreTrainedConfig):
             self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size,
             f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})",
         )
-        for name in ("num_channels", "classifier_hidden_size"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be positive, got {value}")
+        _require(
+            self.num_channels is None or self.num_channels > 0,
+            f"num_channels must be positive, got {self.num_channels}",
+        )
+        _require(
+            all(width > 0 for width in self.classifier_widths),
+            f"classifier_hidden_size={self.classifier_hidden_size} gives hidden layers of the widths "
+            f"{self.classifier_widths}, which must be positive",
+        )
+        _require(
+            self.classifier_act is None or self.classifier_act in ACT2FN,
+            f"classifier_act={self.classifier_act!r} is none of transformers.activations.ACT2FN: {sorted(ACT2FN)}",
+        )
+        _require(
+            self.cls_position or self.max_position_embeddings > 1,
+            "cls_position=False leaves position 0 without a vector, so max_position_embeddings must be above 1, got "
+            f"{self.max_position_embeddings}",
+        )
+        _require(
+            self.init_scheme == "normal" or self.initializer_range == type(self).initializer_range,
+            f"initializer_range={self.initializer_range} is for init_scheme='normal': init_scheme="
+            f"{self.init_scheme!r} sets every range by itself, so leave it at {type(self).initializer_range}",
+        )
 
     @property
     def layer_types(self) -> list[str]:
         """What transformers' caches and masks read: the kind of every layer."""
         return [self.cache_type] * self.num_hidden_layers
+
+    @property
+    def has_embedding_norm(self) -> bool:
+        """`embedding_norm`, or its default for the position of the other norms."""
+        return self.norm_position == "post" if self.embedding_norm is None else self.embedding_norm
+
+    @property
+    def has_last_norm(self) -> bool:
+        """`last_norm`, or its default for the position of the other norms."""
+        return self.norm_position == "pre" if self.last_norm is None else self.last_norm
+
+    @property
+    def classifier_widths(self) -> list[int]:
+        """Widths of the hidden layers of the classification heads."""
+        if isinstance(self.classifier_hidden_size, list):
+            return self.classifier_hidden_size
+        width = self.intermediate_size if self.classifier_hidden_size is None else self.classifier_hidden_size
+        return [width] if self.pair_features is None else [width, width // 2]
 
     @property
     def max_input_length(self) -> int | None:

@@ -19,12 +19,15 @@ class KernelTransformerConfig(FilteredEncoderConfig):
 
     Args:
         feature_map: phi. Fixed: ``"elu"`` (elu + 1), ``"relu"``, ``"softplus"``, ``"favor"`` (positive orthogonal
-            random features). Trained: ``"linear"``, ``"ffn"``, ``"glu"`` and ``"low_rank_glu"`` (the authors'
-            feed-forward kernels), ``"spectral"`` (learned frequencies of positive random features).
+            random features). Trained: ``"linear"``, ``"glu"`` and ``"low_rank_glu"`` (the authors' FFN, OGLU and
+            AOGLU), ``"ffn"`` (``"linear"`` with biases and residuals), ``"spectral"`` (learned frequencies of positive
+            random features).
         num_features: features per head, the head size if None. Elementwise maps cannot change it.
         num_kernel_layers: layers of a feed-forward kernel, identity inside and softplus at the end.
         kernel_rank: rank of the gate of ``"low_rank_glu"``, a quarter of the head size if None.
-        kernel_dropout_prob: dropout on the input of every layer of a feed-forward kernel.
+        kernel_init: how the weights `W` of a feed-forward kernel start: ``"orthogonal"``, or ``"uniform"`` within
+            ``1 / sqrt(inputs * outputs)``, which is the authors' "no orth.".
+        kernel_dropout_prob: dropout on the input of every layer of a feed-forward kernel; a residual goes around it.
         orthogonality_penalty: factor on the mean of ``(W W^T - I)^2``, summed over kernel layers and blocks, that is
             returned as `aux_loss` and added to the loss once. The authors count it twice, for queries and for keys.
         num_mixtures: Gaussians per head of ``"spectral"``.
@@ -44,6 +47,7 @@ class KernelTransformerConfig(FilteredEncoderConfig):
     num_features: int | None = None
     num_kernel_layers: int = 1
     kernel_rank: int | None = None
+    kernel_init: Literal["orthogonal", "uniform"] = "orthogonal"
     kernel_dropout_prob: float | int = 0.0
     orthogonality_penalty: float | int = 0.0
     num_mixtures: int = 4
@@ -67,6 +71,8 @@ class KernelTransformerConfig(FilteredEncoderConfig):
                 raise ValueError(f"{name} must be at least {neutral}, got {value}")
             if value != neutral and chosen not in LAYERED:
                 raise ValueError(f"{name}={value} is for the feature maps {LAYERED}, not for {chosen!r}")
+        if self.kernel_init != "orthogonal" and chosen not in LAYERED:
+            raise ValueError(f"kernel_init={self.kernel_init!r} is for the feature maps {LAYERED}, not for {chosen!r}")
         if self.normalizer_eps < 0:
             raise ValueError(f"normalizer_eps must not be negative, got {self.normalizer_eps}")
         if self.kernel_rank is not None and chosen != "low_rank_glu":

@@ -29,7 +29,11 @@ class LunaConfig(EncoderConfig):
             size) or ``"learned"`` (one positive scalar per layer, which starts at 1).
         unpack_temperature: the same while unpacking. With one cell it has no effect, and cannot be learned.
         attention_probs_dropout_prob: dropout on the weights of both attentions.
+        memory_dropout_prob: dropout on what was packed, in front of its sum with the memory; `hidden_dropout_prob` if
+            None.
         norm_position: the paper's layers are ``"post"``.
+        last_norm: with ``pooling="memory"`` one follows the last layer's cells as well.
+        block_skip: of tokens alone, since cells have no MLP.
         pooling: ``"cls"`` and ``"mean"`` as in every family, or ``"memory"``: the mean of the last layer's cells.
         is_decoder: always False. What a token reads has been packed from the whole sequence. The paper's causal
             variant is another function: it packs by a softplus instead of the softmax, and has one memory per token.
@@ -43,6 +47,7 @@ class LunaConfig(EncoderConfig):
     causal: ClassVar[bool] = False
     has_memory: ClassVar[bool] = True
 
+    memory_dropout_prob: float | int | None = None
     norm_position: Literal["pre", "post"] = "post"
     memory_size: int = 256
     shared_projections: list[str] = field(default_factory=lambda: list(PROJECTIONS))

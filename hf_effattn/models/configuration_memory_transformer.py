@@ -59,6 +59,11 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
             f"segment_length ({self.segment_length}) must not exceed max_position_embeddings "
             f"({self.max_position_embeddings})",
         )
+        _require(
+            self.cls_position or not segments,
+            f"cls_position=False is for a [CLS] at position 0, and with segment_length={self.segment_length} every "
+            "segment begins at position 0: leave cls_position=True",
+        )
         if self.is_decoder and not segments:
             _require(
                 self.memory_filter == "none",

@@ -15,7 +15,8 @@ from .attention import AttentionLayer
 from .backends import backends, resolve_backend
 from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
-from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
+from .initial_weights import start_linear, start_pixels, start_tokens
+from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
 from .memory import LearnedMemory
 from .outputs import EncoderOutput
 from .recurrent_cache import cached_token_count, check_recurrent_cache
@@ -27,14 +28,19 @@ _FORWARD_KEYS = {"output_attentions", "output_hidden_states", "keep_features"}
 
 
 class EncoderBlock(GradientCheckpointingLayer):
-    """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post)."""
+    """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post).
+
+    With `block_skip` the block's input is added to the second sum as well: ``x_1 + f(norm(x_1)) + x_0`` (pre) or
+    ``norm(x_1 + f(x_1) + x_0)`` (post), where ``x_1`` is what the attention's branch gave.
+    """
 
     def __init__(self, config: EncoderConfig, attention: AttentionLayer):
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.attention_norm = make_norm(config)
         self.attention = attention
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = make_dropout(config, "attention_output_dropout_prob")
+        self.block_skip = config.block_skip
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
 
@@ -51,11 +57,13 @@ class EncoderBlock(GradientCheckpointingLayer):
 
     def finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """The block's output, of what came in and what attention made of it."""
-        hidden_states = hidden_states + self.dropout(attended)
-        if self.pre_norm:
-            return hidden_states + self.mlp(self.mlp_norm(hidden_states))
-        hidden_states = self.attention_norm(hidden_states)
-        return self.mlp_norm(hidden_states + self.mlp(hidden_states))
+        between = hidden_states + self.dropout(attended)
+        if not self.pre_norm:
+            between = self.attention_norm(between)
+        output = between + self.mlp(self.mlp_norm(between) if self.pre_norm else between)
+        if self.block_skip:
+            output = output + hidden_states
+        return output if self.pre_norm else self.mlp_norm(output)
 
 
 class EncoderPreTrainedModel(PreTrainedModel):
@@ -86,10 +94,18 @@ class EncoderPreTrainedModel(PreTrainedModel):
             module.reset()
         elif isinstance(module, LearnedMemory):
             init.normal_(module.cells)
+        elif self.config.init_scheme == "normal":
+            super()._init_weights(module)
+            if isinstance(module, Embeddings) and module.config.num_channels is not None:
+                init.normal_(module.cls, std=self.config.initializer_range)
+        elif isinstance(module, nn.Linear):
+            start_linear(module)
+        elif isinstance(module, nn.Embedding):
+            start_tokens(module, self.config)
+        elif isinstance(module, Embeddings) and module.config.num_channels is not None:
+            start_pixels(module.pixels, module.cls)
         else:
             super()._init_weights(module)
-        if isinstance(module, Embeddings) and module.config.num_channels is not None:
-            init.normal_(module.cls, std=self.config.initializer_range)
 
     @property
     def _is_stateful(self) -> bool:  # type: ignore[override]
@@ -127,7 +143,7 @@ def attention_backend(config: EncoderConfig) -> str:
 
 
 class EncoderModel(EncoderPreTrainedModel):
-    """Embeddings, blocks and, with pre-norm, a last norm. Encoder, or decoder with ``is_decoder=True``."""
+    """Embeddings, blocks and a last norm if the config has one. Encoder, or decoder with ``is_decoder=True``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
@@ -136,7 +152,7 @@ class EncoderModel(EncoderPreTrainedModel):
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)
-        self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.norm = make_norm(config) if config.has_last_norm else nn.Identity()
         self.gradient_checkpointing = False
         if config.num_channels is not None:
             self.main_input_name = "pixel_values"

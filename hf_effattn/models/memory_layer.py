@@ -45,7 +45,11 @@ class MemoryAttention(ProjectedAttention):
         self.filter = None
         if config.memory_filter != "none":
             self.filter = KeyValueFilter(
-                config.memory_filter, self.num_heads, config.filter_kernel_size, config.filter_stride
+                config.memory_filter,
+                self.num_heads,
+                config.filter_kernel_size,
+                config.filter_stride,
+                full_windows=config.filter_windows == "full",
             )
 
     def filtered(self, stretch: Stretch) -> Stretch:

@@ -28,7 +28,7 @@ class Passed:
 
 
 class MemoryEncoderModel(EncoderModel):
-    """Embeddings, blocks, a last norm with pre-norm, and the memory that they read and write.
+    """Embeddings, blocks, a last norm if the config has one, and the memory that they read and write.
 
     An encoder's memory tokens go through the layers beside the tokens. A decoder's can not, since what they have read
     would be known to earlier tokens: they go through the layers once before a segment (the tokens read them), and,

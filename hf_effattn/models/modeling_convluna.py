@@ -21,7 +21,11 @@ class ConvLunaAttention(PackUnpackAttention):
         super().__init__(config, layer_idx)
         if config.memory_filter != "none":
             self.filter = KeyValueFilter(
-                config.memory_filter, self.num_heads, config.filter_kernel_size, config.filter_stride
+                config.memory_filter,
+                self.num_heads,
+                config.filter_kernel_size,
+                config.filter_stride,
+                full_windows=config.filter_windows == "full",
             )
 
 
