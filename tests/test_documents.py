@@ -150,6 +150,43 @@ def test_configs_have_the_parameters_that_the_authors_print(name, options, publi
     assert model.num_parameters() == published + rows * config.hidden_size
 
 
+LRA = {path.stem: json.loads(path.read_text()) for path in CONFIGS if path.stem.count("-") == 2}
+
+
+@pytest.mark.parametrize("name", LRA)
+def test_configs_of_the_arenas_have_the_skeleton_of_the_authors(name):
+    config = transformers.AutoConfig.from_pretrained(ROOT / f"modeling_configs/{name}.json")
+    dropouts = {field: value for field, value in config.to_dict().items() if "dropout" in field}
+    inside = "kernel_dropout_prob" if config.model_type == "kernel_transformer" else "attention_probs_dropout_prob"
+    rate = 0.0 if config.num_channels else 0.1
+    assert dropouts == dict.fromkeys(dropouts, 0.0) | {"hidden_dropout_prob": rate, inside: rate}
+    assert not config.has_embedding_norm
+    assert config.has_last_norm == (config.pair_features is None)
+    assert config.init_scheme in ("authors", "authors_2021")
+    assert config.cls_position == (config.model_type == "memory_transformer")
+    assert len(config.classifier_widths) == (1 if "listops" in name or "text" in name else 2)
+
+
+def test_configs_have_what_their_runs_had():
+    simpletron, kernels = (f"{family}-lra2022" for family in ("simpletron", "kernel_transformer"))
+    assert [LRA[f"{family}-retrieval"]["num_attention_heads"] for family in (simpletron, kernels)] == [8, 8]
+    for task, penalty in (("text", 0.01), ("listops", 0), ("retrieval", 0)):
+        assert LRA[f"{kernels}-{task}"]["orthogonality_penalty"] == penalty
+        assert LRA[f"{kernels}-{task}"]["normalizer_eps"] == 0
+        for family in (simpletron, kernels):
+            scheme = "authors" if task == "text" else "authors_2021"
+            assert LRA[f"{family}-{task}"]["init_scheme"] == scheme
+            assert LRA[f"{family}-{task}"].get("classifier_act") == ("relu" if task == "retrieval" else None)
+    assert LRA["kernel_transformer-authors-text"]["orthogonality_penalty"] == 0.02
+    for task in ("text", "listops", "retrieval", "image", "pathfinder"):
+        assert LRA[f"convluna-authors-{task}"]["unpack_temperature"] == "unit"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training_scripts/recipes/full").glob("*.yaml")), ids=str)
+def test_recipes_of_the_authors_train_in_full_precision(path):
+    assert not {"fp16", "bf16"} & read_recipe(path).keys()
+
+
 NEW_FAMILY = """
 import sys, torch, transformers
 import hf_effattn

@@ -27,6 +27,7 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
             ConvLuna: ``"none"``, ``"conv"`` (one learned kernel per head), ``"max_pool"`` or ``"avg_pool"``. A decoder
             writes a memory only with `segment_length`.
         attention_probs_dropout_prob: dropout on the attention weights.
+        last_norm: it follows the memory that is written as well.
         pooling: with `segment_length` an encoder is read at its ``"memory"`` by default, since its first token has
             seen the first segment only; ``"cls"`` is refused. A decoder has a memory to read if it has segments.
 

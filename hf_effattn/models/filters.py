@@ -23,6 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .configuration_memory_filter import MemoryFilterFields
+
 
 #: Takes the columns of new tokens ``[B, C, N]``, keeps the last of them for the next call, and returns those that
 #: earlier calls kept, followed by the new ones.
@@ -159,6 +161,19 @@ class KeyValueFilter(nn.Module):
         windows = function(image, stride=1, padding=(0, imagined)).squeeze(2)
         count = columns.shape[-1] + before + after - self.kernel_size + 1
         return windows.narrow(-1, imagined - before, count)
+
+
+def make_memory_filter(fields: MemoryFilterFields, num_heads: int) -> KeyValueFilter | None:
+    """The filter that the fields name, on what a memory reads."""
+    if fields.memory_filter == "none":
+        return None
+    return KeyValueFilter(
+        fields.memory_filter,
+        num_heads,
+        fields.filter_kernel_size,
+        fields.filter_stride,
+        full_windows=fields.filter_windows == "full",
+    )
 
 
 def _to_columns(heads: torch.Tensor) -> torch.Tensor:

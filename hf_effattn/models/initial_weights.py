@@ -23,9 +23,10 @@ PIXEL_BIAS_STD = 0.1
 def start_linear(layer: nn.Linear) -> None:
     """Weight and bias within ``1 / sqrt(inputs)``, which is how torch starts a linear layer."""
     bound = layer.in_features**-0.5
-    init.uniform_(layer.weight, -bound, bound)
+    # The bias first: then it does not depend on whether the weight is to start, or was loaded or is another's.
     if layer.bias is not None:
         init.uniform_(layer.bias, -bound, bound)
+    init.uniform_(layer.weight, -bound, bound)
 
 
 def start_tokens(embedding: nn.Embedding, config: EncoderConfig) -> None:

@@ -336,8 +336,12 @@ def assert_uniform(name, weights, bound):
 def test_initialisation_of_the_authors(family, scheme):
     config = tiny_config(family, hidden_size=192, vocab_size=500, init_scheme=scheme, num_labels=150)
     torch.manual_seed(0)
-    for auto_class in ("AutoModelForMaskedLM", "AutoModelForSequenceClassification"):
-        model = family.model_class(auto_class)(config)
+    language_model, classifier = map(
+        family.model_class, ("AutoModelForMaskedLM", "AutoModelForSequenceClassification")
+    )
+    # A checkpoint that lacks everything leaves the start of all weights to the scheme as well.
+    loaded = language_model.from_pretrained(None, config=config, state_dict={})
+    for model in (language_model(config), classifier(config), loaded):
         tokens = model.get_input_embeddings().weight
         assert torch.equal(tokens[0], torch.zeros(192)), "padding"
         assert abs(tokens[2:].std().item() - 1) < 0.02, "shared with the head or not"
