@@ -11,6 +11,7 @@ import hf_effattn
 from hf_effattn.files import read_json, write_json
 from hf_effattn.metrics import load_metric
 from hf_effattn.models.versions import check_version
+from hf_effattn.tokenization import VOCAB_SIZE
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,12 @@ def test_bytes_survive_the_tokenizer(text):
     ids = tokenizer(text)["input_ids"]
     assert ids == [1, *(4 + byte for byte in text.encode())]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_configs_have_a_token_for_every_byte_by_default():
+    assert len(hf_effattn.byte_tokenizer(8)) == VOCAB_SIZE
+    for family in hf_effattn.list_families():
+        assert family.config_class().vocab_size == VOCAB_SIZE
 
 
 def test_tokenizer_pairs_padding_and_truncation(tmp_path):

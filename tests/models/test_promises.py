@@ -94,11 +94,11 @@ def test_encoders_see_everything(family, options):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if not f.causal], ids=lambda f: f.model_type)
 def test_a_family_without_a_causal_form_refuses_to_be_a_decoder(family):
-    with pytest.raises(Exception, match="has no causal form, so is_decoder=True is refused"):
+    with pytest.raises(ValueError, match="has no causal form, so is_decoder=True is refused"):
         tiny_config(family, is_decoder=True)
     config = tiny_config(family)
     config.is_decoder = True
-    with pytest.raises(Exception, match="has no causal form"):
+    with pytest.raises(ValueError, match="has no causal form"):
         family.model_class("AutoModel")(config)
 
 

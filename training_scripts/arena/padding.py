@@ -21,13 +21,14 @@ import hf_effattn  # noqa: F401, registers our models
 from arena.plan import PLAN, Variant, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import write_json
+from hf_effattn.tokenization import VOCAB_SIZE
 from hf_effattn.training.model_zoo import Size, matched_config
 
 
 PADDING = RESULTS / "padding.json"
 
 #: The longest input of the models, and a text that is no whole number of blocks, windows or segments of any.
-SIZE = Size(length=128, vocabulary=260, hidden=64, layers=2, heads=4, intermediate=128)
+SIZE = Size(length=128, vocabulary=VOCAB_SIZE, hidden=64, layers=2, heads=4, intermediate=128)
 TEXT = 97
 
 
