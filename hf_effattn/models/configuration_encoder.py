@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
-import torch
 from transformers import GenerationConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
@@ -25,6 +24,9 @@ HEADS = {
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
     "AutoModelForImageClassification": "ForImageClassification",
 }
+
+#: What torch calls the dtypes that weights can have.
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
 
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -147,8 +149,8 @@ class EncoderConfig(PreTrainedConfig):
         self._refuse_unknown(kwargs)
         self._check_new_labels(kwargs.get("num_labels"))
         for dtype in (self.dtype, kwargs.get("torch_dtype")):
-            known = not isinstance(dtype, str) or isinstance(getattr(torch, dtype, None), torch.dtype)
-            _require(known, f"dtype must name a dtype of torch, such as 'bfloat16', got {dtype!r}")
+            known = not isinstance(dtype, str) or dtype in _DTYPES
+            _require(known, f"dtype must be one of {_DTYPES}, got {dtype!r}")
         if self.family_name and kwargs.get("auto_map") is None:
             kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
         super().__post_init__(**kwargs)

@@ -66,8 +66,9 @@ def strict_config(config_class: type[ConfigClass]) -> type[ConfigClass]:
 
     @functools.wraps(check_together)
     def validate(self: Any) -> None:
+        values = vars(self)
         for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name))
+            setattr(self, field.name, values[field.name])
         try:
             check_together(self)
         except StrictDataclassClassValidationError as error:

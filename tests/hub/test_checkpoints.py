@@ -113,6 +113,8 @@ def test_the_travelling_room_imports_nothing_from_outside():
         code = read_code(path.read_bytes(), siblings)
         assert code.offences == [], path.name
         assert {package for package, _ in code.imports} & OPTIONAL.keys() == ASKING.get(path.name, set()), path.name
+    guide = (room.parents[1] / "CONTRIBUTING.md").read_text()
+    assert all(f"`{name}`" in guide for name in ASKING)
     assert [path for path in room.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 
