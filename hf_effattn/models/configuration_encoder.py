@@ -203,9 +203,19 @@ class EncoderConfig(PreTrainedConfig):
                 f"num_labels={num_labels} clashes with the {count} labels of id2label={self.id2label}",
             )
 
-    def validate_attributes(self) -> None:
-        """Refuse to save an attribute that was set on the config and that could not be loaded again."""
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but what could not be loaded again is refused before anything is written.
+
+        That includes attributes that are no fields. A model can be built with them, because transformers and other
+        libraries set some that a model may or may not read.
+
+        Raises:
+            TypeError: an attribute that is no field; the message names the nearest field.
+            ValueError: as at construction.
+        """
         self._refuse_unknown(vars(self).keys() - _field_names(type(self)))
+        self.validate()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def validate_choices(self) -> None:
         """Refuse an activation or a backend that there is not."""

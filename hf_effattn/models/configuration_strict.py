@@ -39,8 +39,8 @@ class ClashError(_Message, StrictDataclassClassValidationError, ValueError):
     """Values that do not go together."""
 
 
-class AttributeTypeError(_Message, StrictDataclassClassValidationError, TypeError):
-    """Attributes that are no fields, or of a type that no validator can read."""
+class ClashTypeError(_Message, StrictDataclassClassValidationError, TypeError):
+    """Values whose types do not go together."""
 
 
 def strict_config(config_class: type[ConfigClass]) -> type[ConfigClass]:
@@ -73,7 +73,7 @@ def strict_config(config_class: type[ConfigClass]) -> type[ConfigClass]:
             check_together(self)
         except StrictDataclassClassValidationError as error:
             wrong_type = isinstance(error.__cause__, TypeError)
-            raise (AttributeTypeError if wrong_type else ClashError)(str(error)) from error
+            raise (ClashTypeError if wrong_type else ClashError)(str(error)) from error
 
     strict_class.__setattr__, strict_class.validate = assign_checked, validate
     return strict_class
@@ -117,8 +117,8 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 __all__ = [
-    "AttributeTypeError",
     "ClashError",
+    "ClashTypeError",
     "FieldTypeError",
     "FieldValueError",
     "check_number",

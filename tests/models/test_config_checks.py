@@ -112,10 +112,6 @@ def forget_a_label(config):
     del config.id2label[0]
 
 
-def misspell(config):
-    config.hiden_size = 3
-
-
 def turn(config):
     config.is_encoder_decoder = True
 
@@ -134,7 +130,6 @@ CHANGES = [
     (bypass, TypeError, "'num_hidden_layers' expected int"),
     (forget_labels, ValueError, r"id2label must name the labels 0, 1, 2, ... without a gap, got \{\}"),
     (forget_a_label, ValueError, "id2label must name the labels 0, 1, 2, ... without a gap"),
-    (misspell, TypeError, "did you mean 'hidden_size'"),
     (turn, ValueError, "is_encoder_decoder=True"),
     (another_activation, ValueError, "hidden_act must be one of .*'gelu'.* got 'gelou'"),
     (another_backend, ValueError, "unknown attention_backend 'cuda'"),
@@ -150,7 +145,7 @@ def check_changed(family, config, error, message, folder):
                 family.model_class(auto_class)(changed)
         with pytest.raises(error, match=message):
             changed.save_pretrained(folder)
-    assert not (folder / "config.json").exists()
+    assert [*folder.glob("*")] == [], "nothing is written"
 
 
 @over_families
@@ -201,13 +196,13 @@ def test_a_list_that_was_changed_in_place_is_checked_again(item, error, tmp_path
 
 
 @over_families
-def test_a_class_attribute_is_no_field(family):
+def test_a_class_attribute_is_no_field(family, tmp_path):
     with pytest.raises(TypeError, match="has no field 'causal'"):
         tiny_config(family, causal=True)
     config = tiny_config(family)
     config.causal = True
     with pytest.raises(TypeError, match="has no field 'causal'"):
-        config.validate()
+        config.save_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_an_unknown_attribute_is_refused_before_it_is_saved(family, tmp_path):
     config.hiden_size = 3
     with pytest.raises(TypeError, match="has no field 'hiden_size'"):
         config.save_pretrained(tmp_path)
+    assert [*tmp_path.iterdir()] == []
 
 
 @over_families
