@@ -148,9 +148,6 @@ class EncoderConfig(PreTrainedConfig):
             EncoderConfig.before_first_config()
         self._refuse_unknown(kwargs)
         self._check_new_labels(kwargs.get("num_labels"))
-        for dtype in (self.dtype, kwargs.get("torch_dtype")):
-            known = not isinstance(dtype, str) or dtype in _DTYPES
-            _require(known, f"dtype must be one of {_DTYPES}, got {dtype!r}")
         if self.family_name and kwargs.get("auto_map") is None:
             kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
         super().__post_init__(**kwargs)
@@ -158,6 +155,8 @@ class EncoderConfig(PreTrainedConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _field_names(type(self)):
             check_number(self, name, value)
+            if name == "dtype" and isinstance(value, str) and value not in _DTYPES:
+                raise FieldValueError(f"dtype must be one of {_DTYPES}, got {value!r}")
         elif name == "num_labels":
             # transformers makes the names of that many labels, whatever the number is.
             if not isinstance(value, int) or isinstance(value, bool):

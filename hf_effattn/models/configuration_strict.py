@@ -1,7 +1,6 @@
 """`strict_config`: huggingface_hub's `@strict` for our configs, with errors that say what they are."""
 
 import functools
-from dataclasses import fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import torch
@@ -66,9 +65,9 @@ def strict_config(config_class: type[ConfigClass]) -> type[ConfigClass]:
 
     @functools.wraps(check_together)
     def validate(self: Any) -> None:
-        values = vars(self)
-        for field in fields(self):
-            setattr(self, field.name, values[field.name])
+        for name, value in list(vars(self).items()):
+            if name in self.__dataclass_fields__:
+                setattr(self, name, value)
         try:
             check_together(self)
         except StrictDataclassClassValidationError as error:

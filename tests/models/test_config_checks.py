@@ -252,6 +252,8 @@ def test_labels_are_refused_when_they_are_set_and_replaced_when_they_are_loaded(
 def test_an_unknown_dtype_is_refused(field, name):
     with pytest.raises(ValueError, match=f"dtype must be one of .*'bfloat16'.* got '{name}'"):
         tiny_config(FAMILIES[0], **{field: name})
+    with pytest.raises(ValueError, match=f"got '{name}'"):
+        tiny_config(FAMILIES[0]).dtype = name
 
 
 def test_every_activation_of_transformers_is_known():
