@@ -8,6 +8,7 @@ Writes ``padding.json`` beside the results of the runs.
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def check(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def attempt(measure) -> dict[str, Any]:
+def attempt(measure: Callable[[], float]) -> dict[str, Any]:
     """A difference, or the error in its place."""
     try:
         return {"difference": measure(), "error": None}
