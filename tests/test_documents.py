@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,15 @@ weights = model(ids, output_attentions=True, use_cache=False).attentions[0]
 torch.testing.assert_close(weights[0, 0, 3, :4], torch.full((4,), 0.5))
 MeanFormerForMaskedLM(MeanFormerConfig(**sizes)).save_pretrained(sys.argv[1])
 """
+
+
+def test_the_guide_knows_every_room():
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in guide.splitlines() if line.startswith("| `")]
+    # The last two rows are beside the package.
+    rooms = {name.removeprefix("hf_effattn/").strip("/").removesuffix(".py") for row in rows[:-2] for name in row}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert rooms == {room for layer in contracts[0]["layers"] for room in layer.split(" | ")}
 
 
 def test_the_guide_to_a_new_family_works(tmp_path):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..families import Family, list_families
@@ -68,11 +67,11 @@ def load_config(folder: Path, family: Family) -> EncoderConfig:
     """The config of a checkpoint.
 
     Raises:
-        ValueError: it has unknown fields, or values that clash.
+        ValueError: it has unknown fields, values of a wrong type, or values that clash.
     """
     try:
         return family.config_class.from_pretrained(folder)
-    except (StrictDataclassError, TypeError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} is not a config of {family.name}: {error}") from error
 
 

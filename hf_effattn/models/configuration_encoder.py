@@ -2,13 +2,15 @@
 
 import difflib
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
+from .backends import known_backends
+from .configuration_strict import FieldTypeError, FieldValueError, check_number, strict_config
 from .versions import SUPPORTED
 
 
@@ -23,6 +25,9 @@ HEADS = {
     "AutoModelForImageClassification": "ForImageClassification",
 }
 
+#: What torch calls the dtypes that weights can have.
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
+
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
     [
@@ -34,7 +39,6 @@ _TRANSFORMERS_KEYS = frozenset(
         "name_or_path",
         "num_labels",
         "output_attentions",
-        "per_layer_config",
         "quantization_config",
         "tie_last_hidden_states",
         "torch_dtype",
@@ -42,7 +46,7 @@ _TRANSFORMERS_KEYS = frozenset(
 )
 
 
-@strict
+@strict_config
 class EncoderConfig(PreTrainedConfig):
     """What every family shares: sizes, embeddings, norms, pooling, heads. The defaults are those of BERT-base.
 
@@ -84,16 +88,22 @@ class EncoderConfig(PreTrainedConfig):
             u and v: ``"concat"`` ([u, v], the authors' form) or ``"interaction"`` ([u, v, u * v, u - v]).
         is_decoder: whether attention is causal. `ForCausalLM` sets it, `ForMaskedLM` clears it.
         use_cache: whether a decoder returns its state outside of training, if it is not given labels.
-        attention_backend: ``"auto"``, or a backend by name, see `hf_effattn.backends()`.
+        attention_backend: ``"auto"``, or a backend by name, see `hf_effattn.backends()`. A checkpoint that names one
+            that this version does not know opens with ``from_pretrained(..., attention_backend="auto")``.
         pad_token_id: id of padding, whose embedding starts at zero; only a language modelling head that shares the
             embedding trains it, and no real token ever reads it.
         bos_token_id: id that starts a text.
         eos_token_id: id that ends a generated text.
         tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.
 
+    What is wrong with a single value is refused when it is assigned. The whole is checked at construction, and again
+    when a model is built and when the config or a model is saved, because fields can change in between.
+
     Raises:
-        TypeError: an unknown field; the message names the nearest one.
-        ValueError: values that clash; the message names both.
+        TypeError: an unknown field (the message names the nearest one), or a value of a wrong type.
+        ValueError: a value that its field cannot have, or values that clash; the message names both.
+
+    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_strict`.
     """
 
     vocab_size: int = 260
@@ -140,6 +150,12 @@ class EncoderConfig(PreTrainedConfig):
     causal: ClassVar[bool] = True
     #: Whether the family has a memory that a classifier can read.
     has_memory: ClassVar[bool] = False
+    #: The lowest values of numbers that `check_number` would limit otherwise.
+    lowest_values: ClassVar[dict[str, float]] = {
+        "num_hidden_layers": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     #: Called before the first config is built. The installed package registers its model classes with the Auto
     #: classes here, so that importing the package does not have to import the models.
     before_first_config: ClassVar[Callable[[], None] | None] = None
@@ -150,67 +166,131 @@ class EncoderConfig(PreTrainedConfig):
         if EncoderConfig.before_first_config is not None:
             EncoderConfig.before_first_config()
         self._refuse_unknown(kwargs)
+        self._check_new_labels(kwargs.get("num_labels"))
         if self.family_name and kwargs.get("auto_map") is None:
             kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
         super().__post_init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _field_names(type(self)):
+            check_number(self, name, value)
+            if name == "dtype" and isinstance(value, str) and value not in _DTYPES:
+                raise FieldValueError(f"dtype must be one of {_DTYPES}, got {value!r}")
+        elif name == "num_labels":
+            # transformers makes the names of that many labels, whatever the number is.
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise FieldTypeError(f"num_labels must be an integer, got {value!r}")
+            if value < 1:
+                raise FieldValueError(f"num_labels must be positive, got {value}")
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but fields among `kwargs` replace those of `config_dict` before the whole is checked.
+
+        New labels replace the old ones, whether they are given by `num_labels` or by `id2label`.
+        """
+        # transformers itself knows what dtype="auto" stands for.
+        given = {name: kwargs.pop(name) for name in kwargs.keys() & _field_names(cls) - {"dtype"}}
+        stored = config_dict.get("id2label") or {}
+        if "id2label" in given or kwargs.get("num_labels", len(stored)) != len(stored):
+            replaced = ("id2label", "label2id", "num_labels")
+            config_dict = {name: value for name, value in config_dict.items() if name not in replaced}
+        return super().from_dict(config_dict | given, **kwargs)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         generation = GenerationConfig._get_default_generation_params()
         for name in names:
             if name.startswith("_") or name in _TRANSFORMERS_KEYS or name in generation:
                 continue
-            near = difflib.get_close_matches(name, self.__dataclass_fields__, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(self.__dataclass_fields__)}."
+            near = difflib.get_close_matches(name, _field_names(type(self)), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(_field_names(type(self)))}."
             raise TypeError(f"{type(self).__name__} has no field {name!r}; {hint}")
 
-    def validate_attributes(self) -> None:
-        """Refuse to save an attribute that was set on the config and that could not be loaded again."""
-        self._refuse_unknown(vars(self).keys() - self.__dataclass_fields__.keys())
+    def _check_new_labels(self, num_labels: int | None) -> None:
+        """Refuse labels that transformers would replace by made-up ones."""
+        if self.id2label is None:
+            _require(
+                _made_up(self.label2id),
+                f"label2id={self.label2id} needs id2label, the dictionary from the number of a label to its name",
+            )
+        else:
+            count = len(_label_names(self.id2label))
+            _require(
+                num_labels in (None, count),
+                f"num_labels={num_labels} clashes with the {count} labels of id2label={self.id2label}",
+            )
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but what could not be loaded again is refused before anything is written.
+
+        That includes attributes that are no fields. A model can be built with them, because transformers and other
+        libraries set some that a model may or may not read.
+
+        Raises:
+            TypeError: an attribute that is no field; the message names the nearest field.
+            ValueError: as at construction.
+        """
+        self._refuse_unknown(vars(self).keys() - _field_names(type(self)))
+        self.validate()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def validate_choices(self) -> None:
+        """Refuse an activation or a backend that there is not."""
+        for name in ("hidden_act", "classifier_act"):
+            activation = getattr(self, name) or self.hidden_act
+            _require(activation in ACT2FN, f"{name} must be one of {sorted(ACT2FN)}, got {activation!r}")
+        _require(
+            self.attention_backend in known_backends(),
+            f"unknown attention_backend {self.attention_backend!r}; choose from {known_backends()}. If it stands "
+            'in a checkpoint: from_pretrained(..., attention_backend="auto")',
+        )
+
+    def validate_labels(self) -> None:
+        """Refuse labels that are not numbered from zero, and a `label2id` that says something else than `id2label`."""
+        names = _label_names(self.id2label or {})
+        _require(
+            names.keys() == set(range(max(len(names), 1))),
+            f"id2label must name the labels 0, 1, 2, ... without a gap, got {self.id2label}",
+        )
+        wrong = [name for name, index in (self.label2id or {}).items() if names.get(int(index)) != name]
+        _require(
+            not wrong or _made_up(self.label2id),
+            f"label2id={self.label2id} says something else about {wrong} than id2label={self.id2label}: give both, or "
+            "id2label with label2id=None",
+        )
 
     def validate_architecture(self) -> None:
-        """Refuse values that clash; `@strict` calls this at construction and before saving."""
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ):
-            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        _require(self.num_hidden_layers >= 0, f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
+        """Refuse values that clash."""
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",
         )
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if "dropout" in name and value is not None:
-                _require(0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
         _require(
             self.causal or not self.is_decoder,
             f"{type(self).__name__} has no causal form, so is_decoder=True is refused: what its tokens read was "
             "packed from the whole sequence. Choose a family whose `causal` is true in hf_effattn.list_families()",
         )
         _require(
+            not self.is_encoder_decoder,
+            f"is_encoder_decoder=True: {type(self).__name__} is an encoder, or a decoder with is_decoder=True",
+        )
+        _require(
+            self.num_hidden_layers > 0 or not (self.is_decoder and self.use_cache),
+            "num_hidden_layers=0 leaves a decoder nothing to cache: set use_cache=False",
+        )
+        _require(
             self.has_memory or self.pooling != "memory",
             f'pooling="memory" reads a memory, which {type(self).__name__} does not have',
         )
         _require(
-            self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size,
+            self.pad_token_id is None or self.pad_token_id < self.vocab_size,
             f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})",
-        )
-        _require(
-            self.num_channels is None or self.num_channels > 0,
-            f"num_channels must be positive, got {self.num_channels}",
         )
         _require(
             all(width > 0 for width in self.classifier_widths),
             f"classifier_hidden_size={self.classifier_hidden_size} gives hidden layers of the widths "
             f"{self.classifier_widths}, which must be positive",
-        )
-        _require(
-            self.classifier_act is None or self.classifier_act in ACT2FN,
-            f"classifier_act={self.classifier_act!r} is none of transformers.activations.ACT2FN: {sorted(ACT2FN)}",
         )
         _require(
             self.cls_position or self.max_position_embeddings > 1,
@@ -272,6 +352,24 @@ def auto_map(model_type: str, family_name: str, causal: bool) -> dict[str, str]:
     if not causal:
         del entries["AutoModelForCausalLM"]
     return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
+
+
+def _field_names(config_class: type[EncoderConfig]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(config_class))
+
+
+def _label_names(id2label: dict[Any, str]) -> dict[int, str]:
+    """Labels by their numbers, which a JSON file writes as strings."""
+    _require(
+        all(str(index).isdecimal() for index in id2label),
+        f"id2label must be a dictionary from the number of a label to its name, got {id2label}",
+    )
+    return {int(index): name for index, name in id2label.items()}
+
+
+def _made_up(label2id: dict[str, Any] | None) -> bool:
+    """Whether the names are transformers' own, ``"LABEL_0"``. They stay behind when a user sets `id2label` alone."""
+    return all(name.startswith("LABEL_") for name in label2id or {})
 
 
 def _require(condition: bool, message: str) -> None:

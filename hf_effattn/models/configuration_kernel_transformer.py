@@ -2,9 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_filtered import FilteredEncoderConfig
+from .configuration_strict import strict_config
 
 
 #: Maps that are applied entry by entry, so their features are as many as the head is wide.
@@ -13,7 +12,7 @@ ELEMENTWISE = ("elu", "relu", "softplus")
 LAYERED = ("linear", "ffn", "glu", "low_rank_glu")
 
 
-@strict
+@strict_config
 class KernelTransformerConfig(FilteredEncoderConfig):
     """Kernel attention ``phi(q) . sum phi(k) v^T / phi(q) . sum phi(k)`` (Yorsh & Kovalenko 2022, arXiv 2211.04076).
 
@@ -55,7 +54,7 @@ class KernelTransformerConfig(FilteredEncoderConfig):
     normalizer_eps: float | int = 1e-6
 
     def validate_feature_map(self) -> None:
-        """Refuse options that the feature map cannot serve; `@strict` calls this with `validate_architecture`."""
+        """Refuse options that the feature map cannot serve."""
         chosen, head_dim = self.feature_map, self.hidden_size // self.num_attention_heads
         if chosen in ELEMENTWISE and self.num_features not in (None, head_dim):
             raise ValueError(
@@ -67,20 +66,12 @@ class KernelTransformerConfig(FilteredEncoderConfig):
             "orthogonality_penalty": (self.orthogonality_penalty, 0),
         }
         for name, (value, neutral) in layered_only.items():
-            if value < neutral:
-                raise ValueError(f"{name} must be at least {neutral}, got {value}")
             if value != neutral and chosen not in LAYERED:
                 raise ValueError(f"{name}={value} is for the feature maps {LAYERED}, not for {chosen!r}")
         if self.kernel_init != "orthogonal" and chosen not in LAYERED:
             raise ValueError(f"kernel_init={self.kernel_init!r} is for the feature maps {LAYERED}, not for {chosen!r}")
-        if self.normalizer_eps < 0:
-            raise ValueError(f"normalizer_eps must not be negative, got {self.normalizer_eps}")
         if self.kernel_rank is not None and chosen != "low_rank_glu":
             raise ValueError(f"kernel_rank={self.kernel_rank} is for feature_map='low_rank_glu', not for {chosen!r}")
-        for name in ("num_features", "kernel_rank", "num_mixtures", "redraw_interval"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
         if self.attention_probs_dropout_prob:
             raise ValueError(
                 f"attention_probs_dropout_prob={self.attention_probs_dropout_prob} acts on weights that kernel "

@@ -3,9 +3,8 @@
 from dataclasses import field
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_encoder import EncoderConfig, _require
+from .configuration_strict import strict_config
 
 
 #: The projections of an attention layer, in the order in which they are applied.
@@ -14,7 +13,7 @@ PROJECTIONS = ("query", "key", "value", "output")
 Temperature = Literal["unit", "sqrt", "learned"]
 
 
-@strict
+@strict_config
 class LunaConfig(EncoderConfig):
     """Luna: attention through a memory that the layers hand on (Ma et al. 2021, arXiv 2106.01540).
 
@@ -56,8 +55,7 @@ class LunaConfig(EncoderConfig):
     unpack_temperature: Temperature = "sqrt"
 
     def validate_memory(self) -> None:
-        """Refuse a memory that cannot be; `@strict` calls this with `validate_architecture`."""
-        _require(self.memory_size > 0, f"memory_size must be positive, got {self.memory_size}")
+        """Refuse options of the memory and of its projections that clash."""
         unknown = set(self.shared_projections) - set(PROJECTIONS)
         _require(not unknown, f"shared_projections may name {list(PROJECTIONS)}, not {sorted(unknown)}")
         _require(

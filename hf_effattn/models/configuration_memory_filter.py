@@ -26,9 +26,7 @@ class MemoryFilterFields:
     filter_windows: Literal["all", "full"] = "all"
 
     def validate_filter(self) -> None:
-        """Refuse an empty filter, or a stride of none; `@strict` calls this with `validate_architecture`."""
-        for name in ("filter_kernel_size", "filter_stride"):
-            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        """Refuse a stride without a filter."""
         _require(
             self.memory_filter != "none" or self.filter_stride == 1,
             f"memory_filter='none' has no windows to take filter_stride={self.filter_stride} between",

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_encoder import EncoderConfig, _require
 from .configuration_memory_filter import MemoryFilterFields
+from .configuration_strict import strict_config
 
 
-@strict
+@strict_config
 class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
     """A Transformer with memory tokens beside its input, or with a memory that segments hand on.
 
@@ -44,12 +43,8 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
     backprop_segments: int | None = None
 
     def validate_memory(self) -> None:
-        """Refuse sizes that cannot be and options without effect; `@strict` calls this at construction."""
-        _require(self.memory_size > 0, f"memory_size must be positive, got {self.memory_size}")
+        """Refuse sizes that clash and options without effect."""
         _require(self.num_hidden_layers > 0, "num_hidden_layers must be positive: without layers no memory is read")
-        for name in ("segment_length", "backprop_segments"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be positive, got {value}")
         segments = self.segment_length is not None
         _require(
             segments or self.backprop_segments is None,

@@ -12,7 +12,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import AttentionLayer
-from .backends import backends, resolve_backend
+from .backends import backends, check_backend_name, resolve_backend
 from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
 from .initial_weights import start_linear, start_pixels, start_tokens
@@ -81,6 +81,12 @@ class EncoderPreTrainedModel(PreTrainedModel):
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
 
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        # The whole again, because a head or a user may have changed a config after it was made.
+        config.validate()
+        check_backend_name(self.attention_operator, config.attention_backend)
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, LearnedPositions):
             init.zeros_(module.weight)
@@ -147,8 +153,6 @@ class EncoderModel(EncoderPreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        # Again, because a head or a user may have changed the direction of a config that was made before.
-        config.validate_architecture()
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)

@@ -40,7 +40,6 @@ class MemoryEncoderModel(EncoderModel):
 
     def __init__(self, config: MemoryTransformerConfig):
         super().__init__(config)
-        config.validate_memory()
         self.memory = LearnedMemory(config.memory_size, config.hidden_size)
         self.post_init()
 

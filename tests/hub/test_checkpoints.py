@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 import hf_effattn
 from hf_effattn.hub import export
@@ -112,6 +113,8 @@ def test_the_travelling_room_imports_nothing_from_outside():
         code = read_code(path.read_bytes(), siblings)
         assert code.offences == [], path.name
         assert {package for package, _ in code.imports} & OPTIONAL.keys() == ASKING.get(path.name, set()), path.name
+    guide = (room.parents[1] / "CONTRIBUTING.md").read_text()
+    assert all(f"`{name}`" in guide for name in ASKING)
     assert [path for path in room.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 
@@ -188,7 +191,7 @@ def test_a_damaged_checkpoint_meets_an_error(damage, tmp_path):
         weights.unlink()
     else:
         config.write_text(config.read_text()[:-20])
-    with pytest.raises(Exception, match=r"(?i)incomplete|no file named|not a valid json"):
+    with pytest.raises((OSError, SafetensorError), match=r"(?i)incomplete|no file named|not a valid json"):
         transformers.AutoModel.from_pretrained(tmp_path / "model")
 
 

@@ -30,9 +30,9 @@ from tests.models.variants import (
         ({"embedding_dropout_prob": -0.1}, r"embedding_dropout_prob must lie in \[0, 1\), got -0.1"),
         ({"attention_output_dropout_prob": 2}, r"attention_output_dropout_prob must lie in \[0, 1\), got 2"),
         ({"classifier_dropout": 1}, r"classifier_dropout must lie in \[0, 1\), got 1"),
-        ({"classifier_hidden_size": [8, 0]}, r"widths \[8, 0\], which must be positive"),
+        ({"classifier_hidden_size": [8, 0]}, "classifier_hidden_size must be positive, got 0"),
         ({"classifier_hidden_size": 1, "pair_features": "concat"}, r"widths \[1, 0\], which must be positive"),
-        ({"classifier_act": "gelo"}, "classifier_act='gelo' is none of transformers.activations.ACT2FN: .*'gelu'"),
+        ({"classifier_act": "gelo"}, "classifier_act must be one of .*'gelu'.* got 'gelo'"),
         ({"cls_position": False, "max_position_embeddings": 1}, "so max_position_embeddings must be above 1, got 1"),
         (
             {"init_scheme": "authors", "initializer_range": 0.1},
@@ -49,8 +49,8 @@ from tests.models.variants import (
     ],
 )
 def test_bad_values_are_refused(family, options, message):
-    # Depending on the field it is our TypeError, or the error of `@strict` around our ValueError.
-    with pytest.raises(Exception, match=message):
+    wrong_type = {"hiden_size", "xyz", "embedding_norm"} & options.keys() or options.get("hidden_size") == "24"
+    with pytest.raises(TypeError if wrong_type else ValueError, match=message):
         tiny_config(family, **options)
 
 
@@ -58,8 +58,9 @@ def test_bad_values_are_refused(family, options, message):
 def test_an_unknown_attribute_is_refused_before_it_is_saved(family, tmp_path):
     config = tiny_config(family)
     config.hiden_size = 3
-    with pytest.raises(Exception, match="has no field 'hiden_size'"):
+    with pytest.raises(TypeError, match="has no field 'hiden_size'"):
         config.save_pretrained(tmp_path)
+    assert [*tmp_path.iterdir()] == []
 
 
 @over_families
@@ -249,7 +250,7 @@ def test_causal_simpletron_refuses_to_train_with_a_dropout_that_is_not_defined()
 )
 def test_options_that_clash_are_refused(name, options, message):
     family = next(family for family in FAMILIES if family.model_type == name)
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
         tiny_config(family, **options)
 
 
@@ -266,7 +267,7 @@ def test_options_that_clash_are_refused(name, options, message):
         ({"feature_map": "elu", "kernel_init": "uniform"}, "kernel_init='uniform' is for the feature maps"),
         ({"kernel_dropout_prob": 1.0}, r"kernel_dropout_prob must lie in \[0, 1\), got 1.0"),
         ({"kernel_rank": 2}, "kernel_rank=2 is for feature_map='low_rank_glu', not for 'glu'"),
-        ({"num_kernel_layers": 0}, "num_kernel_layers must be at least 1, got 0"),
+        ({"num_kernel_layers": 0}, "num_kernel_layers must be positive, got 0"),
         ({"num_features": 0}, "num_features must be positive, got 0"),
         ({"attention_probs_dropout_prob": 0.1}, "acts on weights that kernel attention .* never builds"),
         ({"feature_map": "exp"}, "feature_map"),
@@ -274,7 +275,7 @@ def test_options_that_clash_are_refused(name, options, message):
 )
 def test_kernel_options_that_clash_are_refused(options, message):
     family = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
         tiny_config(family, **options)
 
 
