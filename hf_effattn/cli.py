@@ -13,14 +13,25 @@ from .auto import backends
 from .hub import commands
 
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Efficient-attention models: what runs where, and how to share them.",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 #: Packages whose versions decide what can run.
 PACKAGES = ("hf_effattn", "torch", "transformers", "triton", "kernels")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hf_effattn {importlib.metadata.version('hf_effattn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Efficient-attention models: what runs where, and how to share them."""
 
 
 @app.command()
@@ -34,6 +45,7 @@ def doctor(
     the device cannot run.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise typer.BadParameter(f"{dtype!r} is not a floating-point dtype of torch", param_hint="--dtype")
@@ -52,6 +64,16 @@ def doctor(
 
 
 commands.register(app)
+
+
+def _check_device(device: str) -> None:
+    """Refuse what torch does not know, and what this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        # What follows the first sentence is about debugging torch itself.
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise typer.BadParameter(f"there is no device {device!r} here: {why}", param_hint="--device") from error
 
 
 def _advice(device: str, table: dict[str, dict[str, str]]) -> str:

@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..families import Family, list_families
-from ..files import read_json
 from ..models.configuration_encoder import EncoderConfig
+from .audit import check_is_checkpoint
+from .references import read_strictly
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,26 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
     """The folder `source`, or that of a download if it is the name of a repository.
 
     Raises:
+        FileNotFoundError: it is neither.
         ValueError: a revision of a folder.
     """
-    if not Path(source).is_dir():
+    if Path(source).is_dir():
+        if revision is not None:
+            raise ValueError(f"{source} is a folder, which has no revision {revision!r}")
+        return Path(source)
+    if Path(source).exists():
+        raise FileNotFoundError(f"{source} is a file: name the folder of a checkpoint")
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"there is no folder {source}, and the name of a repository is owner/name") from error
+    try:
         # Code that is not run need not be there.
         return Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*.py"]))
-    if revision is not None:
-        raise ValueError(f"{source} is a folder, which has no revision {revision!r}")
-    return Path(source)
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(f"the repository {source} has no revision {revision!r}") from error
+    except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(f"there is no folder {source} here, and no repository was found: {error}") from error
 
 
 def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
@@ -49,19 +69,23 @@ def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
         FileNotFoundError: `folder` holds no checkpoint.
         ValueError: the config is not one of ours, or does not say which head the weights are for.
     """
+    check_is_checkpoint(Path(folder))
     path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json")
-    config = read_json(path)
+    try:
+        config = read_strictly(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no config: it holds no fields")
     families = {family.model_type: family for family in list_families()}
-    if config.get("model_type") not in families:
+    family = families.get(str(config.get("model_type")))
+    if family is None:
         raise ValueError(f"{path} has model_type={config.get('model_type')!r}; hf_effattn has {list(families)}")
-    family = families[config["model_type"]]
     heads = {name: auto_class for auto_class, name in family.class_names.items()}
     recorded = config.get("architectures") or []
-    if not recorded or not set(recorded) <= heads.keys():
+    if not isinstance(recorded, list) or not recorded or not {str(name) for name in recorded} <= heads.keys():
         raise ValueError(f"{path} has architectures={recorded}; it must name some of {list(heads)}")
-    return family, [heads[name] for name in recorded]
+    return family, [heads[name] for name in dict.fromkeys(recorded)]
 
 
 def load_config(folder: Path, family: Family) -> EncoderConfig:
