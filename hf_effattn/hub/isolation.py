@@ -1,6 +1,7 @@
 """Run a program with nothing of the user's that it does not need: its environment, its time, and, if asked, a sandbox.
 
-The sandbox is that of `bubblewrap <https://github.com/containers/bubblewrap>`_ where the system has it and allows it.
+The sandbox is that of `bubblewrap <https://github.com/containers/bubblewrap>`_ where the system has it, and otherwise
+one of the same namespaces made with ``unshare`` of util-linux. Both need a Linux that lets users make namespaces.
 """
 
 import os
@@ -11,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..terminal import printable
@@ -30,42 +30,75 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/e
 TAIL = 20_000
 
 
-@dataclass(frozen=True)
-class Sandbox:
-    """A way to shut a program in.
+#: What ``unshare`` runs, as the root user of new namespaces: build a file system with nothing but what is given, move
+#: into it, give up every right over it, and become the program.
+BUILD_ROOT = """
+set -e
+scratch=$1; shift
+mkdir -p "$scratch/root"
+mount -t tmpfs -o mode=755 root "$scratch/root"
+cd "$scratch/root"
+mkdir -p proc dev tmp old ".$scratch"
+mount -t proc proc proc
+for device in null zero random urandom; do touch dev/$device; mount --bind /dev/$device dev/$device; done
+while [ "$1" != -- ]; do
+    if [ -L "$1" ]; then
+        ln -s "$(readlink "$1")" ".$1"
+    elif [ -e "$1" ]; then
+        if [ -d "$1" ]; then mkdir -p ".$1"; else mkdir -p "$(dirname ".$1")"; touch ".$1"; fi
+        mount --bind "$1" ".$1"
+        mount -o remount,bind,ro,nosuid,nodev ".$1"
+    fi
+    shift
+done
+shift
+mount --bind "$scratch" ".$scratch"
+pivot_root . old
+umount -l /old
+cd "$scratch"
+exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
+"""
 
-    Attributes:
-        command: what stands before the command of the program.
-        gaps: what the program can still do, as a sentence; empty if it is shut in.
-    """
 
-    command: tuple[str, ...]
-    gaps: str
+def find_sandbox(scratch: Path, readable: Sequence[Path]) -> tuple[str, ...] | None:
+    """What to put before a command to shut it in, tried out; None if this system allows nothing of the kind.
 
-
-def find_sandbox(scratch: Path, readable: Sequence[Path]) -> Sandbox:
-    """The best sandbox that this system allows, tried out.
-
-    With bubblewrap, the program finds the system's libraries, this Python, `readable` and `scratch`, which alone it
-    can write to; there is no network and no other process. With ``unshare`` alone there is no network.
+    Shut in, a program finds the system's libraries, this Python, `readable` and `scratch`, which alone it can write
+    to. There is no network, and it sees no other process.
 
     Args:
         scratch: the folder that the program works in.
         readable: files outside of it that the program reads.
     """
-    ways = {
-        "bwrap": (_bubblewrap(scratch, readable), ""),
-        "unshare": (
-            ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child"),
-            "without network, but it can read and change every file that you can, your home among them: install "
-            "bubblewrap",
-        ),
-    }
-    for program, (options, gaps) in ways.items():
+    # A folder comes before what lies in it, so that the one does not cover the other.
+    paths = [*SYSTEM, *sorted({*_python_folders(), *map(str, readable)})]
+    for program, options in (("bwrap", _bubblewrap(scratch, paths)), ("unshare", _unshare(scratch, paths))):
         if (path := shutil.which(program)) is not None and _works((path, *options)):
-            return Sandbox((path, *options), gaps)
-    return Sandbox((), "with all your rights, network and home among them: this system has neither bubblewrap nor "
-                       "user namespaces")  # fmt: skip
+            return (path, *options)
+    return None
+
+
+def _python_folders() -> set[str]:
+    """Where this Python, its packages and the libraries that it was told of lie."""
+    packages = [path for path in sys.path if {"site-packages", "dist-packages"} & set(Path(path).parts)]
+    libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path]
+    return {os.path.abspath(path) for path in (sys.prefix, sys.base_prefix, *packages, *libraries)}
+
+
+def _bubblewrap(scratch: Path, paths: Sequence[str]) -> tuple[str, ...]:
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    options += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    for path in paths:
+        if os.path.islink(path):
+            options += ["--symlink", os.readlink(path), path]
+        else:
+            options += ["--ro-bind-try", path, path]
+    return (*options, "--bind", str(scratch), str(scratch), "--chdir", str(scratch), "--")
+
+
+def _unshare(scratch: Path, paths: Sequence[str]) -> tuple[str, ...]:
+    spaces = ("--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child")
+    return (*spaces, "--", "sh", "-c", BUILD_ROOT, "sh", str(scratch), *paths, "--")
 
 
 def _works(command: tuple[str, ...]) -> bool:
@@ -79,22 +112,6 @@ def _works(command: tuple[str, ...]) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
-
-
-def _bubblewrap(scratch: Path, readable: Sequence[Path]) -> tuple[str, ...]:
-    options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    options += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for path in SYSTEM:
-        if os.path.islink(path):
-            options += ["--symlink", os.readlink(path), path]
-        else:
-            options += ["--ro-bind-try", path, path]
-    packages = [path for path in sys.path if {"site-packages", "dist-packages"} & set(Path(path).parts)]
-    libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path]
-    # A folder comes before what lies in it, so that the one does not cover the other.
-    for path in sorted({sys.prefix, sys.base_prefix, *packages, *libraries, *map(str, readable)}):
-        options += ["--ro-bind-try", path, path]
-    return (*options, "--bind", str(scratch), str(scratch), "--chdir", str(scratch))
 
 
 def _environment(home: str | Path) -> dict[str, str]:

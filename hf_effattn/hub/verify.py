@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from .audit import Audit, audit_checkpoint
 from .checkpoint_files import copy_verified
 from .inputs import sample_inputs
-from .isolation import Sandbox, find_sandbox, run_alone
+from .isolation import find_sandbox, run_alone
 from .loading import head_classes, load_checkpoint
 
 
@@ -52,8 +52,8 @@ def verify_checkpoint(
         inputs: what the model is called with.
         expected: the logits that the model gave here.
         tokenizer: that of the folder, as it is here; if given, a text must become the same tokens there.
-        run_foreign_code: whether code may run that is not this package's own. It runs in a sandbox where the system
-            has one, see `isolation`; a warning says what it can reach.
+        run_foreign_code: whether code may run that is not this package's own. It runs without network and home in a
+            sandbox where the system allows one, see `isolation`; where not, a warning says so.
         time_limit: seconds for the other process; then it is ended with all that it has started.
 
     Returns:
@@ -89,9 +89,8 @@ def _compare(
         program = (scratch / "clean_load.py", Path(__file__).with_name("clean_load.py"))
         program[0].write_bytes(program[1].read_bytes())
         command = [sys.executable, "-I", str(program[0]), auto_class, "checkpoint" if audit.code else "package"]
-        sandbox = _sandbox(folder, audit, scratch)
         try:
-            status, printed = run_alone([*sandbox.command, *command], scratch, time_limit)
+            status, printed = run_alone([*_sandbox(folder, audit, scratch), *command], scratch, time_limit)
         except TimeoutError as error:
             raise TimeoutError(f"{folder} does not load through {auto_class} in time: {error}") from error
         if status != 0:
@@ -113,14 +112,18 @@ def _outputs(folder: Path, path: Path) -> dict[str, torch.Tensor]:
     return {"logits": torch.empty(0), "token_ids": torch.empty(0)} | outputs
 
 
-def _sandbox(folder: Path, audit: Audit, scratch: Path) -> Sandbox:
-    """What the clean process is shut into: code of others alone needs it."""
+def _sandbox(folder: Path, audit: Audit, scratch: Path) -> tuple[str, ...]:
+    """What to put before the command of the clean process: code of others is shut in, where that can be."""
     if not audit.foreign:
-        return Sandbox((), "")
-    sandbox = find_sandbox(scratch, [(folder / path).resolve() for path in audit.weights])
-    if sandbox.gaps:
-        logger.warning("the code of others in %s runs %s", folder, sandbox.gaps)
-    return sandbox
+        return ()
+    found = find_sandbox(scratch, [(folder / path).resolve() for path in audit.weights])
+    if found is None:
+        logger.warning(
+            "the code of others in %s runs with all your rights, your files and the network among them: this system "
+            "has neither bubblewrap nor user namespaces to shut it in",
+            folder,
+        )
+    return found or ()
 
 
 def _difference(folder: Path, logits: torch.Tensor, expected: torch.Tensor) -> float:
