@@ -1,18 +1,16 @@
 """Whether the results of a training run can be true, and are those of the model that a card is written for."""
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..lra import LraTask
 from ..models.configuration_encoder import EncoderConfig
 from .card_facts import architecture, fact, scores
 from .export import weight_checksums
+from .loading import model_without_weights
 
 
 #: How far an end of an interval may be off by rounding.
@@ -78,8 +76,7 @@ def check_values(
     steps, best = fact(results, "steps"), results.get("best_step")
     if best is not None and not (_is_count(best) and best <= steps):
         raise ValueError(f"the results have best_step={best!r} of {steps} steps")
-    with torch.device("meta"):
-        parameters = model_class(copy.deepcopy(config)).num_parameters()
+    parameters = model_without_weights(model_class, config).num_parameters()
     if fact(results, "parameters") != parameters:
         raise ValueError(
             f"the results have {fact(results, 'parameters')!r} parameters, but the config comes to {parameters:,}"

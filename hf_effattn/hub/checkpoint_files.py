@@ -48,6 +48,9 @@ PASSED_OVER = ((".git",), (".cache", "huggingface"), (EXPORT_RECORD,))
 #: The most bytes of a JSON file: three times the largest tokenizers.
 LARGEST_JSON = 100 * 2**20
 
+#: What separates folders, names drives or must not be in a name on Windows.
+WINDOWS = set('\\:*?"<>|')
+
 CHUNK = 2**20
 
 
@@ -78,6 +81,7 @@ def read_files(folder: Path, also: Collection[str] = ()) -> CheckpointFiles:
         also: files of other names that are to be there, as paths in `folder`; hidden ones stay refused.
     """
     found = CheckpointFiles()
+    also = {str(PurePosixPath(path)) for path in also}
     seen: dict[str, str] = {}
     for path in _walk(folder):
         name = path if path.isprintable() else ascii(path)
@@ -152,6 +156,8 @@ def _refused_by_name(folder: Path, path: str, also: Collection[str]) -> str | No
         return "is neither a file nor a folder; remove it"
     if not path.isprintable():
         return "has a name that a terminal does not show as it is; rename it"
+    if set(path) & WINDOWS:
+        return "has a name that is none, or leads elsewhere, on Windows; rename it"
     if any(part.startswith(".") for part in path.split("/")) and path != ".gitattributes":
         return "is hidden, and what is hidden is not published; move it out of the folder"
     if PurePosixPath(path).name.lower() == ADAPTER:

@@ -143,8 +143,17 @@ def run_alone(command: Sequence[str], scratch: Path, time_limit: float) -> tuple
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"it was stopped after {time_limit:g} seconds; allow more with --time-limit") from error
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
         printed.seek(max(0, printed.seek(0, os.SEEK_END) - TAIL))
         return status, printable(printed.read().decode(errors="replace"))
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and those of its group, if any is left."""
+    if hasattr(os, "killpg"):
+        # Some systems answer with PermissionError for a group of which all are dead.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()

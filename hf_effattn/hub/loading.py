@@ -1,9 +1,12 @@
 """Load a checkpoint of ours with the package's own classes, whether its folder has code or not."""
 
+import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
@@ -13,12 +16,18 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..families import Family, list_families
 from ..models.configuration_encoder import EncoderConfig
 from .audit import check_is_checkpoint
 from .references import read_strictly
+
+
+#: By what factor, and by how many numbers more, a config may surpass its weights: small differences are told in detail
+#: once they are loaded, but a few bytes of a config must not take all memory.
+SLACK = (2, 10**7)
 
 
 @dataclass(frozen=True)
@@ -104,12 +113,17 @@ def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint
     """Load a folder's weights and tokenizer into the package's class for `auto_class`.
 
     Raises:
-        OSError: there are no weights in safetensors; others are never read.
-        ValueError: the config is not valid, weights are missing, left over or of another shape, or the tokenizer has
-            more tokens than the model.
+        FileNotFoundError: there are no weights in safetensors; others are never read.
+        ValueError: the config is not valid or much larger than the weights, weights are missing, left over or of
+            another shape, or the tokenizer has more tokens than the model.
     """
+    held = _sizes(folder)
+    _check_layers(folder, len(held))
     config = load_config(folder, family)
     model_class: Any = family.model_class(auto_class)
+    wanted = sum(tensor.numel() for tensor in model_without_weights(model_class, config).state_dict().values())
+    if wanted > SLACK[0] * sum(held) + SLACK[1]:
+        raise ValueError(f"the config in {folder} comes to {wanted:,} numbers, and its weights are {sum(held):,}")
     # Nothing is ignored: the report below names what transformers' own error does not.
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     model, report = model_class.from_pretrained(folder, config=config, dtype="auto", **options)
@@ -124,3 +138,28 @@ def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint
                 f"{config.vocab_size}"
             )
     return Checkpoint(model.eval(), tokenizer, auto_class)
+
+
+def model_without_weights(model_class: Any, config: EncoderConfig) -> PreTrainedModel:
+    """A model of a config on torch's meta device, which has shapes alone and takes no memory."""
+    with torch.device("meta"):
+        return model_class(copy.deepcopy(config))
+
+
+def _sizes(folder: Path) -> list[int]:
+    """How many numbers every tensor of the weights has, read from the headers of the files."""
+    sizes = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            sizes += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118  # no mapping
+    if not sizes:
+        raise FileNotFoundError(f"{folder} has no model.safetensors, or nothing in it; other weights are never read")
+    return sizes
+
+
+def _check_layers(folder: Path, tensors: int) -> None:
+    """Raise ValueError for more layers than tensors, before anything counts up to them."""
+    config = read_strictly((folder / "config.json").read_bytes())
+    for name, value in config.items():
+        if name.startswith("num_") and name.endswith("_layers") and isinstance(value, int) and value > tensors:
+            raise ValueError(f"{folder / 'config.json'} has {name}={value}, but there are only {tensors} weights")

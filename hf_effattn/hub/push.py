@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2  # what huggingface_hub makes its requests with
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from yaml import YAMLError  # huggingface_hub reads cards with it
 
 from .audit import check_is_checkpoint
 from .checkpoint_files import unchanged
@@ -148,6 +149,9 @@ def _check_token(api: HfApi) -> None:
 def _check_card(folder: Path) -> None:
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder} has no README.md: write a model card, for example with `hf-effattn card`")
-    card = ModelCard.load(folder / "README.md")
+    try:
+        card = ModelCard.load(folder / "README.md")
+    except YAMLError as error:
+        raise ValueError(f"the metadata of README.md is no YAML: {error}") from error
     if "AutoTokenizer.from_pretrained" in card.text and not (folder / "tokenizer_config.json").is_file():
         raise ValueError(f"README.md loads a tokenizer, and {folder} has none: save it there, or change the example")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -160,13 +161,16 @@ UNKNOWN = r"is no file of a checkpoint; move it out of the folder, or say that i
         ("tokenizer.json", text('{"a": {"b": 1, "b": 2}}'), "is damaged: 'b' stands there tw"),
         ("tokenizer.json", text("9" * 5000), "is damaged"),
         ("heads.PY", text("a"), UNKNOWN),
+        *((name, text("a"), "has a name that is none") for name in ("..\\a.md", "C:a.md", "a|b.png")),
         ("figures/Attention.png", png, r"is the same name as figures/Attention\.png on some systems"),
     ],
 )  # fmt: skip
 def test_files_that_must_not_travel(checkpoint, name, write, message):
     (checkpoint / "sub").mkdir()
     write(checkpoint / name)
-    with pytest.raises(ValueError, match=rf"must not be published or run as it is:\n(?i:{name}): {message}"):
+    with pytest.raises(
+        ValueError, match=rf"must not be published or run as it is:\n(?i:{re.escape(name)}): {message}"
+    ):
         hf_effattn.audit_checkpoint(checkpoint)
 
 

@@ -189,6 +189,11 @@ def change_config(folder, **fields):
         ({"architectures": None}, r"has architectures=\[\]; it must name some of \['SimpleTronModel'"),
         ({"architectures": ["LunaModel"]}, r"has architectures=\['LunaModel'\]"),
         ({"architectures": ["SimpleTronForMaskedLM"]}, r"are not those of SimpleTronForMaskedLM: .*'head\."),
+        ({"vocab_size": 10**9}, "comes to [0-9,]* numbers, and its weights are [0-9,]*"),
+        (
+            {"num_hidden_layers": 10**9},
+            r"config\.json has num_hidden_layers=1000000000, but there are only \d+ weights",
+        ),
         ({"vocab_size": 300}, r"mismatched_keys.*embeddings\.tokens\.weight.*260.*300"),
         ({"model_type": ["luna"]}, r"has model_type=\['luna'\]"),
         ({"architectures": {"a": 1}}, r"has architectures=\{'a': 1\}"),

@@ -225,6 +225,9 @@ def test_nothing_is_sent_of_what_is_refused(versions, tmp_path, monkeypatch):
     (folder / "README.md").write_text("---\n- no mapping\n---\n")
     with pytest.raises(ValueError, match="repo card metadata block should be a dict"):
         hf_effattn.push_checkpoint(folder, "tester/model")
+    (folder / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(ValueError, match=r"the metadata of README\.md is no YAML"):
+        hf_effattn.push_checkpoint(folder, "tester/model")
     (folder / "README.md").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no README\.md: write a model card"):
         hf_effattn.push_checkpoint(folder, "tester/model")
