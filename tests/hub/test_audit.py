@@ -6,8 +6,7 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
+import tracemalloc
 import zipfile
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import hf_effattn
+from hf_effattn.hub import checkpoint_files
 from hf_effattn.hub.audit import MODELS, own_code
 from hf_effattn.hub.references import DEEPEST
 from tests.hub.making import export_tiny
@@ -314,19 +314,9 @@ def test_a_folder_without_a_config_is_no_checkpoint(checkpoint):
         hf_effattn.audit_checkpoint(checkpoint)
 
 
-MEASURED = """
-import resource, sys
-import hf_effattn
-hf_effattn.audit_checkpoint(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-hf_effattn.audit_checkpoint(sys.argv[2])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
-"""
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
 def test_a_large_file_costs_no_memory(checkpoint, tmp_path, name):
-    large, size = shutil.copytree(checkpoint, tmp_path / "large") / name, 2**27
+    large, size = shutil.copytree(checkpoint, tmp_path / "large") / name, 2**25
     if name == "model.safetensors":
         header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
         large.write_bytes(len(header).to_bytes(8, "little") + header)
@@ -334,6 +324,16 @@ def test_a_large_file_costs_no_memory(checkpoint, tmp_path, name):
             file.truncate(large.stat().st_size + size)
     else:
         large.write_bytes(b"a" * size)
-    command = [sys.executable, "-c", MEASURED, str(checkpoint), str(large.parent)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(done.stdout) < size // 4
+    hf_effattn.audit_checkpoint(checkpoint)
+    tracemalloc.start()
+    try:
+        hf_effattn.audit_checkpoint(large.parent)
+        assert tracemalloc.get_traced_memory()[1] < size // 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_json_file_that_no_model_has_is_not_read(checkpoint, monkeypatch):
+    monkeypatch.setattr(checkpoint_files, "LARGEST_JSON", 20)
+    with pytest.raises(ValueError, match=r"config\.json: is larger than .* which no JSON of a model is"):
+        hf_effattn.audit_checkpoint(checkpoint)

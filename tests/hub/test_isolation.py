@@ -82,7 +82,7 @@ found = {
     "changes python": tried(Path(sys.prefix, "planted").touch),
     "changes the system": tried(Path("/usr/planted").touch),
     "changes weights": tried(lambda: weights.write_text("other")),
-    "mounts": os.system("mount -o remount,rw /usr 2> /dev/null") == 0,
+    "mounts": os.system("mount -o remount,bind,rw /usr 2> /dev/null") == 0,
     "reads weights": weights.read_text() == "weights",
     "writes": tried(Path("written").touch),
 }
