@@ -42,15 +42,16 @@ def doctor(
     """Say which backend runs every operator here, why not another one, and what would be faster.
 
     Compiles the CPU kernels if they are to run and are not there yet. Ends with status 1 if the fastest backend for
-    the device cannot run.
+    the device cannot run, and with 2 if there is no such device here.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise typer.BadParameter(f"{dtype!r} is not a floating-point dtype of torch", param_hint="--dtype")
-    typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
-    table = backends(device, found)
+    with commands.refusals():
+        typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
+        table = backends(device, found)
     rows = [
         (operator if index == 0 else "", name, status)
         for operator, served in table.items()

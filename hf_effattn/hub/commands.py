@@ -105,6 +105,7 @@ def push(
     message: Annotated[str | None, typer.Option(help="message of the commit")] = None,
     run_foreign_code: RunForeignCode = False,
     also: Also = None,
+    time_limit: TimeLimit = 600,
 ) -> None:
     """Verify a checkpoint, then publish the files that were verified as one commit.
 
@@ -121,6 +122,7 @@ def push(
             message=message,
             run_foreign_code=run_foreign_code,
             also=also or (),
+            time_limit=time_limit,
         )
     say(f'from_pretrained("{repository}", revision="{commit}", trust_remote_code=True)')
 

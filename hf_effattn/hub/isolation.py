@@ -79,10 +79,17 @@ def find_sandbox(scratch: Path, readable: Sequence[Path]) -> tuple[str, ...] | N
 
 
 def _python_folders() -> set[str]:
-    """Where this Python, its packages and the libraries that it was told of lie."""
+    """Where this Python, its packages and the libraries that it was told of lie; nothing that home lies in."""
     packages = [path for path in sys.path if {"site-packages", "dist-packages"} & set(Path(path).parts)]
     libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path]
-    return {os.path.abspath(path) for path in (sys.prefix, sys.base_prefix, *packages, *libraries)}
+    folders = {sys.prefix, sys.base_prefix, *packages, *libraries}
+    # An environment may find its Python through further links.
+    program = sys.executable
+    while os.path.islink(program):
+        program = os.path.join(os.path.dirname(program), os.readlink(program))
+        folders.add(os.path.dirname(os.path.dirname(program)))
+    home = Path(os.path.expanduser("~"))
+    return {path for path in map(os.path.abspath, folders) if not home.is_relative_to(path)}
 
 
 def _bubblewrap(scratch: Path, paths: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from yaml import YAMLError  # huggingface_hub reads cards with it
 
 from .audit import check_is_checkpoint
 from .checkpoint_files import unchanged
-from .verify import verify_folder
+from .verify import TIME_LIMIT, verify_folder
 
 
 #: What a repository keeps although the folder does not have it: how git stores its files.
@@ -32,6 +32,7 @@ def push_checkpoint(
     message: str | None = None,
     run_foreign_code: bool = False,
     also: Collection[str] = (),
+    time_limit: float = TIME_LIMIT,
 ) -> str:
     """Verify a checkpoint, then make a branch of a repository equal to it, in one commit.
 
@@ -49,6 +50,7 @@ def push_checkpoint(
         message: that of the commit.
         run_foreign_code: whether code that is not this package's own may run, see `verify_checkpoint`, and be sent.
         also: files of other names that are to be sent, as paths in the folder.
+        time_limit: seconds for the process that loads the checkpoint on its own.
 
     Returns:
         The commit's 40 hexadecimal digits, to be loaded as
@@ -62,6 +64,7 @@ def push_checkpoint(
             the metadata of the card is not valid, the card loads a tokenizer that is not there, or the repository
             exists and is not as `private` says.
         RuntimeError: the checkpoint does not load on its own.
+        TimeoutError: that takes longer than `time_limit`.
         ConnectionError: a request failed or was refused. The branch is as it was, unless the answer to the commit is
             all that was lost; pushing again is safe in any case.
     """
@@ -71,7 +74,7 @@ def push_checkpoint(
     with _failures_named(repo_id):
         _check_token(api)
     _check_card(folder)
-    audit = verify_folder(folder, run_foreign_code=run_foreign_code, also=also).audit
+    audit = verify_folder(folder, run_foreign_code=run_foreign_code, also=also, time_limit=time_limit).audit
     if not audit.code:
         raise ValueError(f"{folder} has no code, which others need to load it: publish what `hf-effattn export` makes")
     additions = _additions(folder, audit.files)

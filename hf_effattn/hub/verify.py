@@ -39,6 +39,7 @@ def verify_checkpoint(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     run_foreign_code: bool = False,
+    also: Collection[str] = (),
     time_limit: float = TIME_LIMIT,
 ) -> float:
     """Audit `folder`, load it through `auto_class` in a process without hf_effattn and network, and compare logits.
@@ -54,6 +55,7 @@ def verify_checkpoint(
         tokenizer: that of the folder, as it is here; if given, a text must become the same tokens there.
         run_foreign_code: whether code may run that is not this package's own. It runs without network and home in a
             sandbox where the system allows one, see `isolation`; where not, a warning says so.
+        also: files of other names that belong to the checkpoint, see `audit_checkpoint`.
         time_limit: seconds for the other process; then it is ended with all that it has started.
 
     Returns:
@@ -66,7 +68,7 @@ def verify_checkpoint(
         ValueError: the audit refuses a file, or the logits there have another shape or differ by more than rounding,
             see `TOLERANCE`, or the tokens differ.
     """
-    audit = audit_checkpoint(folder, foreign_code=run_foreign_code)
+    audit = audit_checkpoint(folder, foreign_code=run_foreign_code, also=also)
     return _compare(Path(folder), audit, auto_class, inputs, expected, tokenizer, time_limit)
 
 
@@ -167,7 +169,7 @@ def verify_folder(
     Args:
         folder: a checkpoint.
         run_foreign_code: see `verify_checkpoint`.
-        also: files of other names that belong to the checkpoint, see `audit_checkpoint`.
+        also: see `verify_checkpoint`.
         time_limit: see `verify_checkpoint`; it holds for every head.
 
     Raises:

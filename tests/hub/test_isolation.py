@@ -110,6 +110,19 @@ def test_code_of_others_is_shut_in(tmp_path, monkeypatch, program):
     assert [name for name, came_true in found.items() if came_true] == ["reads weights", "writes"]
 
 
+def test_home_is_not_let_in_with_python(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "alias/bin").mkdir(parents=True)
+    (tmp_path / "bin/python").symlink_to("../alias/bin/python")
+    (tmp_path / "alias/bin/python").symlink_to("/bin/python")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/python"))
+    folders = isolation._python_folders()
+    assert {str(tmp_path / "alias"), sys.base_prefix} <= folders
+    assert not {str(tmp_path), str(tmp_path.parent), "/"} & folders
+
+
 def test_without_a_sandbox_a_warning_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
     audit = Audit(files={}, code={"heads.py": "0"}, weights=(), foreign=("heads.py",))

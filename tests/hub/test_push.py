@@ -276,13 +276,25 @@ def test_a_checkpoint_without_code_is_not_published(tmp_path, monkeypatch):
 
 def test_the_command_says_how_to_load_what_it_pushed(monkeypatch):
     def pushed(folder, repo_id, **options):
-        assert options.pop("also") == ["notes.txt"] and options.pop("run_foreign_code") is False
+        assert options.pop("also") == ["notes.txt"] and options.pop("time_limit") == 600
+        assert options.pop("run_foreign_code") is True
         assert options == {"private": True, "revision": "draft", "message": None}
         return "0" * 40
 
     monkeypatch.setattr(push, "push_checkpoint", pushed)
     done = CliRunner().invoke(
-        app, ["push", "model", "tester/model", "--private", "--revision", "draft", "--also", "notes.txt"]
+        app,
+        [
+            "push",
+            "model",
+            "tester/model",
+            "--private",
+            "--revision",
+            "draft",
+            "--also",
+            "notes.txt",
+            "--run-foreign-code",
+        ],
     )
     assert done.exit_code == 0
     assert f'from_pretrained("tester/model", revision="{"0" * 40}", trust_remote_code=True)' in done.stdout
