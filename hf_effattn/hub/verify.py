@@ -1,6 +1,7 @@
 """Prove that a checkpoint folder is all that a user needs: load it in a clean process, without us and offline."""
 
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Collection
@@ -88,9 +89,8 @@ def _compare(
         save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, scratch / "inputs.safetensors")
         if tokenizer is not None:
             (scratch / "text").write_text(TEXT, encoding="utf-8")
-        program = (scratch / "clean_load.py", Path(__file__).with_name("clean_load.py"))
-        program[0].write_bytes(program[1].read_bytes())
-        command = [sys.executable, "-I", str(program[0]), auto_class, "checkpoint" if audit.code else "package"]
+        program = shutil.copy(Path(__file__).with_name("clean_load.py"), scratch)
+        command = [sys.executable, "-I", str(program), auto_class, "checkpoint" if audit.code else "package"]
         try:
             status, printed = run_alone([*_sandbox(folder, audit, scratch), *command], scratch, time_limit)
         except TimeoutError as error:
