@@ -205,9 +205,6 @@ def attend_kernel(
         inside = token < length
         q = _load_rows(query, b, h, token, inside, f, F)
         total = _dot(q, state, tl.zeros([BLOCK_N, BLOCK_X], tl.float32), OPERAND, PRECISION)
-        factor = tl.full([BLOCK_N], 1.0, tl.float32)
-        if scale is not None:
-            factor = _load_numbers(scale, b, h, token, inside, 0.0)
         if NORMALIZE:
             z = _load_border(border, row, first // BLOCK_N, f, F)
             den = tl.sum(q.to(tl.float32) * z[None, :], 1) + eps
@@ -221,6 +218,9 @@ def attend_kernel(
                 den += tl.sum(pairs, 1)
             total = _dot(pairs, v, total, OPERAND, PRECISION)
             state = _dot(tl.trans(k), v, state, OPERAND, PRECISION)
+        factor = tl.full([BLOCK_N], 1.0, tl.float32)
+        if scale is not None:
+            factor = _load_numbers(scale, b, h, token, inside, 0.0)
         if NORMALIZE:
             # Without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
             den = tl.where(den == 0, 1.0, den)

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,18 @@ from torch import Tensor
 
 #: The fewest tokens of a part, and into how many sums those of a causal part are divided.
 MIN_PART_LENGTH, SUMS_OF_PART = 256, 4
+
+
+class Architecture(NamedTuple):
+    """What a GPU is to these kernels.
+
+    Attributes:
+        name: "sm80" (Ampere, or Ada), "sm90" (Hopper), "sm100" (Blackwell, or later), or "rocm".
+        memory: the shared memory of one program in KiB.
+    """
+
+    name: str
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -71,17 +83,28 @@ class Tiling:
     ) -> "Tiling":
         """For products of rows of width `inner` and states to `outer` columns, of `operands`."""
         dtypes = frozenset(operand.dtype for operand in operands if operand is not None)
-        return tiling(kernel, inner, outer, causal, dtypes, shared_memory(device))
+        return tiling(kernel, inner, outer, causal, dtypes, architecture(device))
 
 
 @functools.lru_cache(maxsize=1024)
-def tiling(kernel: str, inner: int, outer: int, causal: bool, dtypes: frozenset[torch.dtype], memory: int) -> Tiling:
-    """The tiling of a kernel for operands of these `dtypes`, on a GPU whose programs share `memory` KiB."""
+def tiling(
+    kernel: str, inner: int, outer: int, causal: bool, dtypes: frozenset[torch.dtype], gpu: Architecture
+) -> Tiling:
+    """The tiling of a kernel for operands of these `dtypes`."""
     bfloat16 = dtypes == {torch.bfloat16}
     # TF32 has float16's precision and float32's range. Few devices of ROCm know it; they multiply float32 fast.
-    precision = "ieee" if torch.version.hip is not None else "tf32x3" if torch.float32 in dtypes else "tf32"
-    divide = _blocks_of_sum if kernel == "sum" else _blocks_of_walk if causal else _blocks_of_read
-    tiles, constants = divide(inner, outer, 2 if bfloat16 else 4, memory * 1024)
+    precision = "ieee" if gpu.name == "rocm" else "tf32x3" if torch.float32 in dtypes else "tf32"
+    if kernel == "sum":
+        blocks = _blocks_of_sum
+    elif not causal:
+        blocks = _blocks_of_read
+    elif (bfloat16 and gpu.name != "sm80") or gpu.name == "rocm" or (gpu.name == "sm100" and precision == "tf32x3"):
+        blocks = _blocks_of_walk
+    else:
+        blocks = _small_blocks_of_walk
+    tiles, constants = blocks(inner, outer, 2 if bfloat16 else 4, gpu.memory * 1024)
+    if blocks is _small_blocks_of_walk and precision == "tf32":
+        constants["BLOCK_N"] = 16
     constants |= {"OPERAND": "bfloat16" if bfloat16 else "float32", "PRECISION": precision}
     # That products and sums may be fused is said because Triton 3.10 turns it off.
     return Tiling(tiles, constants | {"enable_fp_fusion": True})
@@ -128,12 +151,31 @@ def _blocks_of_walk(inner: int, outer: int, size: int, memory: int) -> tuple[int
     return count(outer, block_x), {"BLOCK_N": block_n, "BLOCK_K": block_k, "BLOCK_X": block_x, **options}
 
 
-def shared_memory(device: torch.device) -> int:
-    """The shared memory of one program in KiB."""
+def _small_blocks_of_walk(inner: int, outer: int, size: int, memory: int) -> tuple[int, dict[str, Any]]:
+    """The same where matrix units take operands from registers: blocks so small that no register is spilled."""
+    block_k, block_x = block(inner), min(32, block(outer))
+    widest = block(max(inner, outer))
+    options = {"num_warps": 8 if widest * size >= 256 and size > 2 else 4, "num_stages": 1}
+    blocks = {"BLOCK_N": 32 if widest * size <= 256 else 16, "BLOCK_K": block_k, "BLOCK_X": block_x}
+    return count(outer, block_x), blocks | options
+
+
+def architecture(device: torch.device) -> Architecture:
+    """What a GPU is; of a CPU, for Triton's interpreter, the smallest."""
     if device.type != "cuda" or not torch.cuda.is_available():
-        return 99
+        return Architecture("sm80", 99)
+    properties = torch.cuda.get_device_properties(device)
+    name = (
+        "rocm"
+        if torch.version.hip
+        else "sm80"
+        if properties.major < 9
+        else "sm90"
+        if properties.major == 9
+        else "sm100"
+    )
     # torch's types do not know this property, which every version that we support has.
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin // 1024  # type: ignore[attr-defined]
+    return Architecture(name, properties.shared_memory_per_block_optin // 1024)  # type: ignore[attr-defined]
 
 
 def processors(device: torch.device) -> int:

@@ -186,14 +186,17 @@ def walk_gradients(
     weighted, shift = _weigh(of_output, output, scale, denominator)
     of_query, of_key, of_value, of_initial = _rows_like(query), _rows_like(key), _rows_like(value), of_last.clone()
     before, after = None, None
+    features, dim, inputs = key.shape[-1], value.shape[-1], (query, key, value)
+    # Of queries and of keys; of values.
+    by_dim = Tiling.of("gradient", dim, features, True, key.device, *inputs)
+    by_feature = Tiling.of("gradient", features, dim, True, key.device, *inputs)
     if normalize:
-        # Equal blocks of tokens in all three gradients, because widths may be exchanged in them.
-        tiling = Tiling.of("gradient", value.shape[-1], key.shape[-1], True, key.device, weighted, value, key)
-        before = _border(key, mask, None, initial, None, tiling, reverse=False)
-        after = _border(query, None, shift, of_last, of_initial, tiling, reverse=True)
-    _walk_gradient("query", weighted, value, key, mask, shift, before, initial, of_query, None)
-    _walk_gradient("key", value, weighted, query, mask, shift, after, of_last, of_key, None)
-    _walk_gradient("value", key, query, weighted, mask, shift, None, of_last, of_value, of_initial)
+        before = _border(key, mask, None, initial, None, by_dim, reverse=False)
+        after = _border(query, None, shift, of_last, of_initial, by_dim, reverse=True)
+    rest = (mask, shift, normalize)
+    _gradient("query", weighted, value, key, *rest, before, initial, of_query, None, by_dim)
+    _gradient("key", value, weighted, query, *rest, after, of_last, of_key, None, by_dim)
+    _gradient("value", key, query, weighted, *rest, None, of_last, of_value, of_initial, by_feature)
     return of_query, of_key, of_value, of_initial
 
 
@@ -324,22 +327,15 @@ def _weigh(
 
 def _read_gradient(role: str, u, mask, shift, edge: Tensor, gradient: Tensor, normalize: bool) -> None:
     """Write the gradient of queries, keys or values that have read or written one state."""
-    tiling = Tiling.of("gradient", u.shape[-1], gradient.shape[-1], False, u.device, u)
+    tiling = Tiling.of("gradient", u.shape[-1], gradient.shape[-1], False, u.device, gradient)
     border = column_as_border(edge) if normalize and role != "value" else None
-    _launch_gradient(role, u, None, None, mask, shift, border, edge, None, gradient, tiling, normalize)
+    _gradient(role, u, None, None, mask, shift, normalize, border, edge, gradient, None, tiling)
 
 
-def _walk_gradient(
-    role: str, u, w, x, mask, shift, border, edge: Tensor | None, gradient: Tensor, of_initial: Tensor | None
+def _gradient(
+    role: str, u, w, x, mask, shift, normalize: bool, border, edge, gradient, of_initial, tiling: Tiling
 ) -> None:
-    """Write the gradient of causal queries, keys or values; `u`, `w` and `x` are those of `gradient_kernel`."""
-    tiling = Tiling.of("gradient", u.shape[-1], gradient.shape[-1], True, u.device, u, w, x)
-    _launch_gradient(role, u, w, x, mask, shift, border, edge, of_initial, gradient, tiling, shift is not None)
-
-
-def _launch_gradient(
-    role: str, u, w, x, mask, shift, border, edge, of_initial, gradient, tiling: Tiling, normalize: bool
-) -> None:
+    """Write `gradient`, and for causal values the matrix of `of_initial`; `gradient_kernel` says what the others are."""
     inner, outer = u.shape[-1], gradient.shape[-1]
     parts = Parts.of(u, tiling.tiles, SHORT_PROGRAMS if w is None else 1)
     sums = None
