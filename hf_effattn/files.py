@@ -4,8 +4,12 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def fsync_tree(folder: Path) -> None:
@@ -20,6 +24,28 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
+    """Raise OSError, as Python's own files do, where safetensors or torch cannot write to a disk, say a full one.
+
+    Args:
+        place: what is written.
+        remedy: what to do then.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError, OSError) as error:
+        # The file in which torch writes its archives names itself; it has no error of its own.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        number = error.errno if isinstance(error, OSError) else None
+        message = f"{place} cannot be written ({error}): {remedy}"
+        raise (OSError(message) if number is None else OSError(number, message)) from error
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, Trainer
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import (
@@ -34,6 +34,7 @@ from hf_effattn.training.run import (
     start_model,
     train_and_score,
 )
+from hf_effattn.training.trainer import CheckedTrainer
 from hf_effattn.training.user_data import check_texts, is_running, load_splits
 
 
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         masks = DataCollatorForLanguageModeling(tokenizer, mlm_probability=run.mlm_probability)
         collate = MaskingCollator(masks, training.seed)
         encoded = encode(run, splits, tokenizer, collate)
-    trainer = Trainer(
+    trainer = CheckedTrainer(
         model=start_model("AutoModelForMaskedLM", run, config),
         args=training,
         data_collator=collate,

@@ -54,6 +54,20 @@ def choose_weights_by(training: TrainingArguments, higher: Collection[str], lowe
     training.greater_is_better = greater
 
 
+def check_best_is_saved(training: TrainingArguments) -> None:
+    """Raise ValueError if an evaluation may find weights to be the best that are not saved.
+
+    `Trainer` takes multiples of `eval_steps` for `save_steps`. It would tell the score of the best step and load the
+    weights of another, or leave the last ones.
+    """
+    by_steps = training.eval_strategy == training.save_strategy == "steps"
+    if training.load_best_model_at_end and by_steps and training.eval_steps != training.save_steps:
+        raise ValueError(
+            f"with save_steps={training.save_steps:g} and eval_steps={training.eval_steps:g} the best weights may not "
+            "be saved, and so could not be loaded: set both to the same, or save_strategy to best"
+        )
+
+
 def check_trainer(trainer: Any) -> None:
     """Raise ValueError if the trainer would not do what it was asked for.
 
