@@ -51,7 +51,7 @@ class CheckedTrainer(Trainer):
         if resume_from_checkpoint is not None and self.args.load_best_model_at_end:
             self.best_weights = best_weights(Path(resume_from_checkpoint))
             if self.best_weights is not None:
-                best = checkpoint_of(Path(resume_from_checkpoint).parent, self.state.best_global_step)
+                best = checkpoint_of(Path(resume_from_checkpoint).parent, int(self.state.best_global_step or 0))
                 self.state.best_model_checkpoint = str(best)
         return trained
 
