@@ -16,6 +16,7 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+from hf_effattn.lra.checked_cache import checked_map
 from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import (
     LANGUAGE_SCORES,
@@ -86,7 +87,7 @@ def encode(
         rows = cut_lines(splits, tokenizer, run.max_length)
     else:
         rows = chunk_texts(splits, tokenizer, run.max_length, is_running(run, running_text=True))
-    held_out = {name: split.map(collate.masked) for name, split in rows.items() if name != "train"}
+    held_out = {name: checked_map(split, collate.masked) for name, split in rows.items() if name != "train"}
     return DatasetDict({"train": rows["train"], **held_out})
 
 
