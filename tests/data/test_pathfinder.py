@@ -419,7 +419,7 @@ def described(kind, shape):
             lists(described("<U20", (10**12, 13))),
             r"an array of <U20 of shape \(1000000000000, 13\) has 1,040,000,000,0",
         ),
-        (lists(described("<U2000000000", (1,))), "has 8,000,000,000 bytes, but 0 follow"),
+        (lists(described("<U400000000", (1,))), "has 1,600,000,000 bytes, but 0 follow"),
         (lists(described("<U20", (2**62, 2**62))), "bytes, but 0 follow"),
         (lists(described("<U0", (2**60,))), "has 0 bytes, but 0 follow"),
         (lists(described("<U20", (2**60, 0))), "has 0 bytes, but 0 follow"),
