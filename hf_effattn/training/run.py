@@ -25,7 +25,7 @@ from ..hub.export import export_checkpoint, weight_checksums
 from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
 from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
-from .checks import check_arguments, check_best_is_saved, check_trainer, choose_weights_by
+from .checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
 from .model_zoo import check_length
 from .recipes import parse_recipe
@@ -82,7 +82,7 @@ def begin(
     run, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     check_arguments(training)
-    check_best_is_saved(training)
+    check_weights_are_kept(training)
     choose_weights_by(training, higher, lower)
     if (checkpoint := checkpoint_to_resume(run, training)) is not None:
         training.resume_from_checkpoint = str(checkpoint)

@@ -28,7 +28,7 @@ class CheckedTrainer(Trainer):
         Raises:
             OSError: the disk is full, or cannot be written.
         """
-        folder = checkpoint_of(str(self.args.output_dir), self.state.global_step)
+        folder = checkpoint_of(self._get_output_dir(trial), self.state.global_step)
         with disk_errors(folder, "make room, and go on with --resume true"):
             super()._save_checkpoint(model, trial)
             # Every process writes its random numbers there.

@@ -22,7 +22,7 @@ from hf_effattn.lra.task import TASKS
 from hf_effattn.training import trainer as trainers
 from hf_effattn.training.checkpoint_files import CHECKSUMS, best_weights, checkpoint_of, damage, seal
 from hf_effattn.training.checkpoints import ASKED, checkpoint_to_resume, last_complete_checkpoint
-from hf_effattn.training.checks import check_best_is_saved
+from hf_effattn.training.checks import check_weights_are_kept
 from hf_effattn.training.run import store
 from tests.integration.toy_loop import TOY
 from tests.integration.user_runs import command_line, script, weights, write_config, write_text
@@ -357,12 +357,20 @@ def test_best_weights_that_would_not_be_saved_are_refused(saved):
     training = TrainingArguments(
         "unused", use_cpu=True, eval_strategy="steps", save_strategy="steps", eval_steps=2, save_steps=saved
     )
-    check_best_is_saved(training)
+    check_weights_are_kept(training)
     training.load_best_model_at_end = True
     with pytest.raises(ValueError, match=message):
-        check_best_is_saved(training)
+        check_weights_are_kept(training)
     training.save_strategy = "best"
-    check_best_is_saved(training)
+    check_weights_are_kept(training)
+
+
+@of_both
+@pytest.mark.parametrize("name", ["bf16_full_eval", "fp16_full_eval"])
+def test_the_weights_that_are_left_are_not_rounded_by_an_evaluation(killed, tmp_path, name):
+    run, _ = killed
+    with pytest.raises(ValueError, match=f"{name} would round the weights that are left: leave it out, or train with"):
+        run(tmp_path / "run", use_cpu=True, **{name: True})
 
 
 @of_both
