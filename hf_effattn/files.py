@@ -39,13 +39,11 @@ def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError) as error:
         # The file in which torch writes its archives names itself; it has no error of its own.
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
-        number = error.errno if isinstance(error, OSError) else None
-        message = f"{place} cannot be written ({error}): {remedy}"
-        raise (OSError(message) if number is None else OSError(number, message)) from error
+        raise OSError(f"{place} cannot be written ({error}): {remedy}") from error
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -72,5 +70,5 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again what wrote it") from error

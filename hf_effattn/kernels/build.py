@@ -52,7 +52,8 @@ def build() -> Path:
     version = compiler_version(compiler)
     try:
         # The library asks for torch's OpenMP by name, and other versions of torch bring others.
-        name = f"linear_attention-{digest(version, processor(), *command, *openmp_of_torch())}.so"
+        openmp = [Path(path).name for path in openmp_of_torch()]
+        name = f"linear_attention-{digest(version, processor(), *command, *openmp)}.so"
     except OSError as error:
         raise BuildError(f"the sources of the kernels cannot be read: {error}; install hf_effattn anew") from error
     library = trusted_folder() / name

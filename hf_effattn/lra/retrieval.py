@@ -15,6 +15,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ..files import sha256
+from .checked_cache import checked_map
 from .checksums import verified
 from .generated import generated
 from .text import load_text
@@ -93,10 +94,14 @@ def load_retrieval_reviews(source: str = "package") -> DatasetDict:
     Raises:
         ValueError: as `load_text`.
     """
-    reviews = load_text(source).map(lambda text: {"text": LINE_BREAKS.sub(" ", text)}, input_columns="text")
-    splits = DatasetDict(
-        {name: Dataset.from_list(list(pair_halves(split)), features=FEATURES) for name, split in reviews.items()}
-    )
+
+    def of_one_line(text: str) -> dict[str, str]:
+        return {"text": LINE_BREAKS.sub(" ", text)}
+
+    splits = DatasetDict()
+    for name, split in load_text(source).items():
+        reviews = checked_map(split, of_one_line, input_columns="text")
+        splits[name] = Dataset.from_list(list(pair_halves(reviews)), features=FEATURES)
     return verified(splits, CHECKSUMS if source == "package" else {})
 
 

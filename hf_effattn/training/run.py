@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from ..files import disk_errors, write_json
+from ..files import write_json
 from ..hub.export import export_checkpoint, weight_checksums
 from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
@@ -218,12 +218,11 @@ def store(
         OSError: the disk is full, or cannot be written.
         RuntimeError: the weights are not the best ones.
     """
-    with disk_errors(output_dir, "make room, and go on with --resume true, where the script can"):
-        folder = export_checkpoint(model, tokenizer, output_dir / "model")
-        results["weights"] = weight_checksums(folder)
-        if best is not None and results["weights"] != best:
-            raise RuntimeError(f"the weights in {folder} are {results['weights']}, and the best ones were {best}")
-        write_json(output_dir / RESULTS, results)
+    folder = export_checkpoint(model, tokenizer, output_dir / "model")
+    results["weights"] = weight_checksums(folder)
+    if best is not None and results["weights"] != best:
+        raise RuntimeError(f"the weights in {folder} are {results['weights']}, and the best ones were {best}")
+    write_json(output_dir / RESULTS, results)
 
 
 def whole_model(trainer: Any, kind: type[PreTrainedModel]) -> PreTrainedModel:
