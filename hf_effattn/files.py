@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import json
 import os
@@ -26,9 +27,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+#: What the system says of a disk that takes no more: none is left, of a user's share, or of a file's length.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
 def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
-    """Raise OSError, as Python's own files do, where safetensors or torch cannot write to a disk, say a full one.
+    """Raise OSError that names `place` and `remedy` where a disk is full.
+
+    safetensors and torch have errors of their own where they cannot write, which become OSError as well.
 
     Args:
         place: what is written.
@@ -39,11 +46,14 @@ def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
+        number = error.errno if isinstance(error, OSError) else None
         # The file in which torch writes its archives names itself; it has no error of its own.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+        of_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
+        if not (of_torch or isinstance(error, SafetensorError) or number in _FULL):
             raise
-        raise OSError(f"{place} cannot be written ({error}): {remedy}") from error
+        message = f"{place} cannot be written ({error}): {remedy}"
+        raise (OSError(message) if number is None else OSError(number, message)) from error
 
 
 def write_json(path: str | Path, content: Any) -> None:
