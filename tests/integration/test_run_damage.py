@@ -103,7 +103,8 @@ def killed(request, tmp_path_factory):
         patch.setattr(trainers.CheckedTrainer, "_determine_best_metric", by_step)
         with acting(STOP, kill), pytest.raises(Killed):
             run(home / "run")
-        yield run, home / "run"
+        # The checkpoints know where they were written, and are not there any more.
+        yield run, (home / "run").rename(home / "killed")
 
 
 @pytest.fixture
@@ -191,8 +192,16 @@ def test_checksums_are_written_last(killed):
 
 
 @of_both
-def test_a_run_goes_on_where_it_was_moved_and_its_weights_are_the_best_ones(copy, tmp_path):
+def test_a_run_goes_on_where_it_was_moved_and_its_weights_are_the_best_ones(copy, monkeypatch):
     folder, finish = copy
+    begin, begun = trainers.CheckedTrainer._init_training_state, []
+
+    def watched(self, *arguments):
+        trained = begin(self, *arguments)
+        begun.append(self.state.best_model_checkpoint)
+        return trained
+
+    monkeypatch.setattr(trainers.CheckedTrainer, "_init_training_state", watched)
     # A process that was killed as it exported, or wrote a file, left these.
     left = [folder / name for name in (".model-abc", ".model-old-abc", f".{ASKED}-abc", ".results.json-abc")]
     for path in left[:2]:
@@ -201,6 +210,7 @@ def test_a_run_goes_on_where_it_was_moved_and_its_weights_are_the_best_ones(copy
         path.touch()
     (folder / "results.json").write_text('{"test": {"te')
     results = finish()
+    assert begun == [str(folder / f"checkpoint-{BEST}")], "where the best weights are now"
     assert not any(path.exists() for path in left)
     assert (results["steps"], results["best_step"]) == (8, BEST)
     assert results["weights"] == {"model.safetensors": sha256(folder / f"checkpoint-{BEST}/model.safetensors")}
@@ -237,7 +247,7 @@ def test_damaged_arguments_are_named_with_what_can_be_done(copy, asked):
 
 @of_lra
 @pytest.mark.parametrize("how", HOWS)
-def test_a_best_checkpoint_that_is_missing_or_changed_is_an_error_before_training(copy, how):
+def test_a_best_checkpoint_that_is_missing_or_changed_is_an_error_before_training(copy, monkeypatch, how):
     folder, finish = copy
     best = checkpoint_of(folder, BEST)
     if how == "missing":
@@ -245,6 +255,7 @@ def test_a_best_checkpoint_that_is_missing_or_changed_is_an_error_before_trainin
     else:
         change(best / "model.safetensors", how)
     remedy = rf"Put {best} back from a copy; or remove it and the checkpoints after it"
+    monkeypatch.setattr(trainers.CheckedTrainer, "__init__", lambda *args, **kwargs: pytest.fail("it has begun"))
     with pytest.raises(
         ValueError, match=rf"counts on the weights of checkpoint-4, the best until then, but .*{remedy}"
     ):
