@@ -59,7 +59,7 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
                 "folder"
             )
         return None
-    if _is_finished(folder):
+    if is_finished(folder):
         raise FileExistsError(f"{folder} holds a run that is finished, see its {RESULTS}: give another folder")
     checkpoint = last_complete_checkpoint(folder)
     if (folder / ASKED).is_file():
@@ -80,7 +80,7 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
     return checkpoint
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether a run has left its results; those that are cut or empty are none, and will be written anew."""
     path = folder / RESULTS
     if not path.is_file():
