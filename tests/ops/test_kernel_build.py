@@ -400,6 +400,18 @@ def test_a_library_that_cannot_be_loaded_is_named(tmp_path):
     assert "cannot be loaded" in done.stderr and "remove it to have it compiled anew" in done.stderr
 
 
+def test_a_forward_pass_of_a_user_without_a_home_runs_in_torch_and_says_why():
+    code = (
+        "import os, pwd\nfor name in ('HOME', 'XDG_CACHE_HOME', 'HF_EFFATTN_CACHE'):\n    os.environ.pop(name, None)\n"
+    )
+    code += ATTEND + "pwd.getpwuid = {}.__getitem__\nlinear_attention(rows, rows, rows)\n"
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "linear attention runs in plain torch, more slowly than it could: there is no folder ~/.cache" in done.stderr
+    )
+
+
 def test_without_a_compiler_torch_serves_and_says_so(tmp_path):
     code = ATTEND + "from hf_effattn import backends\nlinear_attention(rows, rows, rows)\n"
     code += "print(backends()['linear_attention']['torch'])\nlinear_attention(rows, rows, rows, backend='cpu')"
