@@ -286,13 +286,14 @@ def _array(raw: bytes) -> np.ndarray:
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:
-    """A picture in grey, unsigned bytes ``[size, size]``.
+    """A picture in grey, unsigned bytes ``[size, size]``, of a PNG file.
 
     Raises:
         ValueError: the file is no picture, or one of another size.
     """
     try:
-        with Image.open(path) as picture:
+        # Whatever a file is called, Pillow would read it as what it is; of EPS it would have Ghostscript run a program.
+        with Image.open(path, formats=["PNG"]) as picture:
             if picture.size != (size, size):
                 raise ValueError(f"{path} has {picture.height} x {picture.width} pixels, expected {size} x {size}")
             return np.asarray(picture.convert("L"))

@@ -452,3 +452,10 @@ def test_a_list_that_is_huge_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "0.npy").write_bytes(bytes(1001))
     with pytest.raises(ValueError, match=r"0\.npy has more than 1,000 bytes"):
         pathfinder.read_list(tmp_path / "0.npy")
+
+
+@pytest.mark.parametrize("form", ["EPS", "GIF", "TIFF"])
+def test_a_picture_is_read_as_what_it_is_called(tmp_path, form):
+    Image.new("L", (32, 32)).save(tmp_path / "picture.png", form)
+    with pytest.raises(ValueError, match=r"picture\.png is no picture: cannot identify image file"):
+        pathfinder.read_picture(tmp_path / "picture.png", 32)
