@@ -292,7 +292,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
         ValueError: the file is no picture, or one of another size.
     """
     try:
-        # Whatever a file is called, Pillow would read it as what it is; of EPS it would have Ghostscript run a program.
+        # Pillow would read a file as what it is, whatever it is called; for EPS it starts Ghostscript on it.
         with Image.open(path, formats=["PNG"]) as picture:
             if picture.size != (size, size):
                 raise ValueError(f"{path} has {picture.height} x {picture.width} pixels, expected {size} x {size}")
