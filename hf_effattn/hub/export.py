@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import fsync_tree, read_json, sha256, write_json
+from ..files import disk_errors, fsync_tree, read_json, sha256, write_json
 from .checkpoint_files import EXPORT_RECORD
 
 
@@ -32,9 +32,10 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(staging)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
+        with disk_errors(folder, "make room, or choose another folder"):
+            model.save_pretrained(staging)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
         hashes = {path: sha256(staging / path) for path in _files(staging)}
         write_json(staging / EXPORT_RECORD, {"hf_effattn": version("hf_effattn"), "files": hashes})
         fsync_tree(staging)

@@ -335,7 +335,7 @@ def _read_gradient(role: str, u, mask, shift, edge: Tensor, gradient: Tensor, no
 def _gradient(
     role: str, u, w, x, mask, shift, normalize: bool, border, edge, gradient, of_initial, tiling: Tiling
 ) -> None:
-    """Write `gradient`, and for causal values the matrix of `of_initial`; `gradient_kernel` says what the others are."""
+    """Write `gradient` and, for causal values, the matrix of `of_initial`; for the others see `gradient_kernel`."""
     inner, outer = u.shape[-1], gradient.shape[-1]
     parts = Parts.of(u, tiling.tiles, SHORT_PROGRAMS if w is None else 1)
     sums = None

@@ -79,7 +79,9 @@ def launches(monkeypatch, target, dtype, dim, causal, normalize):
     """The kernels of a forward and a backward pass with the arguments that they are launched with, not run."""
     recorded = []
     monkeypatch.setattr(
-        triton_operators, "launch", lambda kernel, *_, **arguments: recorded.append((kernel, _[2], arguments))
+        triton_operators,
+        "launch",
+        lambda kernel, programs, device, constants, **arguments: recorded.append((kernel, constants, arguments)),
     )
     monkeypatch.setattr(triton_launch, "architecture", lambda device: GPUS[target])
     shape = (2, 2048, 2, dim)
