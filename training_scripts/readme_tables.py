@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 QUICKSTART = ROOT / "training_scripts/results/quickstart.json"
 BENCHMARK = ROOT / "training_scripts/results/benchmark.json"
+GPU = ROOT / "training_scripts/results/gpu-nvidia-h100-torch2.11.0-triton3.6.0.json"
 
 #: What of a run's results.json is kept in the repository; the log and the machine's details stay with the run.
 KEPT = ("parameters", "steps", "test", "tokens_per_second", "peak_memory_bytes", "data", "environment", "model_config")
@@ -65,6 +66,7 @@ def with_tables(readme: str) -> str:
         "quickstart": quickstart_table(read_json(QUICKSTART)),
         "operators": operators_table(benchmark),
         "models": models_table(benchmark),
+        "gpu": gpu_table(read_json(GPU)),
     }
     for name, table in tables.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
@@ -151,6 +153,33 @@ def models_table(benchmark: dict[str, Any]) -> str:
         ]
         for entry in entries
     ]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def gpu_table(results: dict[str, Any]) -> str:
+    """Times on a GPU of what was measured there, as a CUDA graph replays it, beside softmax and the memory's floor."""
+    headers = [
+        "direction",
+        "B, H, N, D",
+        "attention",
+        "forward, ms",
+        "× floor",
+        "with gradients, ms",
+        "× floor",
+        "error",
+    ]
+    rows = []
+    for direction in ("causal", "bidirectional"):
+        for row in results["parts"][direction]:
+            if "shape" not in row:
+                continue
+            cells = []
+            for what in ("forward", "with gradients"):
+                milliseconds = row[what]["graph ms"]
+                cells += [f"{milliseconds:.3f}", f"{milliseconds / row[f'{what}, floor']:.1f}"]
+            error = f"{row['error']:.1e}" if "error" in row else "–"
+            shape = ", ".join(f"{size:,}" for size in row["shape"])
+            rows.append([direction, shape, row["name"], *cells, error])
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 

@@ -94,16 +94,17 @@ def tiling(
     bfloat16 = dtypes == {torch.bfloat16}
     # TF32 has float16's precision and float32's range. Few devices of ROCm know it; they multiply float32 fast.
     precision = "ieee" if gpu.name == "rocm" else "tf32x3" if torch.float32 in dtypes else "tf32"
+    float16 = precision == "tf32" and not bfloat16
     if kernel == "sum":
         blocks = _blocks_of_sum
     elif not causal:
         blocks = _blocks_of_read
-    elif (bfloat16 and gpu.name != "sm80") or gpu.name == "rocm" or (gpu.name == "sm100" and precision == "tf32x3"):
-        blocks = _blocks_of_walk
-    else:
+    elif gpu.name == "sm80" or (gpu.name == "sm100" and float16):
         blocks = _small_blocks_of_walk
+    else:
+        blocks = _blocks_of_walk
     tiles, constants = blocks(inner, outer, 2 if bfloat16 else 4, gpu.memory * 1024)
-    if blocks is _small_blocks_of_walk and precision == "tf32":
+    if blocks is _small_blocks_of_walk and float16:
         constants["BLOCK_N"] = 16
     constants |= {"OPERAND": "bfloat16" if bfloat16 else "float32", "PRECISION": precision}
     # That products and sums may be fused is said because Triton 3.10 turns it off.

@@ -1,6 +1,7 @@
 """The benchmark: nothing has a time without a check, and everything without a time says why. No time is tested."""
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -217,3 +218,23 @@ def test_every_scenario_has_the_baseline_first():
     for settings in (Settings(), QUICK):
         for scenario in operators.scenarios(settings):
             assert scenario.candidates[0].name == operators.BASELINE, scenario.label
+
+
+def test_the_gpu_script_checks_what_it_times_and_records_what_fails(tmp_path):
+    """In Triton's interpreter, where it times nothing; a library that is not there fails, and the rest goes on."""
+    command = [sys.executable, SCRIPTS / "benchmark/gpu.py", "--small", "--output", tmp_path]
+    command += ["--parts", "check,peers,causal,decoding", "--limit", "300"]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    (path,) = tmp_path.glob("gpu-no-gpu-torch*-triton*.json")
+    parts = read_json(path)["parts"]
+    assert [row["passed"] for row in parts["check"]] == [True, True]
+    errors = [row["error"] for part in ("causal", "decoding") for row in parts[part] if "error" in row]
+    assert len(errors) == 4 and max(errors) < 1e-6
+    assert run.returncode == 1 and ["failure" in row for row in parts["peers"]] == [True], run.stderr
+
+
+def test_the_gpu_script_names_parts_that_there_are():
+    command = [sys.executable, SCRIPTS / "benchmark/gpu.py", "--parts", "check,speed"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2 and "there are no parts ['speed'], but ['check', 'causal'" in run.stderr
