@@ -202,7 +202,7 @@ class EncoderModel(EncoderPreTrainedModel):
         if token_type_ids is not None:
             check_token_types(token_type_ids, batch, length, sequence.key_mask, given.device)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False
-        content = self._content(input_ids, inputs_embeds, pixel_values, sequence.key_mask)
+        content = self._content(given, sequence.key_mask)
         if cache is not None:
             self._check_layers(content, past, output_attentions)
         position_ids = self._positions(position_ids, sequence)
@@ -244,24 +244,18 @@ class EncoderModel(EncoderPreTrainedModel):
         given = [penalty for penalty in penalties if penalty is not None]
         return torch.stack(given).sum() if given else None
 
-    def _content(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        pixel_values: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Embedded tokens or pixels ``[batch, length, hidden]``, without positions, and zero where `mask` is False.
+    def _content(self, given: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Ids (2-D), embedded tokens (3-D) or pixels (4-D) as ``[batch, length, hidden]``, zero where `mask` is False.
 
         Pixels are zeroed before they are embedded: the gradient of their weight multiplies by them.
         """
-        if pixel_values is not None:
+        if given.dim() == 4:
             if mask is not None:
-                real = mask[:, 1:].view(mask.shape[0], 1, *pixel_values.shape[2:])
-                pixel_values = pixel_values.masked_fill(~real, 0)
-            content = self.embeddings.embed_pixels(pixel_values)
+                real = mask[:, 1:].view(mask.shape[0], 1, *given.shape[2:])
+                given = given.masked_fill(~real, 0)
+            content = self.embeddings.embed_pixels(given)
         else:
-            content = self.embeddings.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            content = self.embeddings.embed_tokens(given) if given.dim() == 2 else given
         return content if mask is None else content.masked_fill(~mask[..., None], 0)
 
     def _check_layers(self, content: torch.Tensor, past: Past, output_attentions: bool) -> None:
@@ -289,11 +283,9 @@ def _sequence(
         )
     if attention_mask is not None:
         attention_mask = check_attention_mask(attention_mask, batch, past.length, length, past.counts)
-    own_mask = None if attention_mask is None else attention_mask[:, -length:]
-    if own_mask is None:
-        token_counts = torch.arange(1, length + 1, device=device)[None]
-    else:
-        token_counts = own_mask.long().cumsum(-1)
+    token_counts = torch.arange(1, length + 1, device=device)[None]
+    if attention_mask is not None:
+        token_counts = attention_mask[:, -length:].long().cumsum(-1)
     if past.counts is not None:
         token_counts = token_counts + past.counts.to(device)
     elif past.length > 0:

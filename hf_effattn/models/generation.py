@@ -1,4 +1,4 @@
-"""What `generate` of a decoder does beside transformers' own: it goes on from caches, and stops at the last position."""
+"""What a decoder's `generate` does beside transformers' own: go on from any cache, and stop at the last position."""
 
 from typing import Any
 
@@ -31,9 +31,7 @@ class LastPosition(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         full = input_ids.shape[1] >= self.length
         if full:
-            logger.warning(
-                f"generation stopped at the model's last position: max_position_embeddings={self.limit}"
-            )
+            logger.warning(f"generation stopped at the model's last position: max_position_embeddings={self.limit}")
         return torch.full((input_ids.shape[0],), full, dtype=torch.bool, device=input_ids.device)
 
 
@@ -46,7 +44,7 @@ class CachedGenerationMixin(GenerationMixin):
     config: EncoderConfig
 
     @deprecate_kwarg("past_key_values", "6.0.0", new_name="cache", raise_if_both_names=True)
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         inputs: torch.Tensor | None = None,
         generation_config: Any = None,
@@ -128,9 +126,7 @@ class CachedGenerationMixin(GenerationMixin):
             **kwargs,
         )
 
-    def _whole_mask(
-        self, given: torch.Tensor, mask: torch.Tensor | None, cache: Cache | None
-    ) -> torch.Tensor | None:
+    def _whole_mask(self, given: torch.Tensor, mask: torch.Tensor | None, cache: Cache | None) -> torch.Tensor | None:
         """The mask of the whole text: the one that was given, or without one that of new tokens behind a cache."""
         if mask is not None:
             check_mask_values(mask)

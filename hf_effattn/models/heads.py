@@ -84,7 +84,14 @@ class EncoderForMaskedLM(EncoderHead):
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` ``[batch, length]`` with -100 where nothing is predicted."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, token_type_ids=token_type_ids, **kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **kwargs,
+        )
         logits = self.lm_head(self.head(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -192,7 +199,14 @@ class EncoderForSequenceClassification(EncoderHead):
         if (pair_input_ids is None) != (self.config.pair_features is None):
             given = "was given" if pair_input_ids is not None else "is missing"
             raise ValueError(f"pair_features={self.config.pair_features!r}, but pair_input_ids {given}")
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, token_type_ids=token_type_ids, **NO_CACHE | kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **NO_CACHE | kwargs,
+        )
         pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
             pair = self.model(pair_input_ids, pair_attention_mask, keep_features=True, **NO_CACHE)
@@ -229,7 +243,14 @@ class EncoderForTokenClassification(EncoderHead):
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Logits ``[batch, length, num_labels]``; `labels` ``[batch, length]`` with -100 to leave one out."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, token_type_ids=token_type_ids, **NO_CACHE | kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **NO_CACHE | kwargs,
+        )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -262,7 +283,14 @@ class EncoderForQuestionAnswering(EncoderHead):
         **kwargs: Any,
     ) -> QuestionAnsweringOutput:
         """Start and end logits ``[batch, length]``; the positions ``[batch]`` are their targets."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, token_type_ids=token_type_ids, **NO_CACHE | kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **NO_CACHE | kwargs,
+        )
         logits = self.qa_outputs(self.dropout(outputs.last_hidden_state))
         start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()
         loss = None
@@ -376,7 +404,8 @@ def pool(
 ) -> torch.Tensor:
     """One vector per sequence, ``[batch, hidden]``: its first real token, its last, their mean, or the memory's mean.
 
-    A row without real tokens is read at its first position, or for the mean gives zeros.
+    With a cache the mask may begin with that of earlier calls, whose tokens are not pooled. A row without real tokens
+    is read at its first position, or for the mean gives zeros.
     """
     if pooling == "memory":
         if memory is None:
@@ -385,7 +414,7 @@ def pool(
     batch, length = hidden_states.shape[:2]
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, device=hidden_states.device)
-    real = real_tokens(attention_mask)
+    real = real_tokens(attention_mask)[:, -length:]
     if pooling == "mean":
         # A sum over a long input leaves the range of half precision.
         total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1, dtype=accumulation_dtype(hidden_states.dtype))

@@ -45,8 +45,8 @@ class Past:
         """Raise ValueError unless the cache is empty or has a row for each of the input's."""
         if self.rows not in (None, batch):
             raise ValueError(
-                f"the input has {batch} rows, but the cache {self.rows}: cache.batch_repeat_interleave(n) gives every "
-                "row of a cache n times (as beams and num_return_sequences need), cache.batch_select_indices(rows) some"
+                f"the input has {batch} rows, but the cache {self.rows}: cache.reorder_cache(rows) chooses rows and "
+                f"repeats them; n beams or num_return_sequences need torch.arange({self.rows}).repeat_interleave(n)"
             )
 
 

@@ -108,8 +108,8 @@ def check_attention_mask(
         if bool((past != seen.to(past.device)).any()):
             raise ValueError(
                 f"before its last {length} columns attention_mask has {past.flatten().tolist()} real tokens, but the "
-                f"cache has seen {seen.flatten().tolist()}: pass the mask of the cached tokens and the new ones, or of "
-                "the new ones alone"
+                f"cache has seen {seen.flatten().tolist()}: pass the mask of the cached tokens and the new ones, or "
+                "that of the new ones alone"
             )
     if looks and length > 1 and bool(attention_mask.all()):
         return None
