@@ -179,7 +179,12 @@ def leave(trainer: Any, kind: type[PreTrainedModel], results: dict[str, Any]) ->
 
 
 def store(model: PreTrainedModel, tokenizer: Any, output_dir: Path, results: dict[str, Any]) -> None:
-    """Write ``model/`` to the output folder of a run, and then ``results.json``, which knows these weights again."""
+    """Write ``model/`` to the output folder of a run, and then ``results.json``, which knows these weights again.
+
+    The tokenizer of a decoder pads on the left there, since `generate` writes behind the end of every row.
+    """
+    if tokenizer is not None and model.can_generate():
+        tokenizer.padding_side = "left"
     folder = export_checkpoint(model, tokenizer, output_dir / "model")
     results["weights"] = weight_checksums(folder)
     write_json(output_dir / RESULTS, results)
