@@ -89,6 +89,56 @@ class EncoderPreTrainedModel(PreTrainedModel):
         if isinstance(module, Embeddings) and module.config.num_channels is not None:
             init.normal_(module.cls, std=self.config.initializer_range)
 
+    @classmethod
+    def from_pretrained(
+        cls, *args: Any, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """`transformers.PreTrainedModel.from_pretrained`, which may give layers of another size new weights.
+
+        Raises:
+            ValueError: `ignore_mismatched_sizes` would set every learned position to zero.
+        """
+        if not ignore_mismatched_sizes:
+            return super().from_pretrained(*args, output_loading_info=output_loading_info, **kwargs)
+        model, info = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        for name, stored, wanted in info["mismatched_keys"]:
+            if name.endswith("embeddings.positions.weight"):
+                raise ValueError(
+                    f"the checkpoint has {stored[0]} positions and the config {wanted[0]}: ignore_mismatched_sizes "
+                    "would set all of them to zero. Load it with its own max_position_embeddings, and call "
+                    f"model.resize_position_embeddings({wanted[0]})"
+                )
+        return (model, info) if output_loading_info else model
+
+    def get_position_embeddings(self) -> nn.Embedding:
+        """The table of learned positions."""
+        return self.base_model.embeddings.positions  # type: ignore[union-attr, return-value]
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> nn.Embedding:
+        """Give the model more or fewer positions, in place, and return their table.
+
+        Positions that stay keep their weights. New ones are zero, as all are at first, and so have to be trained.
+
+        Raises:
+            ValueError: a number that the config refuses, such as one below the `segment_length` of a memory.
+        """
+        config, old = self.config, self.get_position_embeddings()
+        before, config.max_position_embeddings = config.max_position_embeddings, new_num_position_embeddings
+        try:
+            config.validate()
+        except Exception:
+            config.max_position_embeddings = before
+            raise
+        size = new_num_position_embeddings, old.embedding_dim
+        new = LearnedPositions(*size, device=old.weight.device, dtype=old.weight.dtype)
+        new.requires_grad_(old.weight.requires_grad)
+        kept = min(before, new_num_position_embeddings)
+        with torch.no_grad():
+            new.weight.zero_()
+            new.weight[:kept] = old.weight[:kept]
+        self.base_model.embeddings.positions = new  # type: ignore[union-attr]
+        return new
+
     @property
     def _is_stateful(self) -> bool:  # type: ignore[override]
         """Whether a cache holds states that cannot be rolled back, as speculative decoding would need."""
