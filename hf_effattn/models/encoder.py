@@ -1,6 +1,6 @@
 """The skeleton of every family: what a sequence is, the block, and the model without a head."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -100,7 +100,8 @@ class EncoderPreTrainedModel(PreTrainedModel):
         """
         if not ignore_mismatched_sizes:
             return super().from_pretrained(*args, output_loading_info=output_loading_info, **kwargs)
-        model, info = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        load = cast(Any, super().from_pretrained)
+        model, info = load(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         for name, stored, wanted in info["mismatched_keys"]:
             if name.endswith("embeddings.positions.weight"):
                 raise ValueError(

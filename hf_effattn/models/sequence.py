@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_tracing
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class SequenceInfo:
 
 
 def readable(tensor: torch.Tensor) -> bool:
-    """Whether a check may look at values: not while torch.compile, export or jit make a graph, whose later inputs the
-    check would not see, nor on the meta device, which has none."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta)
+    """Whether a check may look at values.
+
+    Not while torch.compile, export, jit or a CUDA graph record the call, since the check would not see later inputs,
+    nor where there are no values, as on the meta device.
+    """
+    return not (torch.compiler.is_compiling() or tensor.is_meta or is_tracing(tensor))
 
 
 def real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
