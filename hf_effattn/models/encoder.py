@@ -249,7 +249,7 @@ class EncoderModel(EncoderPreTrainedModel):
         past.check_rows(batch)
         sequence = _sequence(batch, length, given.device, attention_mask, past)
         if position_ids is not None:
-            check_position_ids(position_ids, batch, length, sequence.key_mask, past.counts)
+            check_position_ids(position_ids, batch, length, sequence)
         if token_type_ids is not None:
             check_token_types(token_type_ids, batch, length, sequence.key_mask, given.device)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .configuration_encoder import EncoderConfig
-from .sequence import readable
+from .sequence import SequenceInfo, readable
 
 
 #: Arguments that the encoder reads beside those in its signature: those of transformers, and one of ours.
@@ -41,9 +41,7 @@ def check_names(model: str, given: Mapping[str, Any], config: EncoderConfig) -> 
         )
 
 
-def check_position_ids(
-    position_ids: torch.Tensor, batch: int, length: int, mask: torch.Tensor | None, seen: torch.Tensor | None
-) -> None:
+def check_position_ids(position_ids: torch.Tensor, batch: int, length: int, sequence: SequenceInfo) -> None:
     """Refuse positions that do not go through a row in order, as those of packed documents do not.
 
     Where values cannot be read (`readable`), and in decoding steps on an accelerator, their order is not checked.
@@ -52,8 +50,7 @@ def check_position_ids(
         position_ids: integers, ``[batch or 1, length]``; of padding they may be anything in range.
         batch: rows of this call.
         length: positions of this call.
-        mask: ``[batch, length]`` bool of this call's real tokens, or None if all are real.
-        seen: ``[batch or 1, 1]``, how many real tokens came before this call, or None.
+        sequence: which tokens are real, and how many came before this call.
 
     Raises:
         ValueError: a wrong shape or dtype, or real tokens whose positions do not rise.
@@ -66,8 +63,9 @@ def check_position_ids(
     if not readable(position_ids) or (length == 1 and position_ids.device.type != "cpu"):
         return
     rows = position_ids.expand(batch, length)
+    mask = sequence.key_mask
     real = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.to(rows.device)
-    start = rows.new_zeros(batch, 1) if seen is None else seen.to(rows).expand(batch, 1)
+    start = sequence.token_counts[:, :1].to(rows).expand(batch, 1) - real[:, :1].to(rows)
     reached = torch.cat([start - 1, torch.where(real, rows, -1)], dim=1).cummax(1).values[:, :-1]
     wrong = (rows <= reached) & real
     if not bool(wrong.any()):

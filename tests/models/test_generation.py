@@ -245,8 +245,19 @@ def test_a_mask_that_disagrees_with_a_cache_of_states_is_refused(family):
     for width in (8, 10):
         with pytest.raises(ValueError, match=r"but the cache has seen \[7, 7\]"):
             model(new, attention_mask=torch.ones(2, width), cache=cache)
-    with pytest.raises(ValueError, match="but 7 tokens came before it"):
-        model(new, position_ids=torch.tensor([[0, 1]]), cache=cache)
+
+
+@over_causal_families
+def test_positions_that_start_anew_behind_a_cache_are_refused(family):
+    model = tiny_model(family, is_decoder=True)
+    ids, mask = padded([random_ids(1, 7)[0], random_ids(1, 5)[0]], "left")
+    cache = filled_cache(model, ids, attention_mask=mask)
+    whole = torch.cat([mask, mask.new_ones(2, 2)], dim=1)
+    with pytest.raises(ValueError, match="the first position of row 0 is 0, but 7 tokens came before it"):
+        model(ids[:, :2], attention_mask=whole, position_ids=torch.tensor([[0, 1]]), cache=cache)
+    counted = whole.cumsum(-1)[:, -2:] - 1
+    expected = model(ids[:, :2], attention_mask=whole, cache=copy.deepcopy(cache))[0]
+    assert torch.equal(model(ids[:, :2], attention_mask=whole, position_ids=counted, cache=cache)[0], expected)
 
 
 @over_causal_families
