@@ -72,10 +72,28 @@ class CachedGenerationMixin(GenerationMixin):
         if isinstance(given, torch.Tensor) and given.dim() > 1:
             mask = self._whole_mask(given, kwargs.get("attention_mask"), cache)
             if mask is not None:
-                kwargs.update(attention_mask=mask, mask_length=mask.shape[-1])
+                kwargs["attention_mask"] = mask
             written = 0 if tokens is None else tokens.shape[1]
             stopping_criteria = self._with_last_position(stopping_criteria, written, given.shape[1], mask)
         return super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
+
+    def _prefill(
+        self, input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Hand on how wide the mask was: transformers leaves out one that hides nothing, and keeps its width here.
+
+        It would take no such argument of `generate` itself where a wrapper, such as PEFT's, stands in front of
+        `prepare_inputs_for_generation`.
+        """
+        if model_kwargs.get("attention_mask") is None:
+            model_kwargs["mask_length"] = getattr(generation_config, "_mask_length", None)
+        return super()._prefill(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            generation_config,
+            model_kwargs,
+            *args,
+            **kwargs,
+        )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
     def prepare_inputs_for_generation(

@@ -182,6 +182,19 @@ def test_a_text_of_which_nothing_is_left_or_that_may_be_two_things_is_refused(fa
 
 
 @over_causal_families
+def test_a_prefix_is_read_once_through_a_wrapper(family):
+    """PEFT stands in front of `prepare_inputs_for_generation` with a function of any arguments."""
+    model = tiny_model(family, "AutoModelForCausalLM")
+    ids = random_ids(1, 9)
+    cache = filled_cache(model, ids[:, :6])
+    given = {"attention_mask": torch.ones_like(ids), "do_sample": False} | NEW
+    expected = model.generate(ids, **given)
+    own = model.prepare_inputs_for_generation
+    model.prepare_inputs_for_generation = lambda *args, **kwargs: own(*args, **kwargs)
+    assert torch.equal(model.generate(ids, cache=cache, **given), expected)
+
+
+@over_causal_families
 def test_beams_go_on_from_a_cache_with_a_row_for_each(family):
     model = tiny_model(family, "AutoModelForCausalLM")
     ids = random_ids(2, 9)
