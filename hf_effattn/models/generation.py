@@ -69,12 +69,17 @@ class CachedGenerationMixin(GenerationMixin):
         cache = kwargs.get("cache")
         tokens = inputs if inputs is not None else kwargs.get("input_ids")
         given = tokens if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-        if isinstance(given, torch.Tensor) and given.dim() > 1:
-            mask = self._whole_mask(given, kwargs.get("attention_mask"), cache)
-            if mask is not None:
-                kwargs["attention_mask"] = mask
-            written = 0 if tokens is None else tokens.shape[1]
-            stopping_criteria = self._with_last_position(stopping_criteria, written, given.shape[1], mask)
+        if given is not None and (not isinstance(given, torch.Tensor) or given.dim() < 2):
+            found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+            raise ValueError(f"the input must be a tensor [batch, length], got {found}; of a tokenizer, pass **inputs")
+        mask = kwargs.get("attention_mask")
+        # An assistant is given whole texts and its cache again and again, without a mask if nothing is padded.
+        if given is not None and not getattr(generation_config, "is_assistant", False):
+            mask = kwargs["attention_mask"] = self._whole_mask(given, mask, cache)
+        # Without an input transformers starts with one token.
+        written = (1 if given is None else 0) if tokens is None else tokens.shape[1]
+        length = 1 if given is None else given.shape[1]
+        stopping_criteria = self._with_last_position(stopping_criteria, written, length, mask)
         return super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
 
     def _prefill(

@@ -38,8 +38,8 @@ class Past:
             counts = cached_token_count(cache)
             # Zeros say that the mask may cover a past, of which there is nothing yet.
             return cls(0, torch.zeros(1, 1, dtype=torch.long)) if counts is None else cls(0, counts, counts.shape[0])
-        keys = getattr(cache.layers[0], "keys", None) if cache.layers else None
-        return cls(cache.get_seq_length(), None, keys.shape[0] if keys is not None and keys.dim() == 4 else None)
+        length, keys = cache.get_seq_length(), getattr(cache.layers[0], "keys", None) if cache.layers else None
+        return cls(length, None, keys.shape[0] if length > 0 and keys is not None and keys.dim() == 4 else None)
 
     def check_rows(self, batch: int) -> None:
         """Raise ValueError unless the cache is empty or has a row for each of the input's."""

@@ -206,6 +206,17 @@ def test_beams_go_on_from_a_cache_with_a_row_for_each(family):
     assert torch.equal(model.generate(ids[:, 6:], cache=cache, **beams)[:, 3:], model.generate(ids, **beams)[:, 9:])
 
 
+def test_a_softmax_model_can_be_assisted():
+    """The assistant is asked to go on from its cache without a mask."""
+    family = next(family for family in FAMILIES if family.model_type == "vanilla_transformer")
+    model = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False)
+    assistant = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False, num_hidden_layers=1)
+    ids = random_ids(1, 9)
+    expected = model.generate(ids, do_sample=False, **NEW)
+    for helper in ({"assistant_model": assistant}, {"assistant_model": model}, {"prompt_lookup_num_tokens": 3}):
+        assert torch.equal(model.generate(ids, do_sample=False, **helper, **NEW), expected)
+
+
 def moved(cache):
     """Every tensor of a cache."""
     return [
@@ -290,6 +301,7 @@ def test_generation_stops_at_the_last_position(family):
     embedded = model.get_input_embeddings()(ids[:1])
     assert model.generate(inputs_embeds=embedded, max_new_tokens=40).shape == (1, 8)
     assert model.generate(random_ids(1, 16), max_new_tokens=3).shape == (1, 17)
+    assert model.generate(max_new_tokens=40).shape == (1, 17)
     with pytest.raises(ValueError, match="the text to go on from has 17 tokens, more than max_position_embeddings=16"):
         model.generate(random_ids(1, 17), max_new_tokens=1)
 
@@ -312,6 +324,9 @@ def test_generate_takes_what_transformers_hands_through(family):
         assert torch.equal(model.generate(**inputs, past_key_values=cache, do_sample=False, **NEW), expected)
     with pytest.raises(ValueError, match="not used by the model: \\['max_new_token'\\]"):
         model.generate(**inputs, max_new_token=3)
+    for found, given in (("BatchEncoding", inputs), (r"\[4\]", inputs.input_ids[0])):
+        with pytest.raises(ValueError, match=rf"must be a tensor \[batch, length\], got {found}"):
+            model.generate(given)
 
 
 def test_a_cache_that_does_not_go_with_the_text_is_refused():
