@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import DataCollatorWithFlattening, DynamicCache, EncoderDecoderCache
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithFlattening,
+    DynamicCache,
+    EncoderDecoderCache,
+    TokenizersBackend,
+)
 
 from tests.models.variants import (
     FAMILIES,
@@ -187,6 +194,27 @@ def test_the_batch_of_a_tokenizer_with_segments(family, auto_class):
         model(IDS, attention_mask=MASK, token_type_ids=types)
     with pytest.raises(ValueError, match=r"token_type_ids must be \[batch, length\]"):
         model(IDS, token_type_ids=types[:1])
+
+
+def test_the_remedy_for_segments_is_saved_with_a_tokenizer(tmp_path):
+    """A tokenizer of BERT's kind returns segments until it is told not to."""
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 4, "b": 5, "[SEP]": 6}, unk_token="[PAD]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A [SEP] $B:1 [SEP]:1", special_tokens=[("[SEP]", 6)]
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = TokenizersBackend(tokenizer_object=words, pad_token="[PAD]", model_input_names=names)
+    model = tiny_model(FAMILIES[0], "AutoModelForSequenceClassification")
+    single = tokenizer(["a b", "a"], padding=True, return_tensors="pt")
+    assert single.keys() == set(names)
+    assert model(**single).logits.shape == (2, 2)
+    with pytest.raises(ValueError, match="they would be lost"):
+        model(**tokenizer("a", "b", return_tensors="pt"))
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(tmp_path)
+    pair = AutoTokenizer.from_pretrained(tmp_path)("a", "b", return_tensors="pt")
+    assert torch.equal(model(**pair).logits, model(torch.tensor([[4, 6, 5, 6]])).logits)
 
 
 @over_heads(*TEXT_HEADS)
