@@ -12,8 +12,8 @@ from .sequence import SequenceInfo, readable
 #: Arguments that the encoder reads beside those in its signature: those of transformers, and one of ours.
 _READ = {"output_attentions", "output_hidden_states", "keep_features"}
 #: Arguments that generic code passes to any model and that say nothing to these: where tokens go in a cache, which
-#: counts by itself; experts, of which there are none; and what `generate` hands through to every step.
-_WITHOUT_EFFECT = {"cache_position", "output_router_logits", "tokenizer", "assistant_tokenizer"}
+#: counts by itself; experts and, without a head, losses, of which there are none; and what `generate` hands through.
+_WITHOUT_EFFECT = {"cache_position", "output_router_logits", "num_items_in_batch", "tokenizer", "assistant_tokenizer"}
 #: Arguments by which collators describe documents that share a row.
 _PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 

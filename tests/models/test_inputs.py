@@ -226,6 +226,7 @@ def test_what_generic_code_passes_is_taken(family, auto_class):
         "use_cache": False,
         "cache_position": torch.arange(11),
         "output_router_logits": False,
+        "num_items_in_batch": None,
         "output_attentions": None,
         "tokenizer": None,
         "token_type_ids": None,
