@@ -248,14 +248,11 @@ def test_a_refused_call_leaves_the_cache_as_it_was(family, options, reason):
     assert before
     if reason == "backend":
         model.config.attention_backend = "faster"
+    given = {"input_ids": random_ids(2, 2)} | REFUSED[reason]
     if reason == "maps" and model.config.cache_type == "full_attention":
         # Here maps can be had, but not of any length.
-        expected = (4097, 4096)
-        model.model.embeddings.positions = torch.nn.Embedding(5000, 24, dtype=torch.float64)
-        model.config.max_position_embeddings = 5000
-        given = {"input_ids": random_ids(2, expected[0]), "output_attentions": True}
-    else:
-        given = {"input_ids": random_ids(2, 2)} | REFUSED[reason]
+        model.resize_position_embeddings(5000)
+        given["input_ids"] = random_ids(2, 4097)
     with pytest.raises((ValueError, RuntimeError)):
         model(**given, cache=cache)
     assert all(map(torch.equal, before, moved(cache)))
