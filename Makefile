@@ -27,11 +27,12 @@ quickstart: .venv/train ## train two models on film reviews, compare them, prove
 	@echo "==> training into runs/quickstart (some six to eight minutes on two cores)"
 	$(BIN)/python training_scripts/quickstart.py
 
-lint: .venv/dev ## check format, style and types
-	@echo "==> ruff and mypy"
+lint: .venv/dev ## check format, style, types, and which room imports which
+	@echo "==> ruff, mypy and import-linter"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: .venv/dev ## bring the code into format
 	$(BIN)/ruff format .

@@ -13,14 +13,25 @@ from .auto import backends
 from .hub import commands
 
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Efficient-attention models: what runs where, and how to share them.",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 #: Packages whose versions decide what can run.
 PACKAGES = ("hf_effattn", "torch", "transformers", "triton", "kernels")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hf_effattn {importlib.metadata.version('hf_effattn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Efficient-attention models: what runs where, and how to share them."""
 
 
 @app.command()
@@ -31,14 +42,16 @@ def doctor(
     """Say which backend runs every operator here, why not another one, and what would be faster.
 
     Compiles the CPU kernels if they are to run and are not there yet. Ends with status 1 if the fastest backend for
-    the device cannot run.
+    the device cannot run, and with 2 if there is no such device here.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise typer.BadParameter(f"{dtype!r} is not a floating-point dtype of torch", param_hint="--dtype")
-    typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
-    table = backends(device, found)
+    with commands.refusals():
+        typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
+        table = backends(device, found)
     rows = [
         (operator if index == 0 else "", name, status)
         for operator, served in table.items()
@@ -52,6 +65,16 @@ def doctor(
 
 
 commands.register(app)
+
+
+def _check_device(device: str) -> None:
+    """Refuse what torch does not know, and what this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        # What follows the first sentence is about debugging torch itself.
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise typer.BadParameter(f"there is no device {device!r} here: {why}", param_hint="--device") from error
 
 
 def _advice(device: str, table: dict[str, dict[str, str]]) -> str:

@@ -1,11 +1,16 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def fsync_tree(folder: Path) -> None:
@@ -20,6 +25,35 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+#: What the system says of a disk that takes no more: none is left, of a user's share, or of a file's length.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
+    """Raise OSError that names `place` and `remedy` where a disk is full.
+
+    safetensors and torch have errors of their own where they cannot write, which become OSError as well.
+
+    Args:
+        place: what is written.
+        remedy: what to do then.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError, OSError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # The file in which torch writes its archives names itself; it has no error of its own.
+        of_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
+        if not (of_torch or isinstance(error, SafetensorError) or number in _FULL):
+            raise
+        message = f"{place} cannot be written ({error}): {remedy}"
+        raise (OSError(message) if number is None else OSError(number, message)) from error
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -46,5 +80,5 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again what wrote it") from error

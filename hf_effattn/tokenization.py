@@ -10,6 +10,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 #: Special tokens in the order of their ids; the bytes 0 to 255 follow.
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+#: The default `vocab_size` of every config.
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 

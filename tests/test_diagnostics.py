@@ -27,6 +27,7 @@ COLLECTED = [
     ("kernel_transformer", {}, False, "layer_1", KERNEL | {"orthogonality_error"}),
     ("luna", {}, False, "layer_0", PACKING),
     ("convluna", {"filter_stride": 3}, False, "layer_1", PACKING),
+    ("convluna", {"filter_windows": "full"}, False, "layer_1", PACKING),
     ("convluna", {"memory_size": 1, "unpack_temperature": "unit"}, False, "layer_1", SINGLE_CELL),
     ("memory_transformer", {}, False, "memory", MEMORY_MEASURES),
     ("memory_transformer", {"segment_length": 4}, False, "memory", MEMORY_MEASURES),
@@ -92,6 +93,14 @@ def test_every_family_is_measured(name, options, is_decoder, place, expected):
     assert model.training, "left as it was"
     other = torch.where(MASK == 1, IDS, 9)
     assert found == pytest.approx(hf_effattn.diagnose(model, input_ids=other, attention_mask=MASK)), "padding"
+
+
+@pytest.mark.parametrize("options", [{"filter_stride": 3}, {"filter_windows": "full"}, {"memory_filter": "none"}])
+def test_a_padded_sequence_measures_what_it_does_alone(options):
+    model, row = tiny_model(family_of("convluna"), **options), random_ids(1, 7)
+    ids, mask = padded([row[0], random_ids(1, 13)[0]], "left")
+    together = hf_effattn.diagnose(model, input_ids=ids[:1], attention_mask=mask[:1])
+    assert together == pytest.approx(hf_effattn.diagnose(model, input_ids=row))
 
 
 def test_collected_measures_are_those_of_the_outputs():

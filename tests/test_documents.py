@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,18 +117,18 @@ def test_modeling_configs_are_current():
     assert {name.rsplit("-", 1)[0].split("-")[0] for name in made} == families
 
 
-#: Parameters that the authors print, by config; options; and what ours has beside theirs, in rows of `hidden_size`.
-#: Ours: a position for [CLS]. Text retrieval: two more ids in the vocabulary, and the weight and bias of a last norm.
+#: Parameters that the authors print, by config; options; and what ours has beside theirs, in rows of `hidden_size`:
+#: in text retrieval two more ids in the vocabulary.
 PUBLISHED = [
-    ("simpletron-lra2022-listops", {}, 19_443_722, 1),
-    ("vanilla_transformer-lra2022-listops", {}, 21_019_658, 1),
-    ("simpletron-lra2022-retrieval", {}, 1_535_490, 1 + 2 + 2),
-    ("vanilla_transformer-lra2022-retrieval", {}, 1_601_538, 1 + 2 + 2),
+    ("simpletron-lra2022-listops", {}, 19_443_722, 0),
+    ("vanilla_transformer-lra2022-listops", {}, 21_019_658, 0),
+    ("simpletron-lra2022-retrieval", {}, 1_535_490, 2),
+    ("vanilla_transformer-lra2022-retrieval", {}, 1_601_538, 2),
     *[
         (f"kernel_transformer-lra2022-{task}", options, total + added, rows)
         for task, total, rows, kernels in (
-            ("listops", 21_019_658, 1, (393_216, 786_432, 884_736)),
-            ("retrieval", 1_601_538, 1 + 2 + 2, (16_384, 32_768, 36_864)),
+            ("listops", 21_019_658, 0, (393_216, 786_432, 884_736)),
+            ("retrieval", 1_601_538, 2, (16_384, 32_768, 36_864)),
         )
         for added, options in zip(
             kernels,
@@ -150,6 +151,43 @@ def test_configs_have_the_parameters_that_the_authors_print(name, options, publi
     assert model.num_parameters() == published + rows * config.hidden_size
 
 
+LRA = {path.stem: json.loads(path.read_text()) for path in CONFIGS if path.stem.count("-") == 2}
+
+
+@pytest.mark.parametrize("name", LRA)
+def test_configs_of_the_arenas_have_the_skeleton_of_the_authors(name):
+    config = transformers.AutoConfig.from_pretrained(ROOT / f"modeling_configs/{name}.json")
+    dropouts = {field: value for field, value in config.to_dict().items() if "dropout" in field}
+    inside = "kernel_dropout_prob" if config.model_type == "kernel_transformer" else "attention_probs_dropout_prob"
+    rate = 0.0 if config.num_channels else 0.1
+    assert dropouts == dict.fromkeys(dropouts, 0.0) | {"hidden_dropout_prob": rate, inside: rate}
+    assert not config.has_embedding_norm
+    assert config.has_last_norm == (config.pair_features is None)
+    assert config.init_scheme in ("authors", "authors_2021")
+    assert config.cls_position == (config.model_type == "memory_transformer")
+    assert len(config.classifier_widths) == (1 if "listops" in name or "text" in name else 2)
+
+
+def test_configs_have_what_their_runs_had():
+    simpletron, kernels = (f"{family}-lra2022" for family in ("simpletron", "kernel_transformer"))
+    assert [LRA[f"{family}-retrieval"]["num_attention_heads"] for family in (simpletron, kernels)] == [8, 8]
+    for task, penalty in (("text", 0.01), ("listops", 0), ("retrieval", 0)):
+        assert LRA[f"{kernels}-{task}"]["orthogonality_penalty"] == penalty
+        assert LRA[f"{kernels}-{task}"]["normalizer_eps"] == 0
+        for family in (simpletron, kernels):
+            scheme = "authors" if task == "text" else "authors_2021"
+            assert LRA[f"{family}-{task}"]["init_scheme"] == scheme
+            assert LRA[f"{family}-{task}"].get("classifier_act") == ("relu" if task == "retrieval" else None)
+    assert LRA["kernel_transformer-authors-text"]["orthogonality_penalty"] == 0.02
+    for task in ("text", "listops", "retrieval", "image", "pathfinder"):
+        assert LRA[f"convluna-authors-{task}"]["unpack_temperature"] == "unit"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training_scripts/recipes/full").glob("*.yaml")), ids=str)
+def test_recipes_of_the_authors_train_in_full_precision(path):
+    assert not {"fp16", "bf16"} & read_recipe(path).keys()
+
+
 NEW_FAMILY = """
 import sys, torch, transformers
 import hf_effattn
@@ -168,6 +206,15 @@ weights = model(ids, output_attentions=True, use_cache=False).attentions[0]
 torch.testing.assert_close(weights[0, 0, 3, :4], torch.full((4,), 0.5))
 MeanFormerForMaskedLM(MeanFormerConfig(**sizes)).save_pretrained(sys.argv[1])
 """
+
+
+def test_the_guide_knows_every_room():
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in guide.splitlines() if line.startswith("| `")]
+    # The last two rows are beside the package.
+    rooms = {name.removeprefix("hf_effattn/").strip("/").removesuffix(".py") for row in rows[:-2] for name in row}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert rooms == {room for layer in contracts[0]["layers"] for room in layer.split(" | ")}
 
 
 def test_the_guide_to_a_new_family_works(tmp_path):

@@ -3,14 +3,20 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from setuptools import Distribution
 
 import hf_effattn
 from hf_effattn.files import read_json, write_json
 from hf_effattn.metrics import load_metric
 from hf_effattn.models.versions import check_version
+from hf_effattn.tokenization import VOCAB_SIZE
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,18 @@ def test_importing_the_package_imports_no_models_and_still_registers_them():
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", LIGHT], check=True)
 
 
+def test_a_wheel_holds_every_file_of_the_package(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    distribution = Distribution({"script_name": "setup.py"})
+    distribution.parse_config_files()
+    build = distribution.get_command_obj("build_py")
+    build.ensure_finalized()
+    shipped = {str(Path(path).relative_to(build.build_lib)) for path in build.get_outputs(include_bytecode=False)}
+    files = {path for path in (ROOT / "hf_effattn").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert shipped == {str(path.relative_to(ROOT)) for path in files}
+    assert "hf_effattn/py.typed" in shipped, "without it no type checker reads our types"
+
+
 def test_every_public_name_exists():
     for name in hf_effattn.__all__:
         assert getattr(hf_effattn, name) is not None
@@ -77,6 +95,12 @@ def test_the_words_of_a_text_of_bytes():
     words = hf_effattn.byte_tokenizer(100)("Anna is in Ústí, 12").word_ids()
     expected = [(0, "Anna"), (1, " is"), (2, " in"), (3, " Ústí"), (4, ","), (5, " 12")]
     assert words == [None, *(number for number, word in expected for _ in word.encode())]
+
+
+def test_configs_have_a_token_for_every_byte_by_default():
+    assert len(hf_effattn.byte_tokenizer(8)) == VOCAB_SIZE
+    for family in hf_effattn.list_families():
+        assert family.config_class().vocab_size == VOCAB_SIZE
 
 
 def test_tokenizer_pairs_padding_and_truncation(tmp_path):

@@ -6,7 +6,9 @@ python training_scripts/make_configs.py
 - ``lra2022-<task>``: the authors' Long Range Arena of SimpleTRON (arXiv 2111.15588) and of the trained kernels
   (2211.04076), from their code at commit 0dd1215.
 - ``lra2024-<task>``: that of ConvLuna (2404.00798), from their later code.
-- ``authors-text``: what their code computes where it differs from its paper, see `AUTHORS`.
+- ``authors-<task>``: what their code computes where it differs from its paper, see `AUTHORS`.
+
+Sizes, skeleton, start and dropout of both arenas are those of their code, for the families that are not theirs too.
 """
 
 import json
@@ -32,16 +34,30 @@ def sizes(hidden: int, feed_forward: int, heads: int, layers: int, positions: in
     }
 
 
-#: Sequences have a [CLS] in front, hence the one position more.
+def arena(*size: int, dropout: float = 0.1) -> Fields:
+    """The authors' skeleton in a size: norms, dropout, [CLS] and the start of the weights."""
+    return {
+        **sizes(*size),
+        "hidden_dropout_prob": dropout,
+        "embedding_dropout_prob": 0.0,
+        "attention_output_dropout_prob": 0.0,
+        "classifier_dropout": 0.0,
+        "embedding_norm": False,
+        "cls_position": False,
+        "init_scheme": "authors",
+    }
+
+
+#: Sequences have a [CLS] in front, hence the one position more. Single sequences are normed once more for their head,
+#: with hidden layers as wide as the MLP; those of pairs are not.
 TASKS: dict[str, Fields] = {
-    "text": {"num_labels": 2},
+    "text": {"num_labels": 2, "last_norm": True},
     # Padding, 15 tokens, [CLS] and an id for anything else.
-    "listops": {"num_labels": 10, "vocab_size": 18},
-    "retrieval": {"num_labels": 2, "pair_features": "concat"},
-    "image": {"num_labels": 10, "num_channels": 1},
-    "pathfinder": {"num_labels": 2, "num_channels": 1},
+    "listops": {"num_labels": 10, "vocab_size": 18, "last_norm": True},
+    "retrieval": {"num_labels": 2, "pair_features": "concat", "last_norm": False},
+    "image": {"num_labels": 10, "num_channels": 1, "last_norm": True, "classifier_hidden_size": [512, 512]},
+    "pathfinder": {"num_labels": 2, "num_channels": 1, "last_norm": True, "classifier_hidden_size": [512, 512]},
 }
-DROPOUT = {"hidden_dropout_prob": 0.1}
 SETUPS: dict[str, Fields] = {
     "tiny": sizes(32, 64, 2, 2, 256),
     "quickstart": {
@@ -51,33 +67,50 @@ SETUPS: dict[str, Fields] = {
         "pooling": "mean",
     },
     "base": sizes(768, 3072, 12, 12, 4096),
-    "lra2022-text": {**sizes(256, 1024, 4, 4, 4001), **DROPOUT},
-    "lra2022-listops": {**sizes(512, 2048, 8, 6, 2001), **DROPOUT},
-    "lra2022-retrieval": {**sizes(128, 512, 4, 4, 4001), **DROPOUT},
-    "lra2024-text": {**sizes(128, 512, 4, 4, 4001), **DROPOUT, "classifier_dropout": 0.0},
-    "lra2024-listops": {**sizes(128, 512, 4, 6, 2001), **DROPOUT, "classifier_dropout": 0.0},
-    "lra2024-retrieval": {**sizes(128, 512, 4, 6, 4001), **DROPOUT, "classifier_dropout": 0.0},
-    "lra2024-image": {**sizes(128, 512, 4, 8, 1025), "hidden_dropout_prob": 0.0},
-    "lra2024-pathfinder": {**sizes(128, 512, 4, 6, 1025), "hidden_dropout_prob": 0.0},
+    "lra2022-text": arena(256, 1024, 4, 4, 4001),
+    "lra2022-listops": arena(512, 2048, 8, 6, 2001),
+    "lra2022-retrieval": {**arena(128, 512, 4, 4, 4001), "classifier_act": "relu"},
+    "lra2024-text": arena(128, 512, 4, 4, 4001),
+    "lra2024-listops": arena(128, 512, 4, 6, 2001),
+    "lra2024-retrieval": arena(128, 512, 4, 6, 4001),
+    "lra2024-image": arena(128, 512, 4, 8, 1025, dropout=0.0),
+    "lra2024-pathfinder": arena(128, 512, 4, 6, 1025, dropout=0.0),
 }
 
 #: Options of a family, and those that it has in the Long Range Arena beside them.
 FAMILIES: dict[str, tuple[Fields, Fields]] = {
     "simpletron": ({}, {}),
     "kernel_transformer": ({"feature_map": "glu"}, {"num_kernel_layers": 2, "orthogonality_penalty": 0.01}),
-    "luna": ({}, {"memory_size": 256}),
-    "convluna": ({}, {"memory_size": 256, "filter_kernel_size": 4}),
-    "memory_transformer": ({}, {"segment_length": 500, "memory_filter": "conv"}),
+    "luna": ({}, {"memory_size": 256, "memory_dropout_prob": 0.0}),
+    "convluna": ({}, {"memory_size": 256, "memory_dropout_prob": 0.0, "filter_kernel_size": 4}),
+    # Every segment begins at position 0, which then needs a vector.
+    "memory_transformer": ({}, {"segment_length": 500, "memory_filter": "conv", "cls_position": True}),
     "vanilla_transformer": ({}, {}),
 }
 SMALL_MEMORY = {"luna": 16, "convluna": 16, "memory_transformer": 8}
 
+#: The notebooks of these runs are stored. Their [CLS] starts at zero.
+NOTEBOOK = {"init_scheme": "authors_2021"}
+#: What the runs of one task had beside them.
+RUNS: dict[str, Fields] = {
+    "simpletron-lra2022-listops": NOTEBOOK,
+    "simpletron-lra2022-retrieval": {**NOTEBOOK, "num_attention_heads": 8},
+    "kernel_transformer-lra2022-text": {"normalizer_eps": 0},
+    "kernel_transformer-lra2022-listops": {**NOTEBOOK, "normalizer_eps": 0, "orthogonality_penalty": 0},
+    "kernel_transformer-lra2022-retrieval": {
+        **NOTEBOOK,
+        "normalizer_eps": 0,
+        "orthogonality_penalty": 0,
+        "num_attention_heads": 8,
+    },
+}
+
 #: Where the authors' code leaves its paper. Beside this it never masks padding, so train it without attention masks.
 AUTHORS: dict[str, Fields] = {
-    # No epsilon in the denominator; the penalty is counted for queries and for keys.
-    "kernel_transformer": {"normalizer_eps": 0, "orthogonality_penalty": 0.02},
+    # The penalty is counted for queries and for keys.
+    "kernel_transformer-lra2022-text": {"orthogonality_penalty": 0.02},
     # The temperature of unpacking lands on another argument, so it is always 1.
-    "convluna": {"unpack_temperature": "unit"},
+    **{f"convluna-lra2024-{task}": {"unpack_temperature": "unit"} for task in TASKS},
 }
 
 
@@ -86,9 +119,9 @@ def configs() -> dict[str, Fields]:
     made: dict[str, Fields] = {}
     for family in FAMILIES:
         made |= {f"{family}-{setup}": config(family, setup) for setup in SETUPS}
-    for family, fields in AUTHORS.items():
-        setup = "lra2022-text" if family == "kernel_transformer" else "lra2024-text"
-        made[f"{family}-authors-text"] = config(family, setup) | fields
+    for name, fields in AUTHORS.items():
+        family, _, task = name.split("-")
+        made[f"{family}-authors-{task}"] = made[name] | fields
     return made
 
 
@@ -103,13 +136,10 @@ def config(family: str, setup: str) -> Fields:
         fields["key_value_filter"] = "conv"
     if "-" not in setup:
         return fields
-    fields |= arena_options | TASKS[setup.split("-")[1]]
-    if setup == "lra2022-retrieval" and family == "kernel_transformer":
-        fields["num_attention_heads"] = 8
-    if fields["hidden_dropout_prob"]:
-        inside = "kernel_dropout_prob" if family == "kernel_transformer" else "attention_probs_dropout_prob"
-        fields[inside] = 0.1
-    return fields
+    fields |= TASKS[setup.split("-")[1]] | arena_options
+    inside = "kernel_dropout_prob" if family == "kernel_transformer" else "attention_probs_dropout_prob"
+    fields[inside] = fields["hidden_dropout_prob"]
+    return fields | RUNS.get(f"{family}-{setup}", {})
 
 
 def main() -> None:

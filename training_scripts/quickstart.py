@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfAr
 import hf_effattn
 from hf_effattn.files import read_json
 from hf_effattn.lra import get_task
+from hf_effattn.training.checkpoints import is_finished
 
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
 
 def train(model: str, folder: Path, recipe: str) -> None:
     """Train `model` in a process of its own, or go on where an earlier run was stopped."""
-    if (folder / "results.json").is_file():
+    if is_finished(folder):
         print(f"{model}: already trained, see {folder}; delete the folder to train again")
         return
     print(f"{model}: training, into {folder}")

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from transformers import DataCollatorForTokenClassification, PreTrainedConfig, Trainer
+from transformers import DataCollatorForTokenClassification, PreTrainedConfig
 
 from hf_effattn.families import list_families
 from hf_effattn.tokenization import is_byte_tokenizer
@@ -24,6 +24,7 @@ from hf_effattn.training.run import (
     start_model,
     train_and_score,
 )
+from hf_effattn.training.trainer import CheckedTrainer
 from hf_effattn.training.user_data import check_texts, is_running, load_splits
 
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         check_texts(splits, "text")
         running = is_running(run, running_text=True)
         encoded = with_next_tokens(chunk_texts(splits, tokenizer, run.max_length, running))
-    trainer = Trainer(
+    trainer = CheckedTrainer(
         model=start_model("AutoModelForCausalLM", run, config),
         args=training,
         data_collator=DataCollatorForTokenClassification(tokenizer),

@@ -26,7 +26,7 @@ from hf_effattn.diagnostics.callback import DiagnosticsCallback
 from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
-from hf_effattn.training.checks import check_arguments, check_trainer, choose_weights_by
+from hf_effattn.training.checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by
 from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import PairTrainer, ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     lra, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     check_arguments(training)
+    check_weights_are_kept(training)
     choose_weights_by(training, higher=("accuracy",), lower=("loss",))
     if training.load_best_model_at_end and training.metric_for_best_model not in ("accuracy", "eval_accuracy"):
         raise ValueError(
@@ -74,7 +75,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         # has put others of their kinds in their places.
         for watcher in watchers:
             trainer.remove_callback(type(watcher))
-        best = trainer.state.best_metric if training.load_best_model_at_end else trainer.evaluate()["eval_accuracy"]
+        chosen = training.load_best_model_at_end and trainer.state.best_global_step
+        best = trainer.state.best_metric if chosen else trainer.evaluate()["eval_accuracy"]
         scores = trainer.evaluate(prepared.encoded["test"], metric_key_prefix="test")
         results = collect_results(lra, trainer, throughput, made)
         results |= {"validation_accuracy": best, "test": scores}

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, Trainer
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+from hf_effattn.lra.checked_cache import checked_map
 from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import (
     LANGUAGE_SCORES,
@@ -34,6 +35,7 @@ from hf_effattn.training.run import (
     start_model,
     train_and_score,
 )
+from hf_effattn.training.trainer import CheckedTrainer
 from hf_effattn.training.user_data import check_texts, is_running, load_splits
 
 
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         masks = DataCollatorForLanguageModeling(tokenizer, mlm_probability=run.mlm_probability)
         collate = MaskingCollator(masks, training.seed)
         encoded = encode(run, splits, tokenizer, collate)
-    trainer = Trainer(
+    trainer = CheckedTrainer(
         model=start_model("AutoModelForMaskedLM", run, config),
         args=training,
         data_collator=collate,
@@ -85,7 +87,7 @@ def encode(
         rows = cut_lines(splits, tokenizer, run.max_length)
     else:
         rows = chunk_texts(splits, tokenizer, run.max_length, is_running(run, running_text=True))
-    held_out = {name: split.map(collate.masked) for name, split in rows.items() if name != "train"}
+    held_out = {name: checked_map(split, collate.masked) for name, split in rows.items() if name != "train"}
     return DatasetDict({"train": rows["train"], **held_out})
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hf_effattn.files import read_json, write_json
 from hf_effattn.hub.card import write_card
+from hf_effattn.hub.checkpoint_files import EXPORT_RECORD
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"
@@ -30,7 +31,7 @@ def ship(source: Path, target: Path) -> None:
     model = source / "model" if (source / "model").is_dir() else source
     with tempfile.TemporaryDirectory() as scratch:
         staging = Path(scratch) / target.name
-        ignored = shutil.ignore_patterns("*.py", "__pycache__", "README.md")
+        ignored = shutil.ignore_patterns("*.py", "__pycache__", "README.md", EXPORT_RECORD)
         shutil.copytree(model, staging, ignore=ignored)
         config = json.loads((staging / "config.json").read_text())
         # It names code that is not there; the package's config puts it back when the model is exported.

@@ -10,6 +10,7 @@ from ..models.linear_layer import LinearAttentionLayer
 from ..models.luna_layer import LunaBlock, PackUnpackAttention
 from ..models.memory_model import MemoryEncoderModel
 from ..models.modeling_kernel_transformer import KernelTransformerAttention
+from ..models.sequence import SequenceInfo
 from .measures import (
     attention_entropy,
     denominator_range,
@@ -82,16 +83,18 @@ def _memory(memory: torch.Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in measured.items()}
 
 
-def _pack_unpack(module: PackUnpackAttention, hidden_states, memory, sequence) -> dict[str, float]:
+def _pack_unpack(
+    module: PackUnpackAttention, hidden_states: torch.Tensor, memory: torch.Tensor, sequence: SequenceInfo
+) -> dict[str, float]:
     packed, pack_weights = module.pack(hidden_states, memory, sequence.key_mask, output_attentions=True)
     _, weights = module.unpack(hidden_states, packed, output_attentions=True)
     if weights is None or pack_weights is None:
         raise RuntimeError(f"{type(module).__name__} gave no weights to measure")
     windows = None
     if sequence.key_mask is not None:
-        # A strided filter has a window for every `stride` tokens begun, flush left.
-        stride = 1 if module.filter is None else module.filter.stride
-        count = -(-sequence.key_mask.sum(1, keepdim=True) // stride)
+        count = sequence.key_mask.sum(1, keepdim=True)
+        if module.filter is not None:
+            count = module.filter.window_counts(count)
         windows = torch.arange(pack_weights.shape[-1], device=count.device) < count
     measured = {"pack_entropy": attention_entropy(pack_weights, windows)}
     if packed.shape[1] > 1:
@@ -99,7 +102,7 @@ def _pack_unpack(module: PackUnpackAttention, hidden_states, memory, sequence) -
     return {name: float(value) for name, value in measured.items()}
 
 
-def _linear(module: LinearAttentionLayer, hidden_states, sequence) -> dict[str, float]:
+def _linear(module: LinearAttentionLayer, hidden_states: torch.Tensor, sequence: SequenceInfo) -> dict[str, float]:
     query, key, value = module.features(hidden_states, sequence)
     measured = {"state_norm": state_norm(key, value, sequence.key_mask)}
     if isinstance(module, KernelTransformerAttention):

@@ -1,5 +1,6 @@
 """Write a checkpoint's model card from the results of the run that trained it; needs the ``train`` extra."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..lra import LraTask, get_task
 from ..models.configuration_encoder import EncoderConfig
 from . import card_facts as facts
 from .audit import audit_checkpoint
+from .card_checks import check_of_a_task, check_same_model, check_same_weights, check_task, check_values
 from .card_facts import fact
 from .loading import head_classes, load_config
 
@@ -36,8 +38,8 @@ def write_card(
 ) -> ModelCard:
     """Write ``README.md`` into a checkpoint folder: scores, use, data, training, limits, and the hashes of its code.
 
-    The folder is audited first. That the results are those of this model is checked with its config, the labels of the
-    task, and the checksums of the weights.
+    The folder is audited first. That the results are those of this model is checked with its config, the number of its
+    parameters, the labels of the task, and the checksums of the weights.
 
     Args:
         folder: a checkpoint of one head; the card of one without code says that it needs the package.
@@ -53,19 +55,25 @@ def write_card(
 
     Raises:
         FileNotFoundError: there is no checkpoint, or no file with results.
-        ValueError: a fact is missing from the results, they belong to another model, or the audit refuses a file.
+        FileExistsError: there is a ``README.md`` that was written by hand, or changed since `write_card` wrote it.
+        ValueError: a fact is missing from the results or cannot be true, they belong to another model, or the audit
+            refuses a file.
     """
     folder = Path(folder)
     if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
         raise ValueError(f"revision must be the 40 hexadecimal digits of a commit, got {revision!r}")
+    readme = folder / "README.md"
     code = audit_checkpoint(folder).code
+    _check_replaceable(readme)
     found = read_json(results)
+    check_of_a_task(found)
     task = get_task(fact(found, "arguments", "task"))
     family, auto_classes = head_classes(folder)
     config = load_config(folder, family)
-    _check_task(task, auto_classes, list((config.id2label or {}).values()))
-    facts.check_same_model(found, config)
-    facts.check_same_weights(found, folder)
+    check_task(task, auto_classes, list((config.id2label or {}).values()))
+    check_same_model(found, config)
+    check_same_weights(found, folder)
+    check_values(found, family.model_class(task.auto_class), config)
     name = repository.split("/")[-1] if repository else f"{family.model_type}-{task.name}"
     context = {
         "auto_class": task.auto_class,
@@ -81,9 +89,29 @@ def write_card(
         **_of_run(found, task, config),
     }
     metadata = _metadata(found, task, family.model_type, name, bool(code), license)
-    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{_render(context)}")
-    card.save(folder / "README.md")
+    text = f"---\n{metadata.to_yaml()}\n---\n{_render(context)}"
+    card = ModelCard(text + _seal(text))
+    card.save(readme)
     return card
+
+
+def _seal(text: str) -> str:
+    """The last line of a card, which readers do not see, and by which it is known that nobody has changed it."""
+    return f"\n<!-- hf-effattn card, SHA-256 of the above: {hashlib.sha256(text.encode()).hexdigest()} -->\n"
+
+
+def _check_replaceable(readme: Path) -> None:
+    """Raise FileExistsError if there is a README that `write_card` has not written, or that was changed since."""
+    if not readme.exists():
+        return
+    # Bytes, and no translation of line ends: an editor that changes those has changed the file.
+    found = readme.read_bytes().decode(errors="replace")
+    text = found[: -len(_seal(""))]
+    if found != text + _seal(text):
+        raise FileExistsError(
+            f"{readme} was not written by `hf-effattn card`, or was changed since: move it away, and write the card "
+            "again"
+        )
 
 
 def _of_run(results: dict[str, Any], task: LraTask, config: EncoderConfig) -> dict[str, Any]:
@@ -98,13 +126,6 @@ def _of_run(results: dict[str, Any], task: LraTask, config: EncoderConfig) -> di
         **facts.input_facts(results, task, config),
         **facts.training_facts(results, task),
     }
-
-
-def _check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> None:
-    if auto_classes != [task.auto_class]:
-        raise ValueError(f"task {task.name!r} is for {task.auto_class}, but the checkpoint is for {auto_classes}")
-    if labels != list(task.labels):
-        raise ValueError(f"task {task.name!r} has the labels {list(task.labels)}, but the checkpoint has {labels}")
 
 
 def _metadata(

@@ -12,7 +12,6 @@ from transformers import TrainingArguments
 from ..lra import LraTask
 from ..models.configuration_encoder import EncoderConfig
 from ..models.versions import SUPPORTED
-from .export import weight_checksums
 
 
 #: Training arguments that say where a run is kept and watched, or that follow from others: by their beginnings.
@@ -54,25 +53,6 @@ def fact(results: Mapping[str, Any], *path: str) -> Any:
         if value is None:
             raise ValueError(f"the results lack {'.'.join(path)}; write them with training_scripts/run_lra.py")
     return value
-
-
-def check_same_model(results: Mapping[str, Any], config: EncoderConfig) -> None:
-    """Raise ValueError if the results are those of a model with another architecture."""
-    recorded = {"model_type": fact(results, "model_config", "model_type"), **fact(results, "model_config")}
-    here = {"model_type": config.model_type, **architecture(config)}
-    if differing := sorted(name for name, value in here.items() if recorded.get(name) != value):
-        pairs = ", ".join(f"{name}: {recorded.get(name)!r} there, {here[name]!r} here" for name in differing)
-        raise ValueError(f"the results are those of another model ({pairs})")
-
-
-def check_same_weights(results: Mapping[str, Any], folder: Path) -> None:
-    """Raise ValueError if the results are those of other weights, be they only in another dtype."""
-    recorded, here = fact(results, "weights"), weight_checksums(folder)
-    if recorded != here:
-        raise ValueError(
-            f"the results are those of other weights ({recorded} there, {here} here): take the folder model/ of the "
-            "run, or what `hf-effattn export` makes of it"
-        )
 
 
 def architecture(config: EncoderConfig) -> dict[str, Any]:

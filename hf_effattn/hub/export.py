@@ -1,34 +1,30 @@
 """Write a self-contained checkpoint in one step: either the whole folder is there, or the one before it."""
 
 import os
-import re
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import fsync_tree, sha256
-from .audit import own_code
-
-
-#: The files that an export writes beside those of code: config, weights, tokenizer.
-FILES = re.compile(
-    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges)\.(json|txt)"
-    r"|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|chat_template\.jinja|__pycache__"
-)
+from ..files import disk_errors, fsync_tree, read_json, sha256, write_json
+from .checkpoint_files import EXPORT_RECORD
 
 
 def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> Path:
     """Save weights, config, code and tokenizer, if any, to `folder`, replacing an earlier export once all is written.
+
+    An earlier export is known by the hashes that it has left in a hidden file, which is never published. Whatever else
+    is in the folder, or was changed since, is never replaced.
 
     The files are written to a sibling folder, flushed to disk and moved into place; a full disk or an interrupt on
     the way leaves the earlier checkpoint as it was. A kill between the two renames of the move leaves it in a hidden
     folder beside, ``.<name>-old-*``.
 
     Raises:
-        FileExistsError: `folder` holds anything that an export does not write, such as a card or a script; nothing is
-            touched.
+        FileExistsError: `folder` holds anything that no export has written, such as a card, or a model that was
+            trained or changed there; nothing is touched.
         OSError: the files cannot be written.
     """
     folder = Path(folder)
@@ -36,9 +32,12 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(staging)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
+        with disk_errors(folder, "make room, or choose another folder"):
+            model.save_pretrained(staging)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
+        hashes = {path: sha256(staging / path) for path in _files(staging)}
+        write_json(staging / EXPORT_RECORD, {"hf_effattn": version("hf_effattn"), "files": hashes})
         fsync_tree(staging)
         _move_into_place(staging, folder)
     finally:
@@ -52,18 +51,31 @@ def weight_checksums(folder: str | Path) -> dict[str, str]:
 
 
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
+    """Raise FileExistsError if `folder` holds anything but an earlier export."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} holds something that is not a checkpoint; choose another folder")
+    if not (folder / EXPORT_RECORD).is_file():
+        raise FileExistsError(
+            f"{folder} holds a checkpoint that no export has written; choose another folder, or move it away"
+        )
+    written = read_json(folder / EXPORT_RECORD)["files"]
     # A clone of a repository, or a project, has a config.json as well.
-    others = sorted(path.name for path in folder.iterdir() if not _of_export(path))
-    if others:
+    if others := sorted({path.split("/")[0] for path in _files(folder) if path not in written}):
         raise FileExistsError(f"{folder} holds more than a checkpoint, {others}; remove it, or choose another folder")
+    if changed := [path for path in _files(folder) if sha256(folder / path) != written[path]]:
+        raise FileExistsError(
+            f"{folder} holds files that were changed after their export, {changed}; choose another folder, or move it "
+            "away"
+        )
 
 
-def _of_export(path: Path) -> bool:
-    return FILES.fullmatch(path.name) is not None or path.name in own_code()
+def _files(folder: Path) -> list[str]:
+    """What an export can have written: all but its record, and what Python compiles beside code."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    kept = [path.as_posix() for path in found if path.parts[0] not in (EXPORT_RECORD, "__pycache__")]
+    return sorted(kept)
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:

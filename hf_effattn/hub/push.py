@@ -4,16 +4,18 @@ The tests push to a stand-in for the Hub that runs on the same machine, through 
 storage, which `huggingface_hub` uses where ``hf_xet`` is installed, and the Hub itself are not tested.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2  # what huggingface_hub makes its requests with
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from yaml import YAMLError  # huggingface_hub reads cards with it
 
-from .audit import checkpoint_files
-from .verify import verify_folder
+from .audit import check_is_checkpoint
+from .checkpoint_files import unchanged
+from .verify import TIME_LIMIT, verify_folder
 
 
 #: What a repository keeps although the folder does not have it: how git stores its files.
@@ -28,11 +30,16 @@ def push_checkpoint(
     private: bool | None = None,
     revision: str = "main",
     message: str | None = None,
+    run_foreign_code: bool = False,
+    also: Collection[str] = (),
+    time_limit: float = TIME_LIMIT,
 ) -> str:
-    """Verify a checkpoint, then make a branch of a repository equal to its folder, in one commit.
+    """Verify a checkpoint, then make a branch of a repository equal to it, in one commit.
 
-    Files that the folder does not have any more are deleted by the same commit, so that no old code stays behind. The
-    branch moves once everything is uploaded, or not at all; if somebody else has moved it meanwhile, the push fails.
+    What is sent are the files that were verified, each with the bytes that it had then: links, hidden files and files
+    of other names are refused, see `audit_checkpoint`. Files that the folder does not have any more are deleted by the
+    same commit, so that no old code stays behind. The branch moves once everything is uploaded, or not at all; if
+    somebody else has moved it meanwhile, the push fails.
 
     Args:
         folder: a checkpoint with its code and its card.
@@ -41,6 +48,9 @@ def push_checkpoint(
         private: whether the repository is to be private; None for that of the one there is, or the owner's default.
         revision: the branch; made from ``main`` if it does not exist.
         message: that of the commit.
+        run_foreign_code: whether code that is not this package's own may run, see `verify_checkpoint`, and be sent.
+        also: files of other names that are to be sent, as paths in the folder.
+        time_limit: seconds for the process that loads the checkpoint on its own.
 
     Returns:
         The commit's 40 hexadecimal digits, to be loaded as
@@ -50,18 +60,24 @@ def push_checkpoint(
     Raises:
         PermissionError: the token is missing or not valid.
         FileNotFoundError: there is no checkpoint, or no card.
-        ValueError: `verify_folder` refuses the checkpoint, the metadata of the card is not valid, the card loads a
-            tokenizer that is not there, or the repository exists and is not as `private` says.
+        ValueError: `verify_folder` refuses the checkpoint, it has no code, a file was changed after it was verified,
+            the metadata of the card is not valid, the card loads a tokenizer that is not there, or the repository
+            exists and is not as `private` says.
         RuntimeError: the checkpoint does not load on its own.
+        TimeoutError: that takes longer than `time_limit`.
         ConnectionError: a request failed or was refused. The branch is as it was, unless the answer to the commit is
             all that was lost; pushing again is safe in any case.
     """
     folder = Path(folder)
+    check_is_checkpoint(folder)
     api = HfApi(token=token)
     with _failures_named(repo_id):
         _check_token(api)
     _check_card(folder)
-    verify_folder(folder)
+    audit = verify_folder(folder, run_foreign_code=run_foreign_code, also=also, time_limit=time_limit).audit
+    if not audit.code:
+        raise ValueError(f"{folder} has no code, which others need to load it: publish what `hf-effattn export` makes")
+    additions = _additions(folder, audit.files)
     with _failures_named(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         found = api.model_info(repo_id).private
@@ -74,20 +90,40 @@ def push_checkpoint(
     with _failures_named(repo_id):
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        return _commit(api, folder, repo_id, revision, message or f"Upload {folder.resolve().name}")
+        head = api.model_info(repo_id, revision=revision)
+        # `HfApi.upload_folder` may cut what it uploads into several commits. The empty gitignore_content keeps a
+        # .gitignore, here or there, from leaving files out without a word.
+        api.preupload_lfs_files(repo_id, additions, revision=revision, gitignore_content="", free_memory=False)
+    # Weights are read while they are uploaded. So far, they are nothing but unused objects of the repository.
+    unchanged(folder, {file: digest for file, digest in audit.files.items() if file in audit.weights})
+    with _failures_named(repo_id):
+        return _commit(api, head, additions, revision, message or f"Upload {folder.resolve().name}")
 
 
-def _commit(api: HfApi, folder: Path, repo_id: str, revision: str, message: str) -> str:
+def _additions(folder: Path, hashes: dict[str, str]) -> list[CommitOperationAdd]:
+    """What to upload: the weights by their paths, everything else in the bytes that were verified.
+
+    Raises:
+        ValueError: a file is not what its hash says any more.
+    """
+    additions = []
+    for path, digest in hashes.items():
+        file = folder.resolve() / path
+        changed = not file.is_file()
+        if not changed:
+            additions.append(CommitOperationAdd(path, file if path.endswith(".safetensors") else file.read_bytes()))
+            changed = additions[-1].upload_info.sha256.hex() != digest
+        if changed:
+            raise ValueError(f"{folder} was changed after it was verified: {path}; nothing was uploaded")
+    return additions
+
+
+def _commit(api: HfApi, head: ModelInfo, additions: list[CommitOperationAdd], revision: str, message: str) -> str:
     """Make the branch equal to the folder, and return the commit."""
-    head = api.model_info(repo_id, revision=revision)
-    additions = [CommitOperationAdd(str(path), folder / path) for path in checkpoint_files(folder)]
     gone = {file.rfilename for file in head.siblings or []} - {file.path_in_repo for file in additions} - {KEPT}
-    # `HfApi.upload_folder` may cut what it uploads into several commits. The empty gitignore_content keeps a
-    # .gitignore, here or there, from leaving files out without a word.
-    api.preupload_lfs_files(repo_id, additions, revision=revision, gitignore_content="", free_memory=False)
     deletions = [CommitOperationDelete(path) for path in sorted(gone)]
     return api.create_commit(
-        repo_id, [*additions, *deletions], commit_message=message, revision=revision, parent_commit=head.sha
+        head.id, [*additions, *deletions], commit_message=message, revision=revision, parent_commit=head.sha
     ).oid
 
 
@@ -116,6 +152,9 @@ def _check_token(api: HfApi) -> None:
 def _check_card(folder: Path) -> None:
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder} has no README.md: write a model card, for example with `hf-effattn card`")
-    card = ModelCard.load(folder / "README.md")
+    try:
+        card = ModelCard.load(folder / "README.md")
+    except YAMLError as error:
+        raise ValueError(f"the metadata of README.md is no YAML: {error}") from error
     if "AutoTokenizer.from_pretrained" in card.text and not (folder / "tokenizer_config.json").is_file():
         raise ValueError(f"README.md loads a tokenizer, and {folder} has none: save it there, or change the example")

@@ -1,33 +1,35 @@
 """Prove that a checkpoint folder is all that a user needs: load it in a clean process, without us and offline."""
 
-import os
-import subprocess
+import logging
+import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from .audit import Audit, audit_checkpoint
+from .checkpoint_files import copy_verified
 from .inputs import sample_inputs
+from .isolation import find_sandbox, run_alone
 from .loading import head_classes, load_checkpoint
 
+
+logger = logging.getLogger(__name__)
 
 #: Rounding, relative to the largest logit: there the compiled kernels are missing, and sums run in another order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
-#: Of the environment, what the clean process is given.
-PASSED_ON = (
-    *("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "LANG", "LC_ALL"),
-    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
-)
-
-
 #: What a tokenizer is tried with.
 TEXT = "[MAX 2 9 ] A film to remember, für immer."
+
+#: Seconds that the clean process may take.
+TIME_LIMIT = 600.0
 
 
 def verify_checkpoint(
@@ -36,41 +38,104 @@ def verify_checkpoint(
     inputs: dict[str, torch.Tensor],
     expected: torch.Tensor,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    run_foreign_code: bool = False,
+    also: Collection[str] = (),
+    time_limit: float = TIME_LIMIT,
 ) -> float:
-    """Load `folder` through `auto_class` in a process without hf_effattn and without network, and compare logits.
+    """Audit `folder`, load it through `auto_class` in a process without hf_effattn and network, and compare logits.
+
+    What runs there is a copy of the files that the audit has read. A checkpoint without code, whose config names none,
+    is loaded there with the installed hf_effattn.
 
     Args:
-        folder: a checkpoint with its code.
+        folder: a checkpoint.
         auto_class: name of the Auto class to load through, such as ``"AutoModelForSequenceClassification"``.
         inputs: what the model is called with.
         expected: the logits that the model gave here.
         tokenizer: that of the folder, as it is here; if given, a text must become the same tokens there.
+        run_foreign_code: whether code may run that is not this package's own. It runs without network and home in a
+            sandbox where the system allows one, see `isolation`; where not, a warning says so.
+        also: files of other names that belong to the checkpoint, see `audit_checkpoint`.
+        time_limit: seconds for the other process; then it is ended with all that it has started.
 
     Returns:
         The largest absolute difference between the logits there and `expected`.
 
     Raises:
+        FileNotFoundError: `folder` holds no checkpoint.
         RuntimeError: the checkpoint does not load or run there; the message holds the other process's error.
-        ValueError: the logits there differ by more than rounding, see `TOLERANCE`, or the tokens differ.
+        TimeoutError: it takes longer than `time_limit`.
+        ValueError: the audit refuses a file, or the logits there have another shape or differ by more than rounding,
+            see `TOLERANCE`, or the tokens differ.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, f"{scratch}/inputs.safetensors")
+    audit = audit_checkpoint(folder, foreign_code=run_foreign_code, also=also)
+    return _compare(Path(folder), audit, auto_class, inputs, expected, tokenizer, time_limit)
+
+
+def _compare(
+    folder: Path,
+    audit: Audit,
+    auto_class: str,
+    inputs: dict[str, torch.Tensor],
+    expected: torch.Tensor,
+    tokenizer: PreTrainedTokenizerBase | None,
+    time_limit: float,
+) -> float:
+    """`verify_checkpoint` after the audit."""
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary).resolve()
+        copy_verified(folder, audit.files, scratch / "checkpoint")
+        save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, scratch / "inputs.safetensors")
         if tokenizer is not None:
-            Path(scratch, "text").write_text(TEXT, encoding="utf-8")
-        command = [sys.executable, "-I", str(Path(__file__).with_name("clean_load.py")), str(Path(folder).resolve())]
-        # The code of the checkpoint is told none of the tokens that may be in the environment, nor where home is.
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"HOME": scratch}
-        done = subprocess.run(
-            [*command, auto_class, scratch], capture_output=True, text=True, cwd=scratch, env=environment
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"{folder} does not load through {auto_class} in a clean process:\n{done.stderr}")
-        outputs = load_file(f"{scratch}/outputs.safetensors")
+            (scratch / "text").write_text(TEXT, encoding="utf-8")
+        program = shutil.copy(Path(__file__).with_name("clean_load.py"), scratch)
+        command = [sys.executable, "-I", str(program), auto_class, "checkpoint" if audit.code else "package"]
+        try:
+            status, printed = run_alone([*_sandbox(folder, audit, scratch), *command], scratch, time_limit)
+        except TimeoutError as error:
+            raise TimeoutError(f"{folder} does not load through {auto_class} in time: {error}") from error
+        if status != 0:
+            raise RuntimeError(f"{folder} does not load through {auto_class} in a clean process:\n{printed}")
+        outputs = _outputs(folder, scratch / "outputs.safetensors")
     if tokenizer is not None and outputs["token_ids"].tolist() != tokenizer(TEXT)["input_ids"]:
         raise ValueError(f"the tokenizer of {folder} gives other tokens in a clean process")
-    logits = outputs["logits"]
-    difference = float((logits.double() - expected.detach().double()).abs().max())
-    tolerance = TOLERANCE[expected.dtype] * max(1.0, float(expected.detach().abs().max()))
+    return _difference(folder, outputs["logits"], expected.detach())
+
+
+def _outputs(folder: Path, path: Path) -> dict[str, torch.Tensor]:
+    """What the clean process has written; code of others may have ended it before, or written something else."""
+    if path.is_symlink() or not path.is_file():
+        raise RuntimeError(f"{folder} ends the clean process before there are logits")
+    try:
+        outputs = load_file(path)
+    except SafetensorError as error:
+        raise RuntimeError(f"{folder} leaves no whole logits in the clean process: {error}") from error
+    return {"logits": torch.empty(0), "token_ids": torch.empty(0)} | outputs
+
+
+def _sandbox(folder: Path, audit: Audit, scratch: Path) -> tuple[str, ...]:
+    """What to put before the command of the clean process: code of others is shut in, where that can be."""
+    if not audit.foreign:
+        return ()
+    found = find_sandbox(scratch, [(folder / path).resolve() for path in audit.weights])
+    if found is None:
+        logger.warning(
+            "the code of others in %s runs with all your rights, your files and the network among them: this system "
+            "has neither bubblewrap nor user namespaces to shut it in",
+            folder,
+        )
+    return found or ()
+
+
+def _difference(folder: Path, logits: torch.Tensor, expected: torch.Tensor) -> float:
+    if logits.shape != expected.shape or logits.dtype != expected.dtype:
+        raise ValueError(
+            f"the logits of {folder} are {logits.dtype} {list(logits.shape)} in a clean process, and here "
+            f"{expected.dtype} {list(expected.shape)}"
+        )
+    difference = float((logits.double() - expected.double()).abs().max())
+    tolerance = TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
     if not difference <= tolerance:
         raise ValueError(f"the logits of {folder} differ by {difference:.3g} in a clean process, over {tolerance:.3g}")
     return difference
@@ -81,7 +146,7 @@ class Verification:
     """What `verify_folder` found.
 
     Attributes:
-        audit: the code, its imports, and the weight files.
+        audit: the files by their hashes, the code among them, and the weight files.
         differences: Auto class -> the largest absolute difference between the logits here and in the clean process,
             for every head that the config records.
     """
@@ -90,25 +155,39 @@ class Verification:
     differences: dict[str, float]
 
 
-def verify_folder(folder: str | Path) -> Verification:
-    """Audit a checkpoint, then `verify_checkpoint` it against the installed package, on `sample_inputs`.
+def verify_folder(
+    folder: str | Path,
+    *,
+    run_foreign_code: bool = False,
+    also: Collection[str] = (),
+    time_limit: float = TIME_LIMIT,
+) -> Verification:
+    """Audit a checkpoint, then compare it on `sample_inputs`, as `verify_checkpoint` does, with the installed package.
 
-    The checkpoint's code runs here only after the audit, and only in the other process.
+    The checkpoint's code runs only after the audit, and only in the other process.
+
+    Args:
+        folder: a checkpoint.
+        run_foreign_code: see `verify_checkpoint`.
+        also: see `verify_checkpoint`.
+        time_limit: see `verify_checkpoint`; it holds for every head.
 
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
         ValueError: the audit refuses a file, the weights do not fit the class, or the logits differ.
         RuntimeError: the checkpoint does not load or run on its own.
+        TimeoutError: the other process takes too long.
     """
     folder = Path(folder)
-    audit = audit_checkpoint(folder)
+    audit = audit_checkpoint(folder, foreign_code=run_foreign_code, also=also)
     family, auto_classes = head_classes(folder)
     differences = {}
     for auto_class in auto_classes:
         checkpoint = load_checkpoint(folder, family, auto_class)
-        model = checkpoint.model
-        inputs = sample_inputs(model)
+        inputs = sample_inputs(checkpoint.model)
         with torch.no_grad():
-            expected = model(**inputs)[0]
-        differences[auto_class] = verify_checkpoint(folder, auto_class, inputs, expected, checkpoint.tokenizer)
+            expected = checkpoint.model(**inputs)[0]
+        differences[auto_class] = _compare(
+            folder, audit, auto_class, inputs, expected, checkpoint.tokenizer, time_limit
+        )
     return Verification(audit, differences)

@@ -4,13 +4,13 @@ This package is not part of a checkpoint. Checkpoints find it where hf_effattn i
 where it is not; see `hf_effattn.models.backends`.
 """
 
+import logging
 from functools import cache
 
 import torch
-from transformers.utils import logging
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Raised when the arguments of `cpu_linear_attention` change. The code of a checkpoint asks for the one that it was
 #: written for.
@@ -33,6 +33,6 @@ def _build_refusal() -> str | None:
     try:
         library()
     except BuildError as error:
-        logger.warning(f"linear attention runs in plain torch, more slowly than it could: {error}")
+        logger.warning("linear attention runs in plain torch, more slowly than it could: %s", error)
         return str(error)
     return None

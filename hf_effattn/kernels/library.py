@@ -92,6 +92,62 @@ class Arguments(ctypes.Structure):
                 setattr(self.grad_map, name, tensor.data_ptr())
 
 
+class Field(ctypes.Structure):
+    """``Field`` of ``csrc/linear_attention.cpp``: where the compiler has put a field, or the value of an enum."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("offset", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("kind", ctypes.c_char),
+    ]
+
+
+#: The structs of ``csrc`` that are mirrored here.
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "Tensor": Tensor,
+    "MapArguments": Map,
+    "MapGradients": MapGradients,
+    "Arguments": Arguments,
+}
+
+_KINDS: dict[Any, bytes] = {
+    ctypes.c_void_p: b"p",
+    ctypes.c_float: b"f",
+    ctypes.c_int32: b"i",
+    ctypes.c_int64: b"i",
+}
+
+
+def layout() -> dict[str, tuple[int, int, bytes]]:
+    """Offset, size and kind of every field as they are mirrored here, the values of enums, and the size of all."""
+    found = {
+        f"{struct}.{field[0]}": (*_place(mirror, field[0]), _KINDS.get(field[1], b"s"))
+        for struct, mirror in STRUCTS.items()
+        for field in mirror._fields_
+    }
+    names = {"Type": ("float32", "bfloat16"), "Activation": ACTIVATIONS}
+    enums = {f"{enum}.{name}": (value, 4, b"e") for enum, of in names.items() for value, name in enumerate(of)}
+    return found | enums | {"": (ctypes.sizeof(Arguments), 0, b"\0")}
+
+
+def _place(struct: type[ctypes.Structure], name: str) -> tuple[int, int]:
+    return getattr(struct, name).offset, getattr(struct, name).size
+
+
+def compiled_layout(loaded: ctypes.CDLL) -> dict[str, tuple[int, int, bytes]]:
+    """What `layout` gives, as the library has it."""
+    loaded.effattn_layout.restype = ctypes.POINTER(Field)
+    fields, found, end = loaded.effattn_layout(), {}, 0
+    while fields[end].name is not None:
+        struct, _, name = fields[end].name.decode().partition(".")
+        # ``kFloat32`` is the enum's name of float32.
+        name = name[1:].lower() if fields[end].kind == b"e" else name
+        found[f"{struct}.{name}"] = (fields[end].offset, fields[end].size, fields[end].kind)
+        end += 1
+    return found | {"": (fields[end].offset, fields[end].size, fields[end].kind)}
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The compiled library, built if need be.
@@ -102,13 +158,16 @@ def library() -> ctypes.CDLL:
     path = build()
     try:
         loaded = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BuildError(f"{path} cannot be loaded: {error}; remove it to have it compiled anew") from error
-    loaded.effattn_arguments_size.restype = ctypes.c_int64
+        theirs, ours = compiled_layout(loaded), layout()
+    except (OSError, AttributeError) as error:
+        raise BuildError(
+            f"{path} cannot be loaded: {error}; remove it to have it compiled anew, by another CXX if it comes to "
+            "the same, or set HF_EFFATTN_CACHE to a folder from which libraries may be loaded"
+        ) from error
+    if differing := sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)):
+        raise BuildError(f"{path} has another interface than this version of hf_effattn, {differing}: install it anew")
     loaded.effattn_block_count.restype = ctypes.c_int64
     loaded.effattn_block_count.argtypes = [ctypes.c_int64]
-    if loaded.effattn_arguments_size() != ctypes.sizeof(Arguments):
-        raise BuildError(f"{path} has another interface than this version of hf_effattn; remove it")
     return loaded
 
 

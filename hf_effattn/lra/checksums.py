@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict
 
@@ -31,9 +32,10 @@ def verified(splits: DatasetDict, checksums: dict[str, str]) -> DatasetDict:
     for name, expected in checksums.items():
         if (found := content_checksum(splits[name])) != expected:
             folders = {str(Path(file["filename"]).parent) for file in splits[name].cache_files}
+            folders = folders or {str(datasets.config.HF_DATASETS_CACHE)}
             raise ValueError(
-                f"the generated {name} split has SHA-256 {found}, expected {expected}: numpy's random numbers or this "
-                "generator have changed, or the rows in the cache are damaged, so scores would not compare. Install "
-                f"the numpy of constraints.txt, and delete {' and '.join(sorted(folders))}."
+                f"the generated {name} split has SHA-256 {found}, expected {expected}: the rows in the cache are "
+                "damaged, or numpy's random numbers or the code that makes them have changed, so scores would not "
+                f"compare. Install the numpy of constraints.txt, and delete {' and '.join(sorted(folders))}."
             )
     return splits

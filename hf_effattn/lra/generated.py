@@ -18,13 +18,15 @@ from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 from transformers.utils.logging import get_logger
 
-from ..files import fsync_tree, read_json, write_json
+from ..files import fsync_tree, read_json, sha256, write_json
 
 
 logger = get_logger(__name__)
 
 #: What reading the rows warned of; said again whenever they come from the cache.
 WARNINGS = "warnings.json"
+#: The checksums of the files of the rows, compared whenever they come from the cache.
+CHECKSUMS = "checksums.json"
 
 
 def generated(
@@ -66,13 +68,28 @@ def generated(
             if not folder.exists():
                 _generate(folder, generator, arguments, features, num_proc)
                 drawn = True
-    if not drawn and (folder / WARNINGS).is_file():
-        for message in read_json(folder / WARNINGS):
-            logger.warning(message)
     try:
+        if not drawn:
+            _check(folder)
+        if not drawn and (folder / WARNINGS).is_file():
+            for message in read_json(folder / WARNINGS):
+                logger.warning(message)
         return Dataset.load_from_disk(folder)
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, KeyError, AttributeError, pyarrow.ArrowException) as error:
         raise ValueError(f"the rows in {folder} are damaged ({error}); delete the folder, and run again") from error
+
+
+def _check(folder: Path) -> None:
+    """Raise ValueError or OSError if a file of the rows is missing or has changed since it was written."""
+    if not (folder / CHECKSUMS).is_file():
+        logger.warning(
+            f"the rows in {folder} have no {CHECKSUMS}, as an earlier version wrote them: whether they have changed "
+            "since cannot be seen. Delete the folder to have them made anew"
+        )
+        return
+    for name, expected in read_json(folder / CHECKSUMS).items():
+        if (found := sha256(folder / name)) != expected:
+            raise ValueError(f"{name} has SHA-256 {found}, not {expected}")
 
 
 def divided(rows: Dataset, order: Sequence[int], sizes: dict[str, int]) -> DatasetDict:
@@ -118,6 +135,8 @@ def _generate(
         rows.save_to_disk(whole)
         if messages:
             write_json(whole / WARNINGS, messages)
+        files = sorted(path for path in whole.rglob("*") if path.is_file())
+        write_json(whole / CHECKSUMS, {path.relative_to(whole).as_posix(): sha256(path) for path in files})
         fsync_tree(whole)
         whole.rename(folder)
 

@@ -10,14 +10,14 @@ no network: 54,000 / 6,000 / 10,000 pictures, ten classes. Sources: ``"system"``
 dataset-fashion-mnist installs, or a folder with them, compressed or not.
 """
 
-import gzip
 import hashlib
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, load_dataset
+
+from .bounded import read_at_most
 
 
 CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -36,6 +36,9 @@ FASHION_LABELS = (
 )
 FASHION_SOURCES = ("system",)
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+#: Pictures of the parts of Fashion-MNIST, and pixels of each.
+FASHION_SIZES, FASHION_PIXELS = {"train": 60_000, "t10k": 10_000}, 28**2
 
 #: SHA-256 of the idx files of Fashion-MNIST, not compressed.
 FASHION_SHA256 = {
@@ -93,14 +96,13 @@ def read_cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}")
-    row = 1 + 3 * CIFAR_SIDE**2
-    raw = np.fromfile(path, dtype=np.uint8)
-    if raw.size != CIFAR_BATCH * row:
+    row, size = 1 + 3 * CIFAR_SIDE**2, path.stat().st_size
+    if size != CIFAR_BATCH * row:
         raise ValueError(
-            f"{path} has {raw.size:,} bytes, which end in picture {raw.size // row:,}; a batch of CIFAR-10 has "
+            f"{path} has {size:,} bytes, which end in picture {size // row:,}; a batch of CIFAR-10 has "
             f"{CIFAR_BATCH * row:,}. Get the file anew"
         )
-    rows = raw.reshape(CIFAR_BATCH, row)
+    rows = np.fromfile(path, dtype=np.uint8).reshape(CIFAR_BATCH, row)
     labels = rows[:, 0].astype(np.int64)
     check_labels(labels, len(CIFAR_LABELS), path)
     return grey(rows[:, 1:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE).transpose(0, 2, 3, 1)), labels
@@ -136,7 +138,11 @@ def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
         ValueError: a file is missing, damaged or not that of Fashion-MNIST, there are not as many labels as pictures,
             or a label is none of the ten.
     """
-    files = [read_file(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    pictures = FASHION_SIZES[part]
+    files = [
+        read_file(folder, f"{part}-images-idx3-ubyte", 16 + pictures * FASHION_PIXELS),
+        read_file(folder, f"{part}-labels-idx1-ubyte", 8 + pictures),
+    ]
     images, labels = (read_idx(raw, path, dimensions) for (path, raw), dimensions in zip(files, (3, 1), strict=True))
     if len(images) != len(labels):
         raise ValueError(f"{files[0][0]} has {len(images):,} pictures, but {files[1][0]} has {len(labels):,} labels")
@@ -148,19 +154,16 @@ def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
-def read_file(folder: Path, name: str) -> tuple[Path, bytes]:
-    """The file `name`, which may end in ``.gz``, and what is in it once it is decompressed.
+def read_file(folder: Path, name: str, longest: int) -> tuple[Path, bytes]:
+    """The file `name`, which may end in ``.gz``, and its at most `longest` bytes once it is decompressed.
 
     Raises:
-        ValueError: the file is missing or damaged.
+        ValueError: the file is missing, damaged or longer.
     """
     path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).is_file()), None)
     if path is None:
         raise ValueError(f"{folder} has neither {name} nor {name}.gz")
-    try:
-        return path, gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}); get the file anew") from error
+    return path, read_at_most(path, longest)
 
 
 def read_idx(raw: bytes, path: Path, dimensions: int) -> np.ndarray:

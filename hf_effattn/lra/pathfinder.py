@@ -19,7 +19,10 @@ of which the official ones have at least one, are left out as in the arena, and 
 """
 
 import hashlib
+import io
+import math
 import os
+import tokenize
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +32,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from transformers.utils import logging
 
+from .bounded import read_at_most
 from .broken import leave_out
 from .checksums import verified
 from .generated import divided, generated
@@ -67,6 +71,8 @@ OFFICIAL_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 MAX_BROKEN = 0.01
 #: Where the columns of an official list are: folder, file name and label.
 FOLDER, NAME, LABEL = 0, 1, 3
+#: Bytes of the longest list that is read; that of all official pictures in one would have some 330 million.
+MAX_LIST = 2**29
 
 
 def published(size: int = 32, difficulty: str = "hard") -> Parameters:
@@ -184,11 +190,12 @@ def read_official(folder: Path, size: int) -> Dataset:
     and times of the pictures.
 
     Raises:
-        ValueError: there are no lists, a label is neither 0 nor 1, or more than `MAX_BROKEN` of the rows are damaged.
+        ValueError: there are no lists, a picture lies outside of the folder, a label is neither 0 nor 1, or more than
+            `MAX_BROKEN` of the rows are damaged.
     """
     digest = hashlib.sha256()
     for place, row in _listed(folder):
-        path = folder.joinpath(*row[FOLDER : NAME + 1])
+        path = picture_path(folder, row, place)
         stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
         digest.update(f"{place} {row} {stamp}\n".encode())
     arguments = {"folder": str(folder), "size": size}
@@ -208,8 +215,9 @@ def _official(folder: str, size: int) -> Iterator[dict]:
     total, broken = 0, []
     for place, row in _listed(Path(folder)):
         total += 1
+        path = picture_path(Path(folder), row, place)
         try:
-            path, label = Path(folder) / row[FOLDER] / row[NAME], int(row[LABEL])
+            label = int(row[LABEL])
         except (IndexError, ValueError):
             broken.append(f"{place}: no folder, file and label in {' '.join(row)!r}")
             continue
@@ -224,6 +232,20 @@ def _official(folder: str, size: int) -> Iterator[dict]:
     leave_out(folder, broken, total, MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
 
 
+def picture_path(folder: Path, row: list[str], place: str) -> Path:
+    """Where the picture of a row lies.
+
+    Links in the folder are followed, as caches of downloads are made of them; a list cannot make any.
+
+    Raises:
+        ValueError: a name in the row leads out of the folder.
+    """
+    inside = Path(*row[FOLDER : NAME + 1])
+    if inside.is_absolute() or ".." in inside.parts:
+        raise ValueError(f"{place}: the picture {str(inside)!r} lies outside of {folder}; get the lists anew")
+    return folder / inside
+
+
 def _features(size: int) -> Features:
     return Features({"image": Array2D((size, size), "uint8"), "label": ClassLabel(names=list(LABELS))})
 
@@ -232,25 +254,46 @@ def read_list(path: Path) -> list[list[str]]:
     """The rows of a list: as arrays of numpy, as the generator saves them, or as lines of text, as the arena has them.
 
     Raises:
-        ValueError: the file is neither.
+        ValueError: the file is neither, or has more than `MAX_LIST` bytes.
     """
-    raw = path.read_bytes()
+    raw = read_at_most(path, MAX_LIST)
     try:
-        if raw.startswith(b"\x93NUMPY"):
-            return [[str(value) for value in row] for row in np.load(path)]
+        if raw.startswith(np.lib.format.MAGIC_PREFIX):
+            return [[str(value) for value in row] for row in _array(raw)]
         return [line.split(" ") for line in raw.decode().splitlines()]
-    except (ValueError, TypeError, EOFError) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is no list of pictures: {error}") from error
 
 
+def _array(raw: bytes) -> np.ndarray:
+    """The array in the bytes of a file of numpy, which makes room for what the header says before it reads that.
+
+    Raises:
+        ValueError: the header says something else than follows, or that Python objects follow.
+    """
+    file = io.BytesIO(raw)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"it is of version {version} of numpy's format, which texts have not")
+    shape, _, kind = readers[version](file)
+    # Rows without cells need no bytes, however many they are.
+    needed, found = math.prod(shape) * kind.itemsize, len(raw) - file.tell()
+    if not kind.hasobject and (needed != found or (needed == 0 and shape[:1] != (0,))):
+        raise ValueError(f"an array of {kind} of shape {shape} has {needed:,} bytes, but {found:,} follow")
+    file.seek(0)
+    return np.load(file)
+
+
 def read_picture(path: Path, size: int) -> np.ndarray:
-    """A picture in grey, unsigned bytes ``[size, size]``.
+    """A picture in grey, unsigned bytes ``[size, size]``, of a PNG file.
 
     Raises:
         ValueError: the file is no picture, or one of another size.
     """
     try:
-        with Image.open(path) as picture:
+        # Pillow would read a file as what it is, whatever it is called; for EPS it starts Ghostscript on it.
+        with Image.open(path, formats=["PNG"]) as picture:
             if picture.size != (size, size):
                 raise ValueError(f"{path} has {picture.height} x {picture.width} pixels, expected {size} x {size}")
             return np.asarray(picture.convert("L"))

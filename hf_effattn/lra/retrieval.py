@@ -15,6 +15,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ..files import sha256
+from .checked_cache import checked_map
+from .checksums import verified
 from .generated import generated
 from .text import load_text
 from .tsv import class_id, read_tsv
@@ -32,6 +34,13 @@ PAIR_SEED = "hf_effattn retrieval 2"
 #: How the reviews mark the ends of lines. An author has lines or has none, so that which halves hold such marks says
 #: in three of five pairs whether they belong together.
 LINE_BREAKS = re.compile(r"\s*(?:<br\s*/?>\s*)+", re.IGNORECASE)
+
+#: SHA-256 of the splits that are made of the package's reviews (`content_checksum`).
+CHECKSUMS = {
+    "train": "3ec0630b01d900f766a684eb75b461326904129b5d2d7d8d4c559bbce093fa34",
+    "validation": "269a9f32a7403575352e7edbdbbce05cd962ca57887bab7cfe1e1236600a113f",
+    "test": "f166d8d9afc363e996692bb14e417e19a10b6e824302af02161fb2e1dcae05cc",
+}
 
 FEATURES = Features({"text": Value("string"), "pair_text": Value("string"), "label": ClassLabel(names=list(LABELS))})
 
@@ -85,10 +94,15 @@ def load_retrieval_reviews(source: str = "package") -> DatasetDict:
     Raises:
         ValueError: as `load_text`.
     """
-    reviews = load_text(source).map(lambda text: {"text": LINE_BREAKS.sub(" ", text)}, input_columns="text")
-    return DatasetDict(
-        {name: Dataset.from_list(list(pair_halves(split)), features=FEATURES) for name, split in reviews.items()}
-    )
+
+    def of_one_line(text: str) -> dict[str, str]:
+        return {"text": LINE_BREAKS.sub(" ", text)}
+
+    splits = DatasetDict()
+    for name, split in load_text(source).items():
+        reviews = checked_map(split, of_one_line, input_columns="text")
+        splits[name] = Dataset.from_list(list(pair_halves(reviews)), features=FEATURES)
+    return verified(splits, CHECKSUMS if source == "package" else {})
 
 
 def pair_halves(reviews: Dataset) -> Iterator[dict]:

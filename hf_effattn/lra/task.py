@@ -9,6 +9,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Token
 
 from ..tokenization import byte_tokenizer, encode_data
 from . import image, listops, pathfinder, pathfinder_tracing, recall, retrieval, text
+from .checked_cache import checked_map
 from .collate import PAIR, PIXEL_VOCABULARY, Collator, PairCollator, PixelCollator, PixelTokenCollator
 
 
@@ -204,4 +205,5 @@ def tokenize(
         return encoded
 
     texts = [name for name in splits["train"].column_names if name != "label"]
-    return splits.map(encode, batched=True, remove_columns=texts, desc=f"at most {max_length} tokens")
+    options = {"batched": True, "remove_columns": texts, "desc": f"at most {max_length} tokens"}
+    return DatasetDict({name: checked_map(split, encode, **options) for name, split in splits.items()})

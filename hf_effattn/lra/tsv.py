@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from .broken import leave_out
 
@@ -13,6 +13,9 @@ Row = TypeVar("Row")
 #: The share of rows that may be broken before a file is refused.
 MAX_BROKEN = 0.001
 
+#: Bytes of the longest line that is read, a hundred times as long as any of the official files.
+MAX_LINE = 2**24
+
 WHOLE_NUMBER = re.compile(r"(-?[0-9]+)(\.0*)?")
 
 
@@ -21,8 +24,9 @@ def read_tsv(
 ) -> Iterator[tuple[int, Row]]:
     """The rows of a file, each with the number of its line, from 1.
 
-    A row is broken if it is no UTF-8, has another number of cells, or `parse` finds something wrong with it. Up to
-    `MAX_BROKEN` of the rows may be; they are left out, and at the end a warning counts them and names the first.
+    A row is broken if it has more than `MAX_LINE` bytes, of which no more are held in memory, is no UTF-8, has
+    another number of cells, or `parse` finds something wrong with it. Up to `MAX_BROKEN` of the rows may be; they are
+    left out, and at the end a warning counts them and names the first.
 
     Args:
         path: the file.
@@ -36,11 +40,11 @@ def read_tsv(
     """
     whole, broken = 0, []
     with path.open("rb") as file:
-        if header and (first := file.readline()).rstrip(b"\r\n") != "\t".join(header).encode():
+        if header and (first := file.readline(MAX_LINE)).rstrip(b"\r\n") != "\t".join(header).encode():
             raise ValueError(
                 f"{path}: the first line is {first[:80]!r}, not {' and '.join(header)} with a tab between"
             )
-        for number, line in enumerate(file, start=2 if header else 1):
+        for number, line in enumerate(_lines(file), start=2 if header else 1):
             try:
                 row = parse(_cells(line, columns))
             except ValueError as error:
@@ -51,7 +55,17 @@ def read_tsv(
     leave_out(path, broken, whole + len(broken), MAX_BROKEN, "repair the file, or get it anew")
 
 
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, of which those that are too long are cut."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+        while len(line) > MAX_LINE and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE + 1)
+
+
 def _cells(line: bytes, columns: int) -> list[str]:
+    if len(line) > MAX_LINE:
+        raise ValueError(f"it has more than {MAX_LINE:,} bytes")
     cells = line.decode().removesuffix("\n").removesuffix("\r").split("\t")
     if len(cells) != columns:
         raise ValueError(f"the number of cells is {len(cells)}, not {columns}")

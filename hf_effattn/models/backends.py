@@ -48,6 +48,9 @@ class Backend:
         return self.refusal(device, dtype)
 
 
+#: The names of the library's own backends. Configs are checked against them before any operator has been imported.
+LIBRARY_BACKENDS = ("triton", "cpu", "torch", "reference")
+
 _BACKENDS: dict[str, dict[str, Backend]] = {}
 
 
@@ -82,10 +85,7 @@ def resolve_backend(
                 return backend
             reasons.append(f"{backend.name}: {reason}")
         raise RuntimeError(f"no backend of {operator!r} serves {dtype} on {device}: " + "; ".join(reasons))
-    if requested not in registered:
-        raise ValueError(
-            f"unknown attention_backend {requested!r} for {operator!r}; choose from {backend_names(operator)}"
-        )
+    check_backend_name(operator, requested)
     backend = registered[requested]
     reason = backend.refuses(device, dtype, width)
     if reason is not None:
@@ -96,9 +96,23 @@ def resolve_backend(
     return backend
 
 
+def check_backend_name(operator: str, requested: str) -> None:
+    """Raise ValueError if `requested` is neither ``"auto"`` nor a backend of the operator."""
+    if requested not in backend_names(operator):
+        raise ValueError(
+            f"unknown attention_backend {requested!r} for {operator!r}; choose from {backend_names(operator)}"
+        )
+
+
 def backend_names(operator: str) -> list[str]:
     """``"auto"`` and the registered backends of `operator`, in the order of preference."""
     return ["auto", *_BACKENDS[operator]]
+
+
+def known_backends() -> list[str]:
+    """``"auto"``, the library's backends, and those that were registered beside them for any operator."""
+    registered = (name for table in _BACKENDS.values() for name in table)
+    return ["auto", *dict.fromkeys([*LIBRARY_BACKENDS, *registered])]
 
 
 def backends(

@@ -3,13 +3,12 @@
 from dataclasses import field
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_luna import LunaConfig, Temperature
 from .configuration_memory_filter import MemoryFilterFields
+from .configuration_strict import strict_config
 
 
-@strict
+@strict_config
 class ConvLunaConfig(MemoryFilterFields, LunaConfig):
     """ConvLuna: Luna with a filter on the keys and values that it packs (Yorsh et al. 2024, arXiv 2404.00798).
 

@@ -2,12 +2,15 @@
 
 import difflib
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
+from .backends import known_backends
+from .configuration_strict import FieldTypeError, FieldValueError, check_number, strict_config
 from .versions import SUPPORTED
 
 
@@ -22,6 +25,9 @@ HEADS = {
     "AutoModelForImageClassification": "ForImageClassification",
 }
 
+#: What torch calls the dtypes that weights can have.
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
+
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
     [
@@ -33,7 +39,6 @@ _TRANSFORMERS_KEYS = frozenset(
         "name_or_path",
         "num_labels",
         "output_attentions",
-        "per_layer_config",
         "quantization_config",
         "tie_last_hidden_states",
         "torch_dtype",
@@ -41,7 +46,7 @@ _TRANSFORMERS_KEYS = frozenset(
 )
 
 
-@strict
+@strict_config
 class EncoderConfig(PreTrainedConfig):
     """What every family shares: sizes, embeddings, norms, pooling, heads. The defaults are those of BERT-base.
 
@@ -52,14 +57,23 @@ class EncoderConfig(PreTrainedConfig):
         num_attention_heads: heads per attention layer.
         intermediate_size: width of the MLP.
         hidden_act: activation of the MLP and of the heads, a name of `transformers.activations.ACT2FN`.
-        hidden_dropout_prob: dropout on the embeddings, on the attention output and after both MLP layers.
+        hidden_dropout_prob: dropout after both MLP layers and, where the next three are None, in their places.
+        embedding_dropout_prob: dropout on the embeddings.
+        attention_output_dropout_prob: dropout on the attention output, in front of the residual sum.
+        classifier_dropout: dropout in front of the task heads.
         attention_probs_dropout_prob: dropout inside the attention; each family says where.
-        classifier_dropout: dropout in front of the task heads, `hidden_dropout_prob` if None.
-        max_position_embeddings: number of learned positions, and so the longest input.
+        max_position_embeddings: the longest input.
+        cls_position: whether position 0 has a learned vector like all others. False is the authors' form: a [CLS] in
+            front is a vector of its own without a position, and the table has a row less.
         layer_norm_eps: epsilon of every norm.
-        initializer_range: standard deviation of linear and token embedding weights (positions start at zero).
-        norm_position: ``"pre"`` (norm before each sublayer, one more at the end) or ``"post"`` (after each
-            residual sum, and after the embeddings).
+        init_scheme: how weights start. ``"normal"``: N(0, initializer_range), biases at zero. ``"authors"``: as in
+            their code, see `initial_weights`; ``"authors_2021"`` is the same, but for a [CLS] that starts at zero.
+        initializer_range: standard deviation of linear and token embedding weights with ``init_scheme="normal"``.
+        norm_position: ``"pre"`` (norm before each sublayer) or ``"post"`` (after each residual sum).
+        embedding_norm: whether a norm follows the embeddings; None means with ``"post"`` only.
+        last_norm: whether a norm follows the last block; None means with ``"pre"`` only.
+        block_skip: whether the input of a block is added once more at its end, to what its MLP and its residual
+            branches gave, before the last norm of ``"post"``.
         norm_type: ``"layer_norm"``, ``"rms_norm"``, or ``"scale_norm"`` (an RMS norm with one learned gain for
             all channels, as in Luna and Mega).
         pooling: what a classifier reads: ``"cls"`` (first real token), ``"last"`` (last real token), ``"mean"``
@@ -67,21 +81,29 @@ class EncoderConfig(PreTrainedConfig):
             ``"last"`` for a decoder and ``"cls"`` otherwise.
         num_channels: channels of a pixel. If set, the model reads `pixel_values` as a sequence of pixels in
             raster order instead of token ids.
-        classifier_hidden_size: width of the hidden layer of the classification heads, `intermediate_size` if None.
+        classifier_hidden_size: widths of the hidden layers of the classification heads, an empty list for none. A
+            number, `intermediate_size` if None, is the width of one layer; for pairs a second of half of it follows.
+        classifier_act: activation of the classification heads, `hidden_act` if None.
         pair_features: if set, `ForSequenceClassification` classifies pairs, and reads of their two pooled vectors
             u and v: ``"concat"`` ([u, v], the authors' form) or ``"interaction"`` ([u, v, u * v, u - v]).
         is_decoder: whether attention is causal. `ForCausalLM` sets it, `ForMaskedLM` clears it.
         use_cache: whether a decoder returns its state outside of training, if it is not given labels.
-        attention_backend: ``"auto"``, or a backend by name, see `hf_effattn.backends()`.
+        attention_backend: ``"auto"``, or a backend by name, see `hf_effattn.backends()`. A checkpoint that names one
+            that this version does not know opens with ``from_pretrained(..., attention_backend="auto")``.
         pad_token_id: id of padding, whose embedding starts at zero; only a language modelling head that shares the
             embedding trains it, and no real token ever reads it.
         bos_token_id: id that starts a text.
         eos_token_id: id that ends a generated text.
         tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.
 
+    What is wrong with a single value is refused when it is assigned. The whole is checked at construction, and again
+    when a model is built and when the config or a model is saved, because fields can change in between.
+
     Raises:
-        TypeError: an unknown field; the message names the nearest one.
-        ValueError: values that clash; the message names both.
+        TypeError: an unknown field (the message names the nearest one), or a value of a wrong type.
+        ValueError: a value that its field cannot have, or values that clash; the message names both.
+
+    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_strict`.
     """
 
     vocab_size: int = 260
@@ -91,16 +113,24 @@ class EncoderConfig(PreTrainedConfig):
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.0
+    embedding_dropout_prob: float | int | None = None
+    attention_output_dropout_prob: float | int | None = None
     classifier_dropout: float | int | None = None
+    attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 4096
+    cls_position: bool = True
     layer_norm_eps: float = 1e-6
+    init_scheme: Literal["normal", "authors", "authors_2021"] = "normal"
     initializer_range: float = 0.02
     norm_position: Literal["pre", "post"] = "pre"
+    embedding_norm: bool | None = None
+    last_norm: bool | None = None
+    block_skip: bool = False
     norm_type: Literal["layer_norm", "rms_norm", "scale_norm"] = "layer_norm"
     pooling: Literal["cls", "last", "mean", "memory"] | None = None
     num_channels: int | None = None
-    classifier_hidden_size: int | None = None
+    classifier_hidden_size: int | list[int] | None = None
+    classifier_act: str | None = None
     pair_features: Literal["concat", "interaction"] | None = None
     is_decoder: bool = False
     use_cache: bool = True
@@ -120,6 +150,12 @@ class EncoderConfig(PreTrainedConfig):
     causal: ClassVar[bool] = True
     #: Whether the family has a memory that a classifier can read.
     has_memory: ClassVar[bool] = False
+    #: The lowest values of numbers that `check_number` would limit otherwise.
+    lowest_values: ClassVar[dict[str, float]] = {
+        "num_hidden_layers": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     #: Called before the first config is built. The installed package registers its model classes with the Auto
     #: classes here, so that importing the package does not have to import the models.
     before_first_config: ClassVar[Callable[[], None] | None] = None
@@ -130,62 +166,165 @@ class EncoderConfig(PreTrainedConfig):
         if EncoderConfig.before_first_config is not None:
             EncoderConfig.before_first_config()
         self._refuse_unknown(kwargs)
+        self._check_new_labels(kwargs.get("num_labels"))
         if self.family_name and kwargs.get("auto_map") is None:
             kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
         super().__post_init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _field_names(type(self)):
+            check_number(self, name, value)
+            if name == "dtype" and isinstance(value, str) and value not in _DTYPES:
+                raise FieldValueError(f"dtype must be one of {_DTYPES}, got {value!r}")
+        elif name == "num_labels":
+            # transformers makes the names of that many labels, whatever the number is.
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise FieldTypeError(f"num_labels must be an integer, got {value!r}")
+            if value < 1:
+                raise FieldValueError(f"num_labels must be positive, got {value}")
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but fields among `kwargs` replace those of `config_dict` before the whole is checked.
+
+        New labels replace the old ones, whether they are given by `num_labels` or by `id2label`.
+        """
+        # transformers itself knows what dtype="auto" stands for.
+        given = {name: kwargs.pop(name) for name in kwargs.keys() & _field_names(cls) - {"dtype"}}
+        stored = config_dict.get("id2label") or {}
+        if "id2label" in given or kwargs.get("num_labels", len(stored)) != len(stored):
+            replaced = ("id2label", "label2id", "num_labels")
+            config_dict = {name: value for name, value in config_dict.items() if name not in replaced}
+        return super().from_dict(config_dict | given, **kwargs)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         generation = GenerationConfig._get_default_generation_params()
         for name in names:
             if name.startswith("_") or name in _TRANSFORMERS_KEYS or name in generation:
                 continue
-            near = difflib.get_close_matches(name, self.__dataclass_fields__, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(self.__dataclass_fields__)}."
+            near = difflib.get_close_matches(name, _field_names(type(self)), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(_field_names(type(self)))}."
             raise TypeError(f"{type(self).__name__} has no field {name!r}; {hint}")
 
-    def validate_attributes(self) -> None:
-        """Refuse to save an attribute that was set on the config and that could not be loaded again."""
-        self._refuse_unknown(vars(self).keys() - self.__dataclass_fields__.keys())
+    def _check_new_labels(self, num_labels: int | None) -> None:
+        """Refuse labels that transformers would replace by made-up ones."""
+        if self.id2label is None:
+            _require(
+                _made_up(self.label2id),
+                f"label2id={self.label2id} needs id2label, the dictionary from the number of a label to its name",
+            )
+        else:
+            count = len(_label_names(self.id2label))
+            _require(
+                num_labels in (None, count),
+                f"num_labels={num_labels} clashes with the {count} labels of id2label={self.id2label}",
+            )
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but what could not be loaded again is refused before anything is written.
+
+        That includes attributes that are no fields. A model can be built with them, because transformers and other
+        libraries set some that a model may or may not read.
+
+        Raises:
+            TypeError: an attribute that is no field; the message names the nearest field.
+            ValueError: as at construction.
+        """
+        self._refuse_unknown(vars(self).keys() - _field_names(type(self)))
+        self.validate()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def validate_choices(self) -> None:
+        """Refuse an activation or a backend that there is not."""
+        for name in ("hidden_act", "classifier_act"):
+            activation = getattr(self, name) or self.hidden_act
+            _require(activation in ACT2FN, f"{name} must be one of {sorted(ACT2FN)}, got {activation!r}")
+        _require(
+            self.attention_backend in known_backends(),
+            f"unknown attention_backend {self.attention_backend!r}; choose from {known_backends()}. If it stands "
+            'in a checkpoint: from_pretrained(..., attention_backend="auto")',
+        )
+
+    def validate_labels(self) -> None:
+        """Refuse labels that are not numbered from zero, and a `label2id` that says something else than `id2label`."""
+        names = _label_names(self.id2label or {})
+        _require(
+            names.keys() == set(range(max(len(names), 1))),
+            f"id2label must name the labels 0, 1, 2, ... without a gap, got {self.id2label}",
+        )
+        wrong = [name for name, index in (self.label2id or {}).items() if names.get(int(index)) != name]
+        _require(
+            not wrong or _made_up(self.label2id),
+            f"label2id={self.label2id} says something else about {wrong} than id2label={self.id2label}: give both, or "
+            "id2label with label2id=None",
+        )
 
     def validate_architecture(self) -> None:
-        """Refuse values that clash; `@strict` calls this at construction and before saving."""
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ):
-            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        _require(self.num_hidden_layers >= 0, f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
+        """Refuse values that clash."""
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",
         )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, name)
-            _require(value is None or 0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
         _require(
             self.causal or not self.is_decoder,
             f"{type(self).__name__} has no causal form, so is_decoder=True is refused: what its tokens read was "
             "packed from the whole sequence. Choose a family whose `causal` is true in hf_effattn.list_families()",
         )
         _require(
+            not self.is_encoder_decoder,
+            f"is_encoder_decoder=True: {type(self).__name__} is an encoder, or a decoder with is_decoder=True",
+        )
+        _require(
+            self.num_hidden_layers > 0 or not (self.is_decoder and self.use_cache),
+            "num_hidden_layers=0 leaves a decoder nothing to cache: set use_cache=False",
+        )
+        _require(
             self.has_memory or self.pooling != "memory",
             f'pooling="memory" reads a memory, which {type(self).__name__} does not have',
         )
         _require(
-            self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size,
+            self.pad_token_id is None or self.pad_token_id < self.vocab_size,
             f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})",
         )
-        for name in ("num_channels", "classifier_hidden_size"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be positive, got {value}")
+        _require(
+            all(width > 0 for width in self.classifier_widths),
+            f"classifier_hidden_size={self.classifier_hidden_size} gives hidden layers of the widths "
+            f"{self.classifier_widths}, which must be positive",
+        )
+        _require(
+            self.cls_position or self.max_position_embeddings > 1,
+            "cls_position=False leaves position 0 without a vector, so max_position_embeddings must be above 1, got "
+            f"{self.max_position_embeddings}",
+        )
+        _require(
+            self.init_scheme == "normal" or self.initializer_range == type(self).initializer_range,
+            f"initializer_range={self.initializer_range} is for init_scheme='normal': init_scheme="
+            f"{self.init_scheme!r} sets every range by itself, so leave it at {type(self).initializer_range}",
+        )
 
     @property
     def layer_types(self) -> list[str]:
         """What transformers' caches and masks read: the kind of every layer."""
         return [self.cache_type] * self.num_hidden_layers
+
+    @property
+    def has_embedding_norm(self) -> bool:
+        """`embedding_norm`, or its default for the position of the other norms."""
+        return self.norm_position == "post" if self.embedding_norm is None else self.embedding_norm
+
+    @property
+    def has_last_norm(self) -> bool:
+        """`last_norm`, or its default for the position of the other norms."""
+        return self.norm_position == "pre" if self.last_norm is None else self.last_norm
+
+    @property
+    def classifier_widths(self) -> list[int]:
+        """Widths of the hidden layers of the classification heads."""
+        if isinstance(self.classifier_hidden_size, list):
+            return self.classifier_hidden_size
+        width = self.intermediate_size if self.classifier_hidden_size is None else self.classifier_hidden_size
+        return [width] if self.pair_features is None else [width, width // 2]
 
     @property
     def max_input_length(self) -> int | None:
@@ -213,6 +352,24 @@ def auto_map(model_type: str, family_name: str, causal: bool) -> dict[str, str]:
     if not causal:
         del entries["AutoModelForCausalLM"]
     return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
+
+
+def _field_names(config_class: type[EncoderConfig]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(config_class))
+
+
+def _label_names(id2label: dict[Any, str]) -> dict[int, str]:
+    """Labels by their numbers, which a JSON file writes as strings."""
+    _require(
+        all(str(index).isdecimal() for index in id2label),
+        f"id2label must be a dictionary from the number of a label to its name, got {id2label}",
+    )
+    return {int(index): name for index, name in id2label.items()}
+
+
+def _made_up(label2id: dict[str, Any] | None) -> bool:
+    """Whether the names are transformers' own, ``"LABEL_0"``. They stay behind when a user sets `id2label` alone."""
+    return all(name.startswith("LABEL_") for name in label2id or {})
 
 
 def _require(condition: bool, message: str) -> None:

@@ -2,12 +2,11 @@
 
 from typing import Literal
 
-from huggingface_hub.dataclasses import strict
+from .configuration_encoder import EncoderConfig
+from .configuration_strict import strict_config
 
-from .configuration_encoder import EncoderConfig, _require
 
-
-@strict
+@strict_config
 class FilteredEncoderConfig(EncoderConfig):
     """An encoder with a filter over the sequence axis of the keys and values of every layer, see `filters`.
 
@@ -21,10 +20,6 @@ class FilteredEncoderConfig(EncoderConfig):
 
     key_value_filter: Literal["none", "conv", "max_pool", "avg_pool"] = "none"
     filter_kernel_size: int = 4
-
-    def validate_filter(self) -> None:
-        """Refuse an empty filter; `@strict` calls this with `validate_architecture`."""
-        _require(self.filter_kernel_size > 0, f"filter_kernel_size must be positive, got {self.filter_kernel_size}")
 
     @property
     def layer_types(self) -> list[str]:

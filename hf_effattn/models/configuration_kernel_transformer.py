@@ -2,9 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_filtered import FilteredEncoderConfig
+from .configuration_strict import strict_config
 
 
 #: Maps that are applied entry by entry, so their features are as many as the head is wide.
@@ -13,18 +12,21 @@ ELEMENTWISE = ("elu", "relu", "softplus")
 LAYERED = ("linear", "ffn", "glu", "low_rank_glu")
 
 
-@strict
+@strict_config
 class KernelTransformerConfig(FilteredEncoderConfig):
     """Kernel attention ``phi(q) . sum phi(k) v^T / phi(q) . sum phi(k)`` (Yorsh & Kovalenko 2022, arXiv 2211.04076).
 
     Args:
         feature_map: phi. Fixed: ``"elu"`` (elu + 1), ``"relu"``, ``"softplus"``, ``"favor"`` (positive orthogonal
-            random features). Trained: ``"linear"``, ``"ffn"``, ``"glu"`` and ``"low_rank_glu"`` (the authors'
-            feed-forward kernels), ``"spectral"`` (learned frequencies of positive random features).
+            random features). Trained: ``"linear"``, ``"glu"`` and ``"low_rank_glu"`` (the authors' FFN, OGLU and
+            AOGLU), ``"ffn"`` (``"linear"`` with biases and residuals), ``"spectral"`` (learned frequencies of positive
+            random features).
         num_features: features per head, the head size if None. Elementwise maps cannot change it.
         num_kernel_layers: layers of a feed-forward kernel, identity inside and softplus at the end.
         kernel_rank: rank of the gate of ``"low_rank_glu"``, a quarter of the head size if None.
-        kernel_dropout_prob: dropout on the input of every layer of a feed-forward kernel.
+        kernel_init: how the weights `W` of a feed-forward kernel start: ``"orthogonal"``, or ``"uniform"`` within
+            ``1 / sqrt(inputs * outputs)``, which is the authors' "no orth.".
+        kernel_dropout_prob: dropout on the input of every layer of a feed-forward kernel; a residual goes around it.
         orthogonality_penalty: factor on the mean of ``(W W^T - I)^2``, summed over kernel layers and blocks, that is
             returned as `aux_loss` and added to the loss once. The authors count it twice, for queries and for keys.
         num_mixtures: Gaussians per head of ``"spectral"``.
@@ -44,6 +46,7 @@ class KernelTransformerConfig(FilteredEncoderConfig):
     num_features: int | None = None
     num_kernel_layers: int = 1
     kernel_rank: int | None = None
+    kernel_init: Literal["orthogonal", "uniform"] = "orthogonal"
     kernel_dropout_prob: float | int = 0.0
     orthogonality_penalty: float | int = 0.0
     num_mixtures: int = 4
@@ -51,7 +54,7 @@ class KernelTransformerConfig(FilteredEncoderConfig):
     normalizer_eps: float | int = 1e-6
 
     def validate_feature_map(self) -> None:
-        """Refuse options that the feature map cannot serve; `@strict` calls this with `validate_architecture`."""
+        """Refuse options that the feature map cannot serve."""
         chosen, head_dim = self.feature_map, self.hidden_size // self.num_attention_heads
         if chosen in ELEMENTWISE and self.num_features not in (None, head_dim):
             raise ValueError(
@@ -63,18 +66,12 @@ class KernelTransformerConfig(FilteredEncoderConfig):
             "orthogonality_penalty": (self.orthogonality_penalty, 0),
         }
         for name, (value, neutral) in layered_only.items():
-            if value < neutral:
-                raise ValueError(f"{name} must be at least {neutral}, got {value}")
             if value != neutral and chosen not in LAYERED:
                 raise ValueError(f"{name}={value} is for the feature maps {LAYERED}, not for {chosen!r}")
-        if self.normalizer_eps < 0:
-            raise ValueError(f"normalizer_eps must not be negative, got {self.normalizer_eps}")
+        if self.kernel_init != "orthogonal" and chosen not in LAYERED:
+            raise ValueError(f"kernel_init={self.kernel_init!r} is for the feature maps {LAYERED}, not for {chosen!r}")
         if self.kernel_rank is not None and chosen != "low_rank_glu":
             raise ValueError(f"kernel_rank={self.kernel_rank} is for feature_map='low_rank_glu', not for {chosen!r}")
-        for name in ("num_features", "kernel_rank", "num_mixtures", "redraw_interval"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
         if self.attention_probs_dropout_prob:
             raise ValueError(
                 f"attention_probs_dropout_prob={self.attention_probs_dropout_prob} acts on weights that kernel "

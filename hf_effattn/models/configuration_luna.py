@@ -3,9 +3,8 @@
 from dataclasses import field
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_encoder import EncoderConfig, _require
+from .configuration_strict import strict_config
 
 
 #: The projections of an attention layer, in the order in which they are applied.
@@ -14,7 +13,7 @@ PROJECTIONS = ("query", "key", "value", "output")
 Temperature = Literal["unit", "sqrt", "learned"]
 
 
-@strict
+@strict_config
 class LunaConfig(EncoderConfig):
     """Luna: attention through a memory that the layers hand on (Ma et al. 2021, arXiv 2106.01540).
 
@@ -29,7 +28,11 @@ class LunaConfig(EncoderConfig):
             size) or ``"learned"`` (one positive scalar per layer, which starts at 1).
         unpack_temperature: the same while unpacking. With one cell it has no effect, and cannot be learned.
         attention_probs_dropout_prob: dropout on the weights of both attentions.
+        memory_dropout_prob: dropout on what was packed, in front of its sum with the memory; `hidden_dropout_prob` if
+            None.
         norm_position: the paper's layers are ``"post"``.
+        last_norm: with ``pooling="memory"`` one follows the last layer's cells as well.
+        block_skip: of tokens alone, since cells have no MLP.
         pooling: ``"cls"`` and ``"mean"`` as in every family, or ``"memory"``: the mean of the last layer's cells.
         is_decoder: always False. What a token reads has been packed from the whole sequence. The paper's causal
             variant is another function: it packs by a softplus instead of the softmax, and has one memory per token.
@@ -43,6 +46,7 @@ class LunaConfig(EncoderConfig):
     causal: ClassVar[bool] = False
     has_memory: ClassVar[bool] = True
 
+    memory_dropout_prob: float | int | None = None
     norm_position: Literal["pre", "post"] = "post"
     memory_size: int = 256
     shared_projections: list[str] = field(default_factory=lambda: list(PROJECTIONS))
@@ -51,8 +55,7 @@ class LunaConfig(EncoderConfig):
     unpack_temperature: Temperature = "sqrt"
 
     def validate_memory(self) -> None:
-        """Refuse a memory that cannot be; `@strict` calls this with `validate_architecture`."""
-        _require(self.memory_size > 0, f"memory_size must be positive, got {self.memory_size}")
+        """Refuse options of the memory and of its projections that clash."""
         unknown = set(self.shared_projections) - set(PROJECTIONS)
         _require(not unknown, f"shared_projections may name {list(PROJECTIONS)}, not {sorted(unknown)}")
         _require(

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_encoder import EncoderConfig, _require
 from .configuration_memory_filter import MemoryFilterFields
+from .configuration_strict import strict_config
 
 
-@strict
+@strict_config
 class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
     """A Transformer with memory tokens beside its input, or with a memory that segments hand on.
 
@@ -27,6 +26,7 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
             ConvLuna: ``"none"``, ``"conv"`` (one learned kernel per head), ``"max_pool"`` or ``"avg_pool"``. A decoder
             writes a memory only with `segment_length`.
         attention_probs_dropout_prob: dropout on the attention weights.
+        last_norm: it follows the memory that is written as well.
         pooling: with `segment_length` an encoder is read at its ``"memory"`` by default, since its first token has
             seen the first segment only; ``"cls"`` is refused. A decoder has a memory to read if it has segments.
 
@@ -43,12 +43,8 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
     backprop_segments: int | None = None
 
     def validate_memory(self) -> None:
-        """Refuse sizes that cannot be and options without effect; `@strict` calls this at construction."""
-        _require(self.memory_size > 0, f"memory_size must be positive, got {self.memory_size}")
+        """Refuse sizes that clash and options without effect."""
         _require(self.num_hidden_layers > 0, "num_hidden_layers must be positive: without layers no memory is read")
-        for name in ("segment_length", "backprop_segments"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be positive, got {value}")
         segments = self.segment_length is not None
         _require(
             segments or self.backprop_segments is None,
@@ -58,6 +54,11 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
             (self.segment_length or 0) <= self.max_position_embeddings,
             f"segment_length ({self.segment_length}) must not exceed max_position_embeddings "
             f"({self.max_position_embeddings})",
+        )
+        _require(
+            self.cls_position or not segments,
+            f"cls_position=False is for a [CLS] at position 0, and with segment_length={self.segment_length} every "
+            "segment begins at position 0: leave cls_position=True",
         )
         if self.is_decoder and not segments:
             _require(

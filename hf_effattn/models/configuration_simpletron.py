@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_filtered import FilteredEncoderConfig
+from .configuration_strict import strict_config
 
 
-@strict
+@strict_config
 class SimpleTronConfig(FilteredEncoderConfig):
     """SimpleTRON: attention without softmax, ``Q (K^T V) / sqrt(n)`` (Yorsh et al. 2021, arXiv 2111.15588).
 

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from .configuration_filtered import FilteredEncoderConfig
+from .configuration_strict import strict_config
 
 
-@strict
+@strict_config
 class VanillaTransformerConfig(FilteredEncoderConfig):
     """The softmax Transformer (Vaswani et al. 2017, arXiv 1706.03762) on the skeleton of the other families.
 

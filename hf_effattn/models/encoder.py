@@ -13,11 +13,12 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import AttentionLayer, refuse_long_map
-from .backends import backends, resolve_backend
+from .backends import backends, check_backend_name, resolve_backend
 from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
+from .initial_weights import start_linear, start_pixels, start_tokens
 from .inputs import check_content, check_names, check_position_ids, check_token_types
-from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
+from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
 from .memory import LearnedMemory
 from .outputs import EncoderOutput
 from .past import Past
@@ -25,14 +26,19 @@ from .sequence import SequenceInfo, check_attention_mask
 
 
 class EncoderBlock(GradientCheckpointingLayer):
-    """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post)."""
+    """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post).
+
+    With `block_skip` the block's input is added to the second sum as well: ``x_1 + f(norm(x_1)) + x_0`` (pre) or
+    ``norm(x_1 + f(x_1) + x_0)`` (post), where ``x_1`` is what the attention's branch gave.
+    """
 
     def __init__(self, config: EncoderConfig, attention: AttentionLayer):
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.attention_norm = make_norm(config)
         self.attention = attention
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = make_dropout(config, "attention_output_dropout_prob")
+        self.block_skip = config.block_skip
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
 
@@ -49,11 +55,13 @@ class EncoderBlock(GradientCheckpointingLayer):
 
     def finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """The block's output, of what came in and what attention made of it."""
-        hidden_states = hidden_states + self.dropout(attended)
-        if self.pre_norm:
-            return hidden_states + self.mlp(self.mlp_norm(hidden_states))
-        hidden_states = self.attention_norm(hidden_states)
-        return self.mlp_norm(hidden_states + self.mlp(hidden_states))
+        between = hidden_states + self.dropout(attended)
+        if not self.pre_norm:
+            between = self.attention_norm(between)
+        output = between + self.mlp(self.mlp_norm(between) if self.pre_norm else between)
+        if self.block_skip:
+            output = output + hidden_states
+        return output if self.pre_norm else self.mlp_norm(output)
 
 
 class EncoderPreTrainedModel(PreTrainedModel):
@@ -71,6 +79,12 @@ class EncoderPreTrainedModel(PreTrainedModel):
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
 
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        # The whole again, because a head or a user may have changed a config after it was made.
+        config.validate()
+        check_backend_name(self.attention_operator, config.attention_backend)
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, LearnedPositions):
             init.zeros_(module.weight)
@@ -84,10 +98,18 @@ class EncoderPreTrainedModel(PreTrainedModel):
             module.reset()
         elif isinstance(module, LearnedMemory):
             init.normal_(module.cells)
+        elif self.config.init_scheme == "normal":
+            super()._init_weights(module)
+            if isinstance(module, Embeddings) and module.config.num_channels is not None:
+                init.normal_(module.cls, std=self.config.initializer_range)
+        elif isinstance(module, nn.Linear):
+            start_linear(module)
+        elif isinstance(module, nn.Embedding):
+            start_tokens(module, self.config)
+        elif isinstance(module, Embeddings) and module.config.num_channels is not None:
+            start_pixels(module.pixels, module.cls)
         else:
             super()._init_weights(module)
-        if isinstance(module, Embeddings) and module.config.num_channels is not None:
-            init.normal_(module.cls, std=self.config.initializer_range)
 
     @classmethod
     def from_pretrained(
@@ -104,10 +126,11 @@ class EncoderPreTrainedModel(PreTrainedModel):
         model, info = load(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         for name, stored, wanted in info["mismatched_keys"]:
             if name.endswith("embeddings.positions.weight"):
+                number = model.config.max_position_embeddings
                 raise ValueError(
-                    f"the checkpoint has {stored[0]} positions and the config {wanted[0]}: ignore_mismatched_sizes "
-                    "would set all of them to zero. Load it with its own max_position_embeddings, and call "
-                    f"model.resize_position_embeddings({wanted[0]})"
+                    f"the checkpoint has {stored[0]} learned positions and the config asks for {wanted[0]}: "
+                    "ignore_mismatched_sizes would set all of them to zero. Load it with its own "
+                    f"max_position_embeddings, and call model.resize_position_embeddings({number})"
                 )
         return (model, info) if output_loading_info else model
 
@@ -130,10 +153,11 @@ class EncoderPreTrainedModel(PreTrainedModel):
         except Exception:
             config.max_position_embeddings = before
             raise
-        size = new_num_position_embeddings, old.embedding_dim
-        new = LearnedPositions(*size, device=old.weight.device, dtype=old.weight.dtype)
+        # A table may leave out position 0, see `cls_position`.
+        rows = old.num_embeddings + new_num_position_embeddings - before
+        new = LearnedPositions(rows, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
         new.requires_grad_(old.weight.requires_grad)
-        kept = min(before, new_num_position_embeddings)
+        kept = min(old.num_embeddings, rows)
         with torch.no_grad():
             new.weight.zero_()
             new.weight[:kept] = old.weight[:kept]
@@ -176,16 +200,14 @@ def attention_backend(config: EncoderConfig) -> str:
 
 
 class EncoderModel(EncoderPreTrainedModel):
-    """Embeddings, blocks and, with pre-norm, a last norm. Encoder, or decoder with ``is_decoder=True``."""
+    """Embeddings, blocks and a last norm if the config has one. Encoder, or decoder with ``is_decoder=True``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        # Again, because a head or a user may have changed the direction of a config that was made before.
-        config.validate_architecture()
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)
-        self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.norm = make_norm(config) if config.has_last_norm else nn.Identity()
         self.gradient_checkpointing = False
         if config.num_channels is not None:
             self.main_input_name = "pixel_values"

@@ -67,7 +67,7 @@ class ElementwiseMap(FeatureMap):
 
 
 class TrainedMap(FeatureMap):
-    """A stack of `num_kernel_layers` small layers per head: ``act(x W)``, the authors' "linear" kernel.
+    """A stack of `num_kernel_layers` small layers per head: ``act(x W)``, the authors' "Linear" and "FFN" kernels.
 
     The last layer's activation is softplus, that of the inner ones the identity; dropout acts on the input of each.
 
@@ -80,6 +80,7 @@ class TrainedMap(FeatureMap):
         super().__init__(config)
         self.dropout = nn.Dropout(config.kernel_dropout_prob)
         self.num_layers = config.num_kernel_layers
+        self.orthogonal_start = config.kernel_init == "orthogonal"
         self.widths = [self.head_dim] * self.num_layers + [self.num_features]
         self.add_stack("weight", list(pairwise(self.widths)))
 
@@ -100,12 +101,12 @@ class TrainedMap(FeatureMap):
 
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         for index in range(self.num_layers - 1):
-            heads = self.inner(index, self.dropout(heads))
+            heads = self.inner(index, heads)
         return self.dropout(heads)
 
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What a layer before the last makes of `x`."""
-        return self.layer(index)(x)
+        """What a layer before the last makes of `x`, its dropout included."""
+        return self.layer(index)(self.dropout(x))
 
     def last_layer(self) -> MapLayer:
         return self.layer(self.num_layers - 1)
@@ -119,12 +120,20 @@ class TrainedMap(FeatureMap):
 
     def reset(self, initializer_range: float) -> None:
         for weight in self.stack("weight"):
+            if not self.orthogonal_start:
+                # What torch takes for the inputs of a stack of matrices: all entries of one.
+                bound = (weight.shape[1] * weight.shape[2]) ** -0.5
+                init.uniform_(weight, -bound, bound)
+                continue
             draws = [nn.init.orthogonal_(torch.empty_like(head, dtype=torch.float32)) for head in weight]
             init.copy_(weight, torch.stack(draws).to(weight.dtype))
 
 
 class FeedForwardMap(TrainedMap):
-    """``act(x W + b)``, with a residual around the inner layers: the authors' "FFN" kernel."""
+    """``act(x W + b)``, with a residual around the inner layers: ``x + f(drop(x))``.
+
+    The authors' class has both as options; the runs that they call "FFN" use neither, which is `TrainedMap`.
+    """
 
     def __init__(self, config: KernelTransformerConfig):
         super().__init__(config)

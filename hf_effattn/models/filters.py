@@ -7,7 +7,9 @@ of `kernel_size` tokens:
 - ``stride = 1``: around `t`, from ``t - (k - 1) // 2`` to ``t + k // 2`` (the "same" convolution, an even kernel
   reaching one token further to the right), and as many outputs as tokens;
 - causal: the `k` tokens that end with `t`;
-- ``stride > 1``: the `k` tokens that start with ``t * stride``, with one window for every `stride` real tokens begun.
+- ``stride > 1``: the `k` tokens that start with ``t * stride``, with one window for every `stride` real tokens begun;
+- full windows: the same at any stride, but without the windows that reach beyond the last real token. A row of fewer
+  than `k` real tokens has one window, of those that there are.
 
 Padding is no part of any window: it is zero to a convolution, and left out of a maximum or a mean. A window counts as
 real when the token that it belongs to is real, so a padded sequence has the windows of the unpadded one. Between real
@@ -20,6 +22,8 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional
+
+from .configuration_memory_filter import MemoryFilterFields
 
 
 #: Takes the columns of new tokens ``[B, C, N]``, keeps the last of them for the next call, and returns those that
@@ -37,12 +41,22 @@ class KeyValueFilter(nn.Module):
         kernel_size: tokens in a window, `k`.
         stride: tokens between the starts of two windows; 1 for a causal filter.
         causal: whether a window ends with its own token.
+        full_windows: whether windows that would reach beyond the sequence are left out; not for a causal filter.
 
     Complexity: O(N k hidden) time, O(N hidden) memory.
     """
 
-    def __init__(self, kind: str, num_heads: int, kernel_size: int, stride: int = 1, causal: bool = False):
+    def __init__(
+        self,
+        kind: str,
+        num_heads: int,
+        kernel_size: int,
+        stride: int = 1,
+        causal: bool = False,
+        full_windows: bool = False,
+    ):
         super().__init__()
+        self.full_windows = full_windows
         self.kind, self.kernel_size, self.stride, self.causal = kind, kernel_size, stride, causal
         self.weight = nn.Parameter(torch.empty(num_heads, kernel_size)) if kind == "conv" else None
 
@@ -62,10 +76,10 @@ class KeyValueFilter(nn.Module):
             recall: the memory of a causal filter between calls, see `Recall`.
 
         Returns:
-            Twice ``[B, H, M, D]``, and ``[B, M]`` or None, with ``M = ceil(N / stride)``. Windows whose own token is
+            Twice ``[B, H, M, D]``, and ``[B, M]`` or None, with M as in `window_counts`. Windows whose own token is
             padding are zero.
         """
-        if self.stride > 1 and mask is not None:
+        if (self.stride > 1 or self.full_windows) and mask is not None:
             key, value, mask = _flush_left(key, value, mask)
         length, heads = key.shape[2], key.shape[1]
         columns, real = [_to_columns(key), _to_columns(value)], None if mask is None else mask[:, None]
@@ -76,16 +90,35 @@ class KeyValueFilter(nn.Module):
             columns = list(recalled.split([part.shape[1] for part in columns], dim=1))
         margins = self._margins(length, columns[0].shape[-1])
         filtered = [self._windows(part, real, margins) for part in columns]
-        mask = None if mask is None else mask[:, :: self.stride]
         if mask is not None:
+            mask = self._real_windows(mask)
             filtered = [_fill(part, ~mask[:, None], 0.0) for part in filtered]
         key, value = (part.transpose(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2) for part in filtered)
         return key, value, mask
+
+    def window_counts(self, lengths: torch.Tensor) -> torch.Tensor:
+        """How many windows sequences of so many tokens have: ``ceil(n / stride)``, or the full ones, at least one."""
+        if self.full_windows:
+            lengths = (lengths - self.kernel_size + 1).clamp(min=1).minimum(lengths)
+        return (lengths + self.stride - 1) // self.stride
+
+    def _real_windows(self, mask: torch.Tensor) -> torch.Tensor:
+        """Which windows ``[B, M]`` are real, of tokens ``[B, N]`` that are real or not."""
+        if not self.full_windows:
+            return mask[:, :: self.stride]
+        # A window's last token must not lie behind the row's last real one. Only the first window may be cut short.
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1, keepdim=True)
+        start = torch.arange(mask.shape[1], device=mask.device)
+        whole = (start + self.kernel_size - 1 <= last) | (start == 0)
+        windows = max(1, mask.shape[1] - self.kernel_size + 1)
+        return (mask & whole)[:, : windows : self.stride]
 
     def _margins(self, length: int, columns: int) -> tuple[int, int]:
         """What the windows of `length` tokens read before and after the `columns` at hand."""
         if self.causal:
             return length + self.kernel_size - 1 - columns, 0
+        if self.full_windows:
+            return 0, max(0, self.kernel_size - length)
         if self.stride == 1:
             return (self.kernel_size - 1) // 2, self.kernel_size // 2
         return 0, self.kernel_size - 1
@@ -128,6 +161,19 @@ class KeyValueFilter(nn.Module):
         windows = function(image, stride=1, padding=(0, imagined)).squeeze(2)
         count = columns.shape[-1] + before + after - self.kernel_size + 1
         return windows.narrow(-1, imagined - before, count)
+
+
+def make_memory_filter(fields: MemoryFilterFields, num_heads: int) -> KeyValueFilter | None:
+    """The filter that the fields name, on what a memory reads."""
+    if fields.memory_filter == "none":
+        return None
+    return KeyValueFilter(
+        fields.memory_filter,
+        num_heads,
+        fields.filter_kernel_size,
+        fields.filter_stride,
+        full_windows=fields.filter_windows == "full",
+    )
 
 
 def _to_columns(heads: torch.Tensor) -> torch.Tensor:

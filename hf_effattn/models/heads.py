@@ -16,7 +16,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from .configuration_encoder import EncoderConfig
 from .encoder import EncoderModel, EncoderPreTrainedModel
 from .generation import CachedGenerationMixin
-from .layers import make_norm
+from .layers import make_dropout, make_norm
 from .ops_reference import accumulation_dtype
 from .outputs import (
     CausalLMOutput,
@@ -226,7 +226,7 @@ class EncoderForTokenClassification(EncoderHead):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.dropout = nn.Dropout(_classifier_dropout(config))
+        self.dropout = make_dropout(config, "classifier_dropout")
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
@@ -265,7 +265,7 @@ class EncoderForQuestionAnswering(EncoderHead):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.dropout = nn.Dropout(_classifier_dropout(config))
+        self.dropout = make_dropout(config, "classifier_dropout")
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -349,15 +349,14 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, a hidden layer, and the logits; for pairs a second hidden layer of half the width (authors' form)."""
+    """Dropout, hidden layers of the widths `EncoderConfig.classifier_widths`, and the logits."""
 
     def __init__(self, config: EncoderConfig, num_labels: int):
         super().__init__()
-        width = config.classifier_hidden_size or config.intermediate_size
         vectors = {None: 1, "concat": 2, "interaction": 4}[config.pair_features]
-        widths = [vectors * config.hidden_size, width] + ([] if config.pair_features is None else [width // 2])
-        self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.activation = ACT2FN[config.hidden_act]
+        widths = [vectors * config.hidden_size, *config.classifier_widths]
+        self.dropout = make_dropout(config, "classifier_dropout")
+        self.activation = ACT2FN[config.classifier_act or config.hidden_act]
         self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(widths))
         self.logits = nn.Linear(widths[-1], num_labels)
 
@@ -442,7 +441,3 @@ def _for_tokens(config: EncoderConfig, is_decoder: bool) -> EncoderConfig:
     config = copy.deepcopy(config)
     config.is_decoder = is_decoder
     return config
-
-
-def _classifier_dropout(config: EncoderConfig) -> float:
-    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout

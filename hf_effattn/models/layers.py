@@ -29,6 +29,12 @@ def make_norm(config: EncoderConfig) -> nn.Module:
     return ScaleNorm(config.layer_norm_eps)
 
 
+def make_dropout(config: EncoderConfig, field: str) -> nn.Dropout:
+    """Dropout with the probability that `field` of the config names, `hidden_dropout_prob` where it is None."""
+    probability = getattr(config, field)
+    return nn.Dropout(config.hidden_dropout_prob if probability is None else probability)
+
+
 class MLP(nn.Module):
     """``W_2 act(W_1 x)``, with dropout after both maps."""
 
@@ -48,10 +54,11 @@ class LearnedPositions(nn.Embedding):
 
 
 class Embeddings(nn.Module):
-    """Token or pixel embeddings plus learned positions ``[max_position_embeddings, hidden]``.
+    """Token or pixel embeddings plus learned positions ``[max_position_embeddings, hidden]``, then norm and dropout.
 
-    A pixel with `num_channels` channels is mapped by one linear layer, in raster order; in front of the pixels
-    stands a learned CLS vector, since no token can take that part.
+    Without `cls_position` nothing is added at position 0, and row `p - 1` of the table belongs to position `p`. A
+    pixel with `num_channels` channels is mapped by one linear layer, in raster order; in front of the pixels stands a
+    learned CLS vector, since no token can take that part.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -62,9 +69,11 @@ class Embeddings(nn.Module):
         else:
             self.pixels = nn.Linear(config.num_channels, config.hidden_size)
             self.cls = nn.Parameter(torch.zeros(config.hidden_size))
-        self.positions = LearnedPositions(config.max_position_embeddings, config.hidden_size)
-        self.norm = make_norm(config) if config.norm_position == "post" else None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.first_position = 0 if config.cls_position else 1
+        rows = config.max_position_embeddings - self.first_position
+        self.positions = LearnedPositions(rows, config.hidden_size)
+        self.norm = make_norm(config) if config.has_embedding_norm else None
+        self.dropout = make_dropout(config, "embedding_dropout_prob")
 
     @property
     def content(self) -> nn.Module:
@@ -105,9 +114,17 @@ class Embeddings(nn.Module):
         Raises:
             ValueError: a position that the table does not hold (checked on CPU tensors only).
         """
-        _check_range("position_ids", position_ids, self.positions.num_embeddings, "max_position_embeddings")
-        hidden_states = content + self.positions(position_ids)
+        size = self.positions.num_embeddings + self.first_position
+        _check_range("position_ids", position_ids, size, "max_position_embeddings")
+        hidden_states = content + self.embed_positions(position_ids)
         return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
+
+    def embed_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """``[batch or 1, length]`` to ``[batch or 1, length, hidden]``; zeros at position 0 without `cls_position`."""
+        if self.first_position == 0:
+            return self.positions(position_ids)
+        vectors = self.positions((position_ids - self.first_position).clamp(min=0))
+        return vectors.masked_fill((position_ids < self.first_position)[..., None], 0.0)
 
 
 def _check_range(name: str, ids: torch.Tensor, size: int, size_name: str) -> None:

@@ -11,7 +11,7 @@ from .attention import AttentionLayer, join_heads, refuse_long_map, split_heads
 from .configuration_luna import PROJECTIONS, LunaConfig
 from .encoder import EncoderBlock, EncoderModel, attention_backend
 from .filters import KeyValueFilter
-from .layers import make_norm
+from .layers import make_dropout, make_norm
 from .memory import LearnedMemory
 from .ops_memory import pack_attention, unpack_attention
 from .ops_reference import softmax_attention_map
@@ -143,6 +143,7 @@ class LunaBlock(EncoderBlock):
         is_last = attention.layer_idx == config.num_hidden_layers - 1
         unread = is_last and not self.pre_norm and config.pooling != "memory"
         self.memory_norm = nn.Identity() if unread else make_norm(config)
+        self.memory_dropout = make_dropout(config, "memory_dropout_prob")
 
     def forward(  # type: ignore[override]
         self,
@@ -156,12 +157,12 @@ class LunaBlock(EncoderBlock):
         if self.pre_norm:
             tokens, cells = self.attention_norm(hidden_states), self.memory_norm(memory)
         read, _, packed, pack_weights = self.attention(tokens, cells, sequence, output_attentions)
-        memory = memory + self.dropout(packed)
+        memory = memory + self.memory_dropout(packed)
         return self.finish(hidden_states, read), memory if self.pre_norm else self.memory_norm(memory), pack_weights
 
 
 class LunaEncoderModel(EncoderModel):
-    """Embeddings, blocks that hand a memory on, and with pre-norm a last norm of tokens and of cells."""
+    """Embeddings, blocks that hand a memory on, and a last norm of tokens and of cells if the config has one."""
 
     config: LunaConfig
     block_class: ClassVar[type[EncoderBlock]] = LunaBlock
@@ -169,7 +170,7 @@ class LunaEncoderModel(EncoderModel):
     def __init__(self, config: LunaConfig):
         super().__init__(config)
         self.memory = LearnedMemory(config.memory_size, config.hidden_size)
-        read_normed = config.norm_position == "pre" and config.pooling == "memory"
+        read_normed = config.has_last_norm and config.pooling == "memory"
         self.memory_norm = make_norm(config) if read_normed else nn.Identity()
         self.post_init()
 

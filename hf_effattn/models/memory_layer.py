@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache
 from .attention import ProjectedAttention, refuse_long_map
 from .configuration_memory_transformer import MemoryTransformerConfig
 from .encoder import EncoderBlock, attention_backend
-from .filters import KeyValueFilter
+from .filters import make_memory_filter
 from .ops_reference import softmax_attention_map
 from .ops_softmax import softmax_attention
 
@@ -42,11 +42,7 @@ class MemoryAttention(ProjectedAttention):
         super().__init__(config, layer_idx)
         self.config = config
         self.dropout_p = float(config.attention_probs_dropout_prob)
-        self.filter = None
-        if config.memory_filter != "none":
-            self.filter = KeyValueFilter(
-                config.memory_filter, self.num_heads, config.filter_kernel_size, config.filter_stride
-            )
+        self.filter = make_memory_filter(config, self.num_heads)
 
     def filtered(self, stretch: Stretch) -> Stretch:
         """What a memory reads of the keys and values of tokens."""

@@ -28,7 +28,7 @@ class Passed:
 
 
 class MemoryEncoderModel(EncoderModel):
-    """Embeddings, blocks, a last norm with pre-norm, and the memory that they read and write.
+    """Embeddings, blocks, a last norm if the config has one, and the memory that they read and write.
 
     An encoder's memory tokens go through the layers beside the tokens. A decoder's can not, since what they have read
     would be known to earlier tokens: they go through the layers once before a segment (the tokens read them), and,
@@ -40,7 +40,6 @@ class MemoryEncoderModel(EncoderModel):
 
     def __init__(self, config: MemoryTransformerConfig):
         super().__init__(config)
-        config.validate_memory()
         self.memory = LearnedMemory(config.memory_size, config.hidden_size)
         self.post_init()
 

@@ -2,7 +2,7 @@
 
 from .configuration_convluna import ConvLunaConfig
 from .encoder import EncoderPreTrainedModel
-from .filters import KeyValueFilter
+from .filters import make_memory_filter
 from .heads import (
     EncoderForImageClassification,
     EncoderForMaskedLM,
@@ -19,10 +19,7 @@ class ConvLunaAttention(PackUnpackAttention):
 
     def __init__(self, config: ConvLunaConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        if config.memory_filter != "none":
-            self.filter = KeyValueFilter(
-                config.memory_filter, self.num_heads, config.filter_kernel_size, config.filter_stride
-            )
+        self.filter = make_memory_filter(config, self.num_heads)
 
 
 class ConvLunaPreTrainedModel(EncoderPreTrainedModel):

@@ -309,7 +309,23 @@ def triton_linear_attention(*tensors: torch.Tensor, **options: Any) -> tuple[tor
     return function(*tensors, **options)
 
 
-register_backend(OPERATOR, Backend("triton", triton_linear_attention, refusal=triton_refusal, max_width=TRITON_WIDTH))
+def triton_linear_attention_step(*tensors: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """`triton_linear.triton_linear_attention_step`, imported when it is first called."""
+    from .triton_linear import triton_linear_attention_step as function
+
+    return function(*tensors, **options)
+
+
+register_backend(
+    OPERATOR,
+    Backend(
+        "triton",
+        triton_linear_attention,
+        refusal=triton_refusal,
+        max_width=TRITON_WIDTH,
+        step=triton_linear_attention_step,
+    ),
+)
 register_backend(OPERATOR, Backend("cpu", cpu_linear_attention, refusal=cpu_refusal, fuses_maps=True))
 register_backend(OPERATOR, Backend("torch", torch_linear_attention, step=torch_linear_attention_step))
 register_backend(OPERATOR, Backend("reference", reference_linear_attention, automatic=False))

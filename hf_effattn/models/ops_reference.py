@@ -120,24 +120,32 @@ def reference_filter(
     mask: torch.Tensor | None = None,
     stride: int = 1,
     causal: bool = False,
+    full_windows: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`KeyValueFilter` window by window, for ``[B, H, N, D]``; returns what it gives and which windows are real.
 
     In a row whose real tokens stand at ``first .. N - 1``, a window belongs to a token `t` and reads the real tokens
     among ``start .. start + kernel_size - 1``. `start` is ``t - (kernel_size - 1) // 2``; with ``causal``
     ``t - kernel_size + 1``; with ``stride > 1`` it is `t` itself, and only every `stride`-th token, counted from
-    `first`, has a window. ``"conv"`` sums them with `weight` ``[H, kernel_size]``, ``"max_pool"`` takes their
-    greatest and ``"avg_pool"`` their mean, channel by channel.
+    `first`, has a window. With ``full_windows`` it is `t` itself at any stride, and of the windows those are left out
+    that end behind the last real token; but the first stays. ``"conv"`` sums them with `weight` ``[H, kernel_size]``,
+    ``"max_pool"`` takes their greatest and ``"avg_pool"`` their mean, channel by channel.
     """
     batch, heads, length, _ = tokens.shape
     real = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
     count = -(-length // stride)
+    if full_windows:
+        count = max(1, (length - kernel_size) // stride + 1)
     output = tokens.new_zeros(batch, heads, count, tokens.shape[-1])
     valid = torch.zeros(batch, count, dtype=torch.bool)
-    before = kernel_size - 1 if causal else (kernel_size - 1) // 2 if stride == 1 else 0
+    flush = stride > 1 or full_windows
+    before = kernel_size - 1 if causal else 0 if flush else (kernel_size - 1) // 2
     for b in range(batch):
-        first = int(real[b].int().argmax()) if stride > 1 else 0
+        first = int(real[b].int().argmax()) if flush else 0
+        last = max((n for n in range(length) if real[b, n]), default=-1)
         for window, t in enumerate(range(first, length, stride)):
+            if full_windows and window > 0 and t + kernel_size - 1 > last:
+                break
             inside = [n for n in range(t - before, t - before + kernel_size) if 0 <= n < length and real[b, n]]
             valid[b, window] = real[b, t]
             if not real[b, t]:

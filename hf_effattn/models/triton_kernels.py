@@ -1,9 +1,16 @@
-"""The Triton kernels of linear attention; `triton_linear` launches them and says what they add up to.
+"""The Triton kernels of linear attention; `triton_linear` launches them.
 
-All of them walk ``[B, H, N, ..]`` tensors by strides, with the last dimension dense, and accumulate in float32.
-A state is packed: ``S`` row by row, then `z` if there is one, ``[F * D]`` or ``[F * D + F]`` float32. Programs are
-numbered along one grid axis, because the other two end at 65,535, and offsets are 64 bit, because a tensor may have
-more than 2^31 elements. Lengths and counts never select a compiled variant (`do_not_specialize`).
+`attend_kernel` computes outputs and `gradient_kernel` gradients. In the causal form both walk over the tokens with the
+running state in registers, so that every tensor is read and written once; otherwise they read a state that is whole.
+`sum_kernel` makes that state, and the sums of parts that several programs of one causal walk start from.
+`step_kernel` is one step of decoding.
+
+Rows ``[B, H, N, width]``, dense in their last dimension, and numbers ``[B, H, N]`` of tokens come as ``(pointer,
+stride of B, of H, of N)``, or None. A state is ``[F, columns]``: ``S = sum_m k_m v_m^T``, and with normalisation
+``z = sum_m k_m`` as its last column. Tokens that are not there are loaded as zeros, so that they add nothing. Sums
+are float32. Programs are numbered along one grid axis, because the other two end at 65,535, and offsets are 64 bit,
+because a tensor may have more than 2^31 elements. Lengths and counts never select a compiled variant
+(`do_not_specialize`).
 """
 
 try:
@@ -14,400 +21,344 @@ except ImportError as error:
 
 
 @triton.jit
-def _dot(a, b, accumulator, PRECISION: tl.constexpr):
-    """``a @ b + accumulator``; operands of different dtypes meet in float32, where no half-precision sum overflows."""
-    if a.dtype == b.dtype:
-        return tl.dot(a, b, accumulator, input_precision=PRECISION)
-    return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator, input_precision=PRECISION)
+def _dot(left, right, total, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """``total + left @ right``, with both sides in the dtype called `OPERAND`."""
+    dtype: tl.constexpr = tl.bfloat16 if OPERAND == "bfloat16" else tl.float32
+    return tl.dot(left.to(dtype), right.to(dtype), total, input_precision=PRECISION)
 
 
 @triton.jit
-def _load_rows(base, token, token_stride, present, column, WIDTH: tl.constexpr):
-    """``[tokens, columns]`` of a matrix, zero where a token is not `present` or a column not there."""
-    inside = present[:, None] & (column < WIDTH)[None, :]
-    return tl.load(base + token[:, None] * token_stride + column[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def _load_keys_present(mask, b, mask_b, mask_n, token, inside, HAS_MASK: tl.constexpr):
-    """Which tokens are inside the sequence and, as keys, real."""
-    if HAS_MASK:
-        return inside & (tl.load(mask + b * mask_b + token * mask_n, mask=inside, other=0) != 0)
-    return inside
-
-
-@triton.jit(do_not_specialize=["heads", "length", "parts", "part_length"])
-def sum_kernel(
-    left,
-    right,
-    mask,
-    factor,
-    shift,
-    sums,
-    left_b,
-    left_h,
-    left_n,
-    right_b,
-    right_h,
-    right_n,
-    mask_b,
-    mask_n,
-    factor_b,
-    factor_h,
-    factor_n,
-    sums_row,
-    sums_part,
-    heads,
-    length,
-    parts,
-    part_length,
-    F: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
-    HAS_COLUMN: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Per part of the sequence: ``S = sum_n factor_n left_n right_n^T`` and ``z = sum_n shift_n left_n``."""
-    D_TILES: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
-    TILES: tl.constexpr = D_TILES * ((F + BLOCK_F - 1) // BLOCK_F)
+def _place(TILES: tl.constexpr, parts, heads):
+    """Which tile, part of the tokens and row of heads a program works on, and the row's batch entry and head."""
     program = tl.program_id(0)
-    tile = program % TILES
-    part = (program // TILES) % parts
     row = (program // TILES // parts).to(tl.int64)
-    b, h = row // heads, row % heads
-    f = (tile // D_TILES) * BLOCK_F + tl.arange(0, BLOCK_F)
-    d = (tile % D_TILES) * BLOCK_D + tl.arange(0, BLOCK_D)
-    left += b * left_b + h * left_h
-    right += b * right_b + h * right_h
-
-    matrix = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
-    column = tl.zeros([BLOCK_F], tl.float32)
-    first = part * part_length
-    for start in range(first, tl.minimum(first + part_length, length), BLOCK_N):
-        token = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
-        inside = token < length
-        present = _load_keys_present(mask, b, mask_b, mask_n, token, inside, HAS_MASK)
-        x = _load_rows(left, token, left_n, present, f, F)
-        y = _load_rows(right, token, right_n, present, d, D)
-        weight = b * factor_b + h * factor_h + token * factor_n
-        if HAS_COLUMN:
-            if HAS_SHIFT:
-                shifts = tl.load(shift + weight, mask=inside, other=0.0).to(tl.float32)
-                column += tl.sum(x.to(tl.float32) * shifts[:, None], 0)
-            else:
-                column += tl.sum(x.to(tl.float32), 0)
-        if HAS_FACTOR:
-            factors = tl.load(factor + weight, mask=inside, other=0.0).to(tl.float32)
-            matrix = _dot(tl.trans(x), y.to(tl.float32) * factors[:, None], matrix, PRECISION)
-        else:
-            matrix = _dot(tl.trans(x), y, matrix, PRECISION)
-
-    sums += row * sums_row + part.to(tl.int64) * sums_part
-    tl.store(sums + f[:, None] * D + d[None, :], matrix, mask=(f < F)[:, None] & (d < D)[None, :])
-    if HAS_COLUMN and tile % D_TILES == 0:
-        tl.store(sums + F * D + f, column, mask=f < F)
-
-
-@triton.jit(do_not_specialize=["slots"])
-def scan_kernel(states, slots, SIZE: tl.constexpr, BLOCK: tl.constexpr, SLOTS: tl.constexpr, REVERSE: tl.constexpr):
-    """Running sums over the slots of ``states [rows, slots, SIZE]``, in place; from the last one with `REVERSE`."""
-    BLOCKS: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
-    program = tl.program_id(0)
-    entry = (program % BLOCKS) * BLOCK + tl.arange(0, BLOCK)
-    states += (program // BLOCKS).to(tl.int64) * slots * SIZE
-    running = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, slots, SLOTS):
-        slot = start + tl.arange(0, SLOTS)
-        inside = (slot < slots)[:, None] & (entry < SIZE)[None, :]
-        if REVERSE:
-            slot = slots - 1 - slot
-        pointers = states + slot.to(tl.int64)[:, None] * SIZE + entry[None, :]
-        parts = tl.load(pointers, mask=inside, other=0.0)
-        tl.store(pointers, running[None, :] + tl.cumsum(parts, 0), mask=inside)
-        running += tl.sum(parts, 0)
+    return program % TILES, (program // TILES) % parts, row, row // heads, row % heads
 
 
 @triton.jit
-def _read(
-    query,
-    key,
-    value,
-    states,
-    mask,
-    b,
-    token,
-    first,
-    d,
-    length,
-    eps,
-    query_n,
-    key_n,
-    value_n,
-    mask_b,
-    mask_n,
-    F: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Columns `d` of ``q_n S``, and ``q_n z + eps``; with `CAUSAL`, keys of the chunk (from token `first`) as well."""
-    inside = token < length
-    numerator = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    denominator = tl.zeros([BLOCK_N], tl.float32) + eps
-    for start in range(0, F, BLOCK_F):
-        f = start + tl.arange(0, BLOCK_F)
-        q = _load_rows(query, token, query_n, inside, f, F)
-        state = tl.load(states + f[:, None] * D + d[None, :], mask=(f < F)[:, None] & (d < D)[None, :], other=0.0)
-        numerator = _dot(q, state, numerator, PRECISION)
-        if NORMALIZE:
-            z = tl.load(states + F * D + f, mask=f < F, other=0.0)
-            denominator += tl.sum(q.to(tl.float32) * z[None, :], 1)
-    if CAUSAL:
-        for block in range(0, BLOCK_N, BLOCK_K):
-            other = first + block + tl.arange(0, BLOCK_K)
-            present = _load_keys_present(mask, b, mask_b, mask_n, other, other < length, HAS_MASK)
-            pairs = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-            for start in range(0, F, BLOCK_F):
-                f = start + tl.arange(0, BLOCK_F)
-                q = _load_rows(query, token, query_n, inside, f, F)
-                k = _load_rows(key, other, key_n, present, f, F)
-                pairs = _dot(q, tl.trans(k), pairs, PRECISION)
-            pairs = tl.where(token[:, None] >= other[None, :], pairs, 0.0)
-            denominator += tl.sum(pairs, 1)
-            numerator = _dot(pairs, _load_rows(value, other, value_n, present, d, D), numerator, PRECISION)
-    # Without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
-    return numerator, tl.where(denominator == 0, 1.0, denominator)
+def _load_rows(rows, b, h, token, present, column, WIDTH: tl.constexpr):
+    """``[tokens, columns]`` of one head, zero where a token is not `present`."""
+    base = rows[0] + b * rows[1] + h * rows[2]
+    there = present[:, None] & (column < WIDTH)[None, :]
+    return tl.load(base + token[:, None] * rows[3] + column[None, :], mask=there, other=0.0)
 
 
-@triton.jit(do_not_specialize=["heads", "length", "chunks", "eps"])
-def attend_kernel(
-    query,
-    key,
-    value,
-    states,
-    mask,
-    scale,
-    output,
-    factor,
-    shift,
-    query_b,
-    query_h,
-    query_n,
-    key_b,
-    key_h,
-    key_n,
-    value_b,
-    value_h,
-    value_n,
-    states_row,
-    states_chunk,
-    mask_b,
-    mask_n,
-    scale_b,
-    scale_h,
-    scale_n,
-    output_b,
-    output_h,
-    output_n,
-    heads,
-    length,
-    chunks,
-    eps,
-    F: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    WEIGHTS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Outputs of one chunk of queries; with `WEIGHTS`, instead, what the backward pass needs to know of each query.
+@triton.jit
+def _store_rows(rows, b, h, token, present, column, tile, WIDTH: tl.constexpr):
+    base = rows[0] + b * rows[1] + h * rows[2]
+    there = present[:, None] & (column < WIDTH)[None, :]
+    tl.store(base + token[:, None] * rows[3] + column[None, :], tile, mask=there)
 
-    That is, with ``den = q z + eps``: ``factor = scale / den`` and ``shift = -factor (dO . numerator) / den``, the
-    gradient of `den`; `output` is then the gradient `dO`, which is read.
+
+@triton.jit
+def _load_numbers(numbers, b, h, token, present, other):
+    """One float32 number of each token, `other` where it is not `present`."""
+    places = numbers[0] + b * numbers[1] + h * numbers[2] + token * numbers[3]
+    return tl.load(places, mask=present, other=other).to(tl.float32)
+
+
+@triton.jit
+def _store_numbers(numbers, b, h, token, present, value):
+    tl.store(numbers[0] + b * numbers[1] + h * numbers[2] + token * numbers[3], value, mask=present)
+
+
+@triton.jit
+def _real(mask, b, token, inside):
+    """Which of the tokens `inside` the sequence are real; `mask` is ``(pointer, stride of B, of N)``."""
+    present = inside
+    if mask is not None:
+        present = inside & (tl.load(mask[0] + b * mask[1] + token * mask[2], mask=inside, other=0) != 0)
+    return present
+
+
+@triton.jit
+def _state_before(
+    edge, sums, row, begin, end, slots, inner, outer, K: tl.constexpr, X: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_X: tl.constexpr, COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """The matrix ``[K, X]`` that a part starts from: the `edge`, and of the `slots` sums those from `begin` to `end`.
+
+    States are ``[K, COLUMNS]``, or if `TRANSPOSED` ``[X, COLUMNS]``.
     """
-    D_TILES: tl.constexpr = 1 if WEIGHTS else (D + BLOCK_D - 1) // BLOCK_D
-    program = tl.program_id(0)
-    chunk = ((program // D_TILES) % chunks).to(tl.int64)
-    row = (program // D_TILES // chunks).to(tl.int64)
-    b, h = row // heads, row % heads
-    first = chunk * BLOCK_N
-    token = first + tl.arange(0, BLOCK_N)
-    inside = token < length
-    query += b * query_b + h * query_h
-    output += b * output_b + h * output_h
-    states += row * states_row + chunk * states_chunk
-    if CAUSAL:
-        key += b * key_b + h * key_h
-        value += b * value_b + h * value_h
-    factors = tl.full([BLOCK_N], 1.0, tl.float32)
-    if HAS_SCALE:
-        factors = tl.load(scale + b * scale_b + h * scale_h + token * scale_n, mask=inside, other=0.0).to(tl.float32)
+    SIZE: tl.constexpr = (X if TRANSPOSED else K) * COLUMNS
+    places = inner[:, None] + outer[None, :] * COLUMNS if TRANSPOSED else inner[:, None] * COLUMNS + outer[None, :]
+    there = (inner < K)[:, None] & (outer < X)[None, :]
+    matrix = tl.zeros([BLOCK_K, BLOCK_X], tl.float32)
+    if edge is not None:
+        matrix += tl.load(edge + row * SIZE + places, mask=there, other=0.0)
+    if sums is not None:
+        for slot in range(begin, end):
+            matrix += tl.load(sums + (row * slots + slot) * SIZE + places, mask=there, other=0.0)
+    return matrix
 
-    if WEIGHTS:
-        product = tl.zeros([BLOCK_N], tl.float32)
-        denominator = tl.zeros([BLOCK_N], tl.float32)
-        for start in range(0, D, BLOCK_D):
-            d = start + tl.arange(0, BLOCK_D)
-            numerator, denominator = _read(
-                query, key, value, states, mask, b, token, first, d, length, eps,
-                query_n, key_n, value_n, mask_b, mask_n,
-                F, D, BLOCK_N, BLOCK_K, BLOCK_F, BLOCK_D, CAUSAL, NORMALIZE, HAS_MASK, PRECISION,
-            )  # fmt: skip
-            gradient = _load_rows(output, token, output_n, inside, d, D)
-            product += tl.sum(numerator * gradient.to(tl.float32), 1)
-        factors = factors / denominator
-        tl.store(factor + row * length + token, factors, mask=inside)
-        tl.store(shift + row * length + token, -factors * product / denominator, mask=inside)
-    else:
-        d = (program % D_TILES) * BLOCK_D + tl.arange(0, BLOCK_D)
-        numerator, denominator = _read(
-            query, key, value, states, mask, b, token, first, d, length, eps,
-            query_n, key_n, value_n, mask_b, mask_n,
-            F, D, BLOCK_N, BLOCK_K, BLOCK_F, BLOCK_D, CAUSAL, NORMALIZE, HAS_MASK, PRECISION,
-        )  # fmt: skip
-        if NORMALIZE:
-            factors = factors / denominator
-        pointers = output + token[:, None] * output_n + d[None, :]
-        tl.store(pointers, numerator * factors[:, None], mask=inside[:, None] & (d < D)[None, :])
+
+@triton.jit
+def _load_border(border, row, chunk, feature, FEATURES: tl.constexpr):
+    """What the features sum to outside of a chunk, on its side of the walk; `border` is (pointer, three strides)."""
+    places = border[0] + row * border[1] + chunk * border[2] + feature * border[3]
+    return tl.load(places, mask=feature < FEATURES, other=0.0)
+
+
+@triton.jit(do_not_specialize=["heads", "length", "first_slot", "parts", "slots", "part_length"])
+def sum_kernel(
+    left, right, mask, weight, sums, heads, length, first_slot, parts, slots, part_length,
+    F: tl.constexpr, D: tl.constexpr, COLUMNS: tl.constexpr, COLUMN: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Of each part of the tokens ``sum_n left_n right_n^T`` and, with `COLUMN`, ``sum_n weight_n left_n``.
+
+    The `sums` are ``[B * H, slots, F, COLUMNS]``, of which `parts` are computed, from `first_slot` on. Weights are 1
+    where there are None.
+    """
+    D_TILES: tl.constexpr = (D + BLOCK_X - 1) // BLOCK_X
+    tile, part, row, b, h = _place(D_TILES * ((F + BLOCK_K - 1) // BLOCK_K), parts, heads)
+    part += first_slot
+    f = (tile // D_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
+    d = (tile % D_TILES) * BLOCK_X + tl.arange(0, BLOCK_X)
+
+    matrix, column = tl.zeros([BLOCK_K, BLOCK_X], tl.float32), tl.zeros([BLOCK_K], tl.float32)
+    begin = part * part_length
+    for first in range(begin, tl.minimum(begin + part_length, length), BLOCK_N):
+        token = (first + tl.arange(0, BLOCK_N)).to(tl.int64)
+        inside = token < length
+        present = _real(mask, b, token, inside)
+        x = _load_rows(left, b, h, token, present, f, F)
+        y = _load_rows(right, b, h, token, present, d, D)
+        if COLUMN:
+            if weight is None:
+                column += tl.sum(x.to(tl.float32), 0)
+            else:
+                column += tl.sum(x.to(tl.float32) * _load_numbers(weight, b, h, token, inside, 0.0)[:, None], 0)
+        matrix = _dot(tl.trans(x), y, matrix, OPERAND, PRECISION)
+
+    sums += (row * slots + part) * F * COLUMNS
+    tl.store(sums + f[:, None] * COLUMNS + d[None, :], matrix, mask=(f < F)[:, None] & (d < D)[None, :])
+    if COLUMN:
+        tl.store(sums + f * COLUMNS + D, column, mask=(f < F) & (tile % D_TILES == 0))
 
 
 @triton.jit(do_not_specialize=["heads", "length", "chunks"])
-def gradient_kernel(
-    row_side,
-    pair_side,
-    summed,
-    states,
-    mask,
-    factor,
-    shift,
-    gradient,
-    row_side_b,
-    row_side_h,
-    row_side_n,
-    pair_side_b,
-    pair_side_h,
-    pair_side_n,
-    summed_b,
-    summed_h,
-    summed_n,
-    states_row,
-    states_chunk,
-    state_in,
-    state_out,
-    mask_b,
-    mask_n,
-    factor_b,
-    factor_h,
-    factor_n,
-    gradient_b,
-    gradient_h,
-    gradient_n,
-    heads,
-    length,
-    chunks,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_INNER: tl.constexpr,
-    BLOCK_OUTER: tl.constexpr,
-    OF_QUERIES: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    HAS_COLUMN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The gradient of queries, or that of keys or values, for one chunk of them.
-
-    Of query `i`, with the state `S`, `z` before its chunk (of all tokens, if not `CAUSAL`):
-    ``factor_i u_i S + shift_i z + sum_j (factor_i u_i . w_j + shift_i) x_j`` over the keys ``j <= i`` of the chunk.
-    Of key or value `j`, with what the queries after its chunk (all of them) sum to:
-    ``u_j S + z + sum_i (factor_i u_j . w_i + shift_i) x_i`` over the queries ``i >= j`` of the chunk.
-    `u`, `w` and `x` are `row_side`, `pair_side` and `summed`; `S` is read as ``[INNER, OUTER]`` by its strides.
-    """
-    TILES: tl.constexpr = (OUTER + BLOCK_OUTER - 1) // BLOCK_OUTER
-    program = tl.program_id(0)
-    chunk = ((program // TILES) % chunks).to(tl.int64)
-    row = (program // TILES // chunks).to(tl.int64)
-    b, h = row // heads, row % heads
-    first = chunk * BLOCK_N
-    token = first + tl.arange(0, BLOCK_N)
+def chunk_kernel(
+    rows, mask, weight, sums, heads, length, chunks, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
+):  # fmt: skip
+    """Of each chunk of `BLOCK_N` tokens ``sum_n weight_n rows_n``: ``[B * H, chunks, F]``."""
+    _, chunk, row, b, h = _place(1, chunks, heads)
+    f = tl.arange(0, BLOCK_F)
+    token = (chunk * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     inside = token < length
-    present = _load_keys_present(mask, b, mask_b, mask_n, token, inside, HAS_MASK)
-    of_rows = inside if OF_QUERIES else present
-    outer = (program % TILES) * BLOCK_OUTER + tl.arange(0, BLOCK_OUTER)
-    row_side += b * row_side_b + h * row_side_h
-    states += row * states_row + chunk * states_chunk
-    weight = b * factor_b + h * factor_h
-    factors = tl.full([BLOCK_N], 1.0, tl.float32)
-    shifts = tl.zeros([BLOCK_N], tl.float32)
-    if HAS_FACTOR and OF_QUERIES:
-        factors = tl.load(factor + weight + token * factor_n, mask=inside, other=0.0).to(tl.float32)
-    if HAS_SHIFT and OF_QUERIES:
-        shifts = tl.load(shift + weight + token * factor_n, mask=inside, other=0.0)
-
-    result = tl.zeros([BLOCK_N, BLOCK_OUTER], tl.float32)
-    for start in range(0, INNER, BLOCK_INNER):
-        inner = start + tl.arange(0, BLOCK_INNER)
-        u = _load_rows(row_side, token, row_side_n, of_rows, inner, INNER)
-        there = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
-        state = tl.load(states + inner[:, None] * state_in + outer[None, :] * state_out, mask=there, other=0.0)
-        result = _dot(u, state, result, PRECISION)
-    if OF_QUERIES:
-        result = result * factors[:, None]
-    if HAS_COLUMN:
-        z = tl.load(states + INNER * OUTER + outer, mask=outer < OUTER, other=0.0)[None, :]
-        result += shifts[:, None] * z if OF_QUERIES else z
-
-    if CAUSAL:
-        pair_side += b * pair_side_b + h * pair_side_h
-        summed += b * summed_b + h * summed_h
-        for block in range(0, BLOCK_N, BLOCK_K):
-            other = first + block + tl.arange(0, BLOCK_K)
-            of_pairs = other < length
-            if OF_QUERIES:
-                of_pairs = _load_keys_present(mask, b, mask_b, mask_n, other, of_pairs, HAS_MASK)
-            pairs = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-            for start in range(0, INNER, BLOCK_INNER):
-                inner = start + tl.arange(0, BLOCK_INNER)
-                u = _load_rows(row_side, token, row_side_n, of_rows, inner, INNER)
-                w = _load_rows(pair_side, other, pair_side_n, of_pairs, inner, INNER)
-                pairs = _dot(u, tl.trans(w), pairs, PRECISION)
-            if OF_QUERIES:
-                pairs = pairs * factors[:, None] + shifts[:, None]
-                seen = token[:, None] >= other[None, :]
-            else:
-                if HAS_FACTOR:
-                    of_other = tl.load(factor + weight + other * factor_n, mask=of_pairs, other=0.0)
-                    pairs = pairs * of_other.to(tl.float32)[None, :]
-                if HAS_SHIFT:
-                    pairs += tl.load(shift + weight + other * factor_n, mask=of_pairs, other=0.0)[None, :]
-                seen = token[:, None] <= other[None, :]
-            pairs = tl.where(seen & of_pairs[None, :], pairs, 0.0)
-            result = _dot(pairs, _load_rows(summed, other, summed_n, of_pairs, outer, OUTER), result, PRECISION)
-    if not OF_QUERIES:
-        result = tl.where(present[:, None], result, 0.0)
-    gradient += b * gradient_b + h * gradient_h + token[:, None] * gradient_n + outer[None, :]
-    tl.store(gradient, result, mask=inside[:, None] & (outer < OUTER)[None, :])
+    tile = _load_rows(rows, b, h, token, _real(mask, b, token, inside), f, F).to(tl.float32)
+    if weight is not None:
+        tile = tile * _load_numbers(weight, b, h, token, inside, 0.0)[:, None]
+    tl.store(sums + (row * chunks + chunk) * F + f, tl.sum(tile, 0), mask=f < F)
 
 
-KERNELS = {"sum": sum_kernel, "scan": scan_kernel, "attend": attend_kernel, "gradient": gradient_kernel}
+@triton.jit(do_not_specialize=["chunks"])
+def scan_kernel(
+    sums, edge, total, chunks, F: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Turn the sums of chunks ``[rows, chunks, F]`` into what precedes each chunk, with `REVERSE` what follows it.
+
+    `edge` precedes the first, and `total` is what all of them and the edge sum to. Both are ``(pointer, stride of
+    rows, stride of features)``, or None.
+    """
+    tile, _, row, _, _ = _place((F + BLOCK_F - 1) // BLOCK_F, 1, 1)
+    f = tile * BLOCK_F + tl.arange(0, BLOCK_F)
+    running = tl.zeros([BLOCK_F], tl.float32)
+    if edge is not None:
+        running += tl.load(edge[0] + row * edge[1] + f * edge[2], mask=f < F, other=0.0)
+    for first in range(0, chunks, BLOCK_CHUNKS):
+        chunk = first + tl.arange(0, BLOCK_CHUNKS)
+        there = (chunk < chunks)[:, None] & (f < F)[None, :]
+        if REVERSE:
+            chunk = chunks - 1 - chunk
+        places = sums + (row * chunks + chunk)[:, None] * F + f[None, :]
+        parts = tl.load(places, mask=there, other=0.0)
+        tl.store(places, running[None, :] + tl.cumsum(parts, 0) - parts, mask=there)
+        running += tl.sum(parts, 0)
+    if total is not None:
+        tl.store(total[0] + row * total[1] + f * total[2], running, mask=f < F)
+
+
+@triton.jit(do_not_specialize=["heads", "length", "parts", "part_length", "slots", "eps"])
+def attend_kernel(
+    query, key, value, output, mask, scale, denominator, border, edge, sums, last,
+    heads, length, parts, part_length, slots, eps,
+    NORMALIZE: tl.constexpr, F: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``scale_n q_n S / (q_n . z + eps)`` for one part of the tokens and one tile of the values' columns.
+
+    With keys and values, `S` and `z` are those up to each token: the part starts from the `edge` and from the `sums`
+    of the parts before, each chunk with the `z` of its `border`, and the last `S` goes to `last`. Without them every
+    query reads `edge` and `border`.
+    """
+    COLUMNS: tl.constexpr = D + NORMALIZE
+    tile, part, row, b, h = _place((D + BLOCK_X - 1) // BLOCK_X, parts, heads)
+    f, d, offset = tl.arange(0, BLOCK_K), tile * BLOCK_X + tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_N)
+    before = part * (slots // parts)
+    state = _state_before(edge, sums, row, 0, before, slots, f, d, F, D, BLOCK_K, BLOCK_X, COLUMNS, False)
+
+    begin = part * part_length
+    for first in range(begin, tl.minimum(begin + part_length, length), BLOCK_N):
+        token = (first + offset).to(tl.int64)
+        inside = token < length
+        q = _load_rows(query, b, h, token, inside, f, F)
+        total = _dot(q, state, tl.zeros([BLOCK_N, BLOCK_X], tl.float32), OPERAND, PRECISION)
+        if NORMALIZE:
+            z = _load_border(border, row, first // BLOCK_N, f, F)
+            den = tl.sum(q.to(tl.float32) * z[None, :], 1) + eps
+        if key is not None:
+            present = _real(mask, b, token, inside)
+            k = _load_rows(key, b, h, token, present, f, F)
+            v = _load_rows(value, b, h, token, present, d, D)
+            pairs = _dot(q, tl.trans(k), tl.zeros([BLOCK_N, BLOCK_N], tl.float32), OPERAND, PRECISION)
+            pairs = tl.where(offset[:, None] >= offset[None, :], pairs, 0.0)
+            if NORMALIZE:
+                den += tl.sum(pairs, 1)
+            total = _dot(pairs, v, total, OPERAND, PRECISION)
+            state = _dot(tl.trans(k), v, state, OPERAND, PRECISION)
+        factor = tl.full([BLOCK_N], 1.0, tl.float32)
+        if scale is not None:
+            factor = _load_numbers(scale, b, h, token, inside, 0.0)
+        if NORMALIZE:
+            # Without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
+            den = tl.where(den == 0, 1.0, den)
+            factor = factor / den
+            if denominator is not None:
+                _store_numbers(denominator, b, h, token, inside & (tile == 0), den)
+        _store_rows(output, b, h, token, inside, d, total * factor[:, None], D)
+
+    if last is not None:
+        there = (f < F)[:, None] & (d < D)[None, :] & (part == parts - 1)
+        tl.store(last + row * F * COLUMNS + f[:, None] * COLUMNS + d[None, :], state, mask=there)
+
+
+@triton.jit(do_not_specialize=["heads", "length", "blocks"])
+def weigh_kernel(
+    of_output, output, scale, denominator, weighted, shift, heads, length, blocks,
+    D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """``g_n = dO_n scale_n / den_n``, and ``shift_n = -(dO_n . output_n) / den_n``, the gradient of ``den_n``.
+
+    Scales and denominators are 1 where there are None; without denominators there are no shifts.
+    """
+    _, block, _, b, h = _place(1, blocks, heads)
+    d = tl.arange(0, BLOCK_D)
+    token = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    inside = token < length
+    gradient = _load_rows(of_output, b, h, token, inside, d, D).to(tl.float32)
+    factor = tl.full([BLOCK_N], 1.0, tl.float32)
+    if scale is not None:
+        factor = _load_numbers(scale, b, h, token, inside, 0.0)
+    if denominator is not None:
+        den = _load_numbers(denominator, b, h, token, inside, 1.0)
+        factor = factor / den
+        outputs = _load_rows(output, b, h, token, inside, d, D).to(tl.float32)
+        _store_numbers(shift, b, h, token, inside, -tl.sum(gradient * outputs, 1) / den)
+    _store_rows(weighted, b, h, token, inside, d, gradient * factor[:, None], D)
+
+
+@triton.jit(do_not_specialize=["heads", "length", "parts", "part_length", "slots"])
+def gradient_kernel(
+    u, w, x, gradient, mask, shift, border, edge, sums, last, heads, length, parts, part_length, slots,
+    ROLE: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr, X: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One of the gradients, each of which is linear attention of ``u_i`` over the tokens ``j`` itself.
+
+    | ROLE | u_i, w_j, x_j | gradient | j, if causal |
+    |---|---|---|---|
+    | query | g, v, k | ``dq_i = sum_j (u_i . w_j + shift_i) x_j`` | up to i |
+    | key | v, g, q | ``dk_i = sum_j (u_i . w_j + shift_j) x_j`` | from i on |
+    | value | k, q, g | ``dv_i = sum_j (u_i . w_j) x_j`` | from i on |
+
+    `g` and the shifts are those of `weigh_kernel`; without normalisation there are none, and no `border`: the sums of
+    ``x_j``, for "key" of ``shift_j x_j``, outside of each chunk. Without `w` and `x` every ``u_i`` reads `edge` and
+    `border`. For "value" the gradient of the state before the first token goes to `last`, but for its column.
+    """
+    OF_QUERY: tl.constexpr = ROLE == "query"
+    tile, part, row, b, h = _place((X + BLOCK_X - 1) // BLOCK_X, parts, heads)
+    inner, outer, offset = tl.arange(0, BLOCK_K), tile * BLOCK_X + tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_N)
+    own, each = part * (slots // parts), slots // parts
+    state = _state_before(
+        edge, sums, row, 0 if OF_QUERY else own + each, own if OF_QUERY else slots, slots,
+        inner, outer, K, X, BLOCK_K, BLOCK_X, COLUMNS, ROLE != "value",
+    )  # fmt: skip
+
+    begin = part * part_length
+    end = tl.minimum(begin + part_length, length)
+    final = begin + (end - begin - 1) // BLOCK_N * BLOCK_N
+    for step in range(begin, end, BLOCK_N):
+        first = step if OF_QUERY else final + begin - step
+        token = (first + offset).to(tl.int64)
+        inside = token < length
+        present = _real(mask, b, token, inside)
+        rows = _load_rows(u, b, h, token, inside if OF_QUERY else present, inner, K)
+        total = _dot(rows, state, tl.zeros([BLOCK_N, BLOCK_X], tl.float32), OPERAND, PRECISION)
+        if border is not None:
+            outside = _load_border(border, row, first // BLOCK_N, outer, X)[None, :]
+            if OF_QUERY:
+                outside = outside * _load_numbers(shift, b, h, token, inside, 0.0)[:, None]
+            total += outside
+        if w is not None:
+            others = _load_rows(w, b, h, token, present if OF_QUERY else inside, inner, K)
+            summed = _load_rows(x, b, h, token, present if OF_QUERY else inside, outer, X)
+            pairs = _dot(rows, tl.trans(others), tl.zeros([BLOCK_N, BLOCK_N], tl.float32), OPERAND, PRECISION)
+            if border is not None:
+                shifts = _load_numbers(shift, b, h, token, inside, 0.0)
+                pairs += shifts[:, None] if OF_QUERY else shifts[None, :]
+            seen = offset[:, None] >= offset[None, :] if OF_QUERY else offset[:, None] <= offset[None, :]
+            total = _dot(tl.where(seen, pairs, 0.0), summed, total, OPERAND, PRECISION)
+            state = _dot(tl.trans(others), summed, state, OPERAND, PRECISION)
+        if not OF_QUERY:
+            total = tl.where(present[:, None], total, 0.0)
+        _store_rows(gradient, b, h, token, inside, outer, total, X)
+
+    if last is not None:
+        there = (inner < K)[:, None] & (outer < X)[None, :] & (part == 0)
+        tl.store(last + row * K * COLUMNS + inner[:, None] * COLUMNS + outer[None, :], state, mask=there)
+
+
+@triton.jit(do_not_specialize=["heads", "eps"])
+def step_kernel(
+    query, key, value, output, mask, scale, state, new_state, heads, eps,
+    NORMALIZE: tl.constexpr, F: tl.constexpr, D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    """One token: ``S = S + k v^T``, ``z = z + k``, then ``scale q S / (q . z + eps)``; one tile of the columns."""
+    COLUMNS: tl.constexpr = D + NORMALIZE
+    tile, _, row, b, h = _place((D + BLOCK_X - 1) // BLOCK_X, 1, heads)
+    f, d = tl.arange(0, BLOCK_K), tile * BLOCK_X + tl.arange(0, BLOCK_X)
+    real = f < F
+    if mask is not None:
+        real = real & (tl.load(mask[0] + b * mask[1]) != 0)
+    q = tl.load(query[0] + b * query[1] + h * query[2] + f, mask=f < F, other=0.0).to(tl.float32)
+    k = tl.load(key[0] + b * key[1] + h * key[2] + f, mask=real, other=0.0).to(tl.float32)
+    v = tl.load(value[0] + b * value[1] + h * value[2] + d, mask=d < D, other=0.0).to(tl.float32)
+    if mask is not None:
+        # Content of padding, NaN too, changes nothing.
+        v = tl.where(tl.load(mask[0] + b * mask[1]) != 0, v, 0.0)
+    place = row * F * COLUMNS + f * COLUMNS
+    there = (f < F)[:, None] & (d < D)[None, :]
+    matrix = tl.load(state + place[:, None] + d[None, :], mask=there, other=0.0) + k[:, None] * v[None, :]
+    tl.store(new_state + place[:, None] + d[None, :], matrix, mask=there)
+    total = tl.sum(q[:, None] * matrix, 0)
+    if NORMALIZE:
+        z = tl.load(state + place + D, mask=f < F, other=0.0) + k
+        tl.store(new_state + place + D, z, mask=(f < F) & (tile == 0))
+        den = tl.sum(q * z, 0) + eps
+        total = total / tl.where(den == 0, 1.0, den)
+    if scale is not None:
+        total = total * tl.load(scale[0] + b * scale[1] + h * scale[2]).to(tl.float32)
+    tl.store(output[0] + b * output[1] + h * output[2] + d, total, mask=d < D)
+
+
+KERNELS = {
+    "sum": sum_kernel,
+    "chunk": chunk_kernel,
+    "scan": scan_kernel,
+    "attend": attend_kernel,
+    "weigh": weigh_kernel,
+    "gradient": gradient_kernel,
+    "step": step_kernel,
+}

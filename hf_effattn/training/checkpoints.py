@@ -2,21 +2,21 @@
 
 import dataclasses
 import json
-import logging
-import zipfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
+from transformers.utils.logging import get_logger
 
 from ..files import read_json, write_json
+from .checkpoint_files import CHECKSUMS, LAST_STEP, best_weights, damage, recorded
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Whose run holds this file in an output folder is the only one that writes there.
 LOCK = ".lock"
@@ -35,10 +35,8 @@ INDIFFERENT = (
     *("ddp_", "deepspeed", "fsdp", "skip_memory_metrics", "diagnose"),
 )
 
-#: Files that `Trainer` writes with `torch.save`, and without which a run cannot go on as it would have.
-_TORCH_FILES = ("optimizer.pt", "scheduler.pt")
-#: The same of a run in shards (FSDP) that stores whole tensors.
-_FSDP_FILES = ("optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt")
+#: How names of files and folders begin that a run makes before it moves them into place.
+_DRAFTS = (".model-", f".{ASKED}-", f".{RESULTS}-")
 
 
 def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | None:
@@ -51,15 +49,17 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
     Raises:
         FileExistsError: the folder holds an earlier run that `arguments` do not ask to continue, or another one, or a
             finished one.
+        ValueError: the best weights until the checkpoint are missing or have changed.
     """
     folder = Path(str(training.output_dir))
     if not arguments.resume:
         if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise FileExistsError(
-                f"{folder} holds an earlier run: pass --resume true to continue it, or another folder"
+                f"{folder} holds an earlier run: pass --resume true to continue it, where the script can, or another "
+                "folder"
             )
         return None
-    if (folder / RESULTS).is_file():
+    if is_finished(folder):
         raise FileExistsError(f"{folder} holds a run that is finished, see its {RESULTS}: give another folder")
     checkpoint = last_complete_checkpoint(folder)
     if (folder / ASKED).is_file():
@@ -68,14 +68,43 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
         raise FileExistsError(f"{folder} has checkpoints but no {ASKED}, so of what run? Give another folder")
     if checkpoint is None:
         logger.info("%s has no whole checkpoint: starting", folder)
-    else:
-        logger.info("resuming from %s", checkpoint)
+        return None
+    if training.load_best_model_at_end:
+        best_weights(checkpoint)
+    if recorded(checkpoint) is None:
+        logger.warning_once(
+            f"{checkpoint} has no {CHECKSUMS}: an earlier version wrote it, or its run was ended as it was written. "
+            "That its files are whole can be seen, but not of all that nothing in them has changed"
+        )
+    logger.info("resuming from %s", checkpoint)
     return checkpoint
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has left its results; those that are cut or empty are none, and will be written anew."""
+    path = folder / RESULTS
+    if not path.is_file():
+        return False
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        logger.warning_once(f"{error}. The run counts as not finished")
+        return False
+    return isinstance(found, dict) and bool(found)
 
 
 def _check_equal(folder: Path, part: str, now: dict[str, Any]) -> None:
     """Raise FileExistsError if the run in the folder has something else in this part of its `ASKED`."""
-    earlier, now = _flat(read_json(folder / ASKED).get(part, {})), _flat(now)
+    try:
+        asked = read_json(folder / ASKED)
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict) or not isinstance(asked.get(part, {}), dict):
+        raise FileExistsError(
+            f"{folder / ASKED} is damaged, so of what run are the checkpoints? Put it back from a copy, or give "
+            "another folder"
+        )
+    earlier, now = _flat(asked.get(part, {})), _flat(now)
     changed = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
     if changed:
         told = ", ".join(f"{name}={earlier.get(name)!r}, not {now.get(name)!r}" for name in changed)
@@ -132,40 +161,38 @@ def sole_run(
         made = _as_read(made)
         if (folder / ASKED).is_file():
             _check_equal(folder, "made", made)
+        _clear_drafts(folder)
         write_json(folder / ASKED, {"arguments": asked_for(arguments, training), "made": made})
         yield
     finally:
         lock.release()
 
 
+def _clear_drafts(folder: Path) -> None:
+    """Remove what killed processes have left of exports and files; whoever holds the lock of the folder is alone."""
+    for path in folder.iterdir():
+        if path.name.startswith(_DRAFTS):
+            logger.warning("removing %s, which a run left that was killed", path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest ``checkpoint-*`` folder of a `Trainer` run that it can go on from, or None.
 
-    A kill or a full disk while saving leaves a folder with files missing or cut short; such a folder is passed
-    over, and the run goes on from the one before it. So is that of the last step: `Trainer` would make one more.
+    A kill or a full disk while saving leaves a folder with files missing or cut short, and a failing disk one with
+    others (`damage`); a warning names such a folder, and the run goes on from the one before it. That of the last step
+    is passed over too: `Trainer` would make one more.
     """
     folders = [
         path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
     ]
-    folders.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
-    return next((folder for folder in folders if damage(folder) is None), None)
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a `Trainer` checkpoint, or None if it can be resumed from."""
-    try:
-        state = json.loads((folder / "trainer_state.json").read_text())
-        last_step = state["global_step"] >= state["max_steps"]
-        json.loads((folder / "config.json").read_text())
-        # Opening compares the lengths in the header with the size of the file.
-        with safe_open(folder / "model.safetensors", framework="pt"):
-            pass
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        return str(error)
-    for name in _FSDP_FILES if (folder / _FSDP_FILES[0]).exists() else _TORCH_FILES:
-        # The directory of a zip file stands at its end, so a file cut short is none.
-        if not zipfile.is_zipfile(folder / name):
-            return f"{name} is missing or cut short"
-    if not any(folder.glob("rng_state*.pth")):
-        return "the state of the random numbers is missing"
-    return "it is that of the last step" if last_step else None
+    for folder in sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        reason = damage(folder)
+        if reason is None:
+            return folder
+        if reason != LAST_STEP:
+            logger.warning_once(f"{folder} is damaged and passed over: {reason}")
+    return None

@@ -52,6 +52,23 @@ def choose_weights_by(training: TrainingArguments, higher: Collection[str], lowe
     training.greater_is_better = greater
 
 
+def check_weights_are_kept(training: TrainingArguments) -> None:
+    """Raise ValueError if the weights that a run leaves may not be the ones that it chose.
+
+    `Trainer` takes multiples of `eval_steps` for `save_steps`. It would tell the score of the best step and load the
+    weights of another, or leave the last ones. And to evaluate in half precision it rounds the weights themselves.
+    """
+    by_steps = training.eval_strategy == training.save_strategy == "steps"
+    if training.load_best_model_at_end and by_steps and training.eval_steps != training.save_steps:
+        raise ValueError(
+            f"with save_steps={training.save_steps:g} and eval_steps={training.eval_steps:g} the best weights may not "
+            "be saved, and so could not be loaded: set both to the same, or save_strategy to best"
+        )
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training, name):
+            raise ValueError(f"{name} would round the weights that are left: leave it out, or train with {name[:4]}")
+
+
 def check_trainer(trainer: Any) -> None:
     """Raise ValueError if the trainer would not do what it was asked for.
 

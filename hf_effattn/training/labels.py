@@ -1,6 +1,10 @@
 """Names of classes, found in the labels of a user's own data."""
 
+from typing import Any
+
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from ..lra.checked_cache import checked_map
 
 
 def class_names(splits: DatasetDict, column: str) -> list[str]:
@@ -33,9 +37,11 @@ def with_class_ids(splits: DatasetDict, column: str, names: list[str]) -> Datase
         found = {value: ids[text] for value, text in _names(split, column, name).items()}
         # Left to itself, `map` keeps the type of a column, and numbers become strings.
         features = Features({**split.features, column: Value("int64")})
-        return split.map(
-            lambda batch: {column: [found[value] for value in batch[column]]}, batched=True, features=features
-        )
+
+        def number(batch: dict[str, Any]) -> dict[str, Any]:
+            return {column: [found[value] for value in batch[column]]}
+
+        return checked_map(split, number, batched=True, features=features)
 
     return DatasetDict({name: numbered(split, name) for name, split in splits.items()})
 

@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..lra.checked_cache import checked, checked_map
 from ..lra.collate import IGNORED
 from ..metrics import load_metric
 from ..tokenization import SPECIAL_TOKENS, encode_data
@@ -34,7 +35,7 @@ def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_lengt
     Raises:
         ValueError: a split of blank texts.
     """
-    texts = splits.filter(lambda row: bool(row["text"].strip()))
+    texts = DatasetDict({name: _without_blanks(split) for name, split in splits.items()})
     if blank := [name for name, split in texts.items() if len(split) == 0]:
         raise ValueError(f"the texts of the splits {blank} are all blank")
 
@@ -43,7 +44,15 @@ def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_lengt
             "input_ids": encode_data(tokenizer, batch["text"], truncation=True, max_length=max_length)["input_ids"]
         }
 
-    return texts.map(encode, batched=True, remove_columns=["text"], desc=f"at most {max_length} tokens")
+    options = {"batched": True, "remove_columns": ["text"], "desc": f"at most {max_length} tokens"}
+    return DatasetDict({name: checked_map(split, encode, **options) for name, split in texts.items()})
+
+
+def _without_blanks(split: Dataset) -> Dataset:
+    def is_text(row: dict[str, Any]) -> bool:
+        return bool(row["text"].strip())
+
+    return checked(lambda anew: split.filter(is_text, load_from_cache_file=not anew), split)
 
 
 def chunk_texts(
@@ -70,7 +79,7 @@ def chunk_texts(
         return {"input_ids": [ids + end for ids in encoded]}
 
     def chunked(split: Dataset) -> Dataset:
-        encoded = split.map(encode, batched=True, remove_columns=["text"], desc="tokens").with_format("numpy")
+        encoded = checked_map(split, encode, batched=True, remove_columns=["text"], desc="tokens").with_format("numpy")
         tokens = np.concatenate([ids for batch in encoded.iter(1000) for ids in batch["input_ids"]]).astype(np.int64)
         if len(tokens) < 2:
             raise ValueError("a split has a single token or none: give it more text")
@@ -101,7 +110,11 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def with_next_tokens(splits: DatasetDict) -> DatasetDict:
     """The rows with their own tokens as `labels`, which causal models shift."""
-    return splits.map(lambda batch: {"labels": batch["input_ids"]}, batched=True)
+
+    def with_labels(batch: dict[str, Any]) -> dict[str, Any]:
+        return {"labels": batch["input_ids"]}
+
+    return DatasetDict({name: checked_map(split, with_labels, batched=True) for name, split in splits.items()})
 
 
 @dataclass

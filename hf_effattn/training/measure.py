@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .trainer import CheckedTrainer
 
 
 #: Packages whose versions can change a result.
@@ -51,7 +53,7 @@ class ThroughputCallback(TrainerCallback):
         self.tokens = int(state.num_input_tokens_seen) - (self._tokens_at_start or 0)
 
 
-class PairTrainer(Trainer):
+class PairTrainer(CheckedTrainer):
     """A trainer that counts both sequences of a pair; that of transformers counts the first alone."""
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from ..hub.export import export_checkpoint, weight_checksums
 from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
 from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
-from .checks import check_arguments, check_trainer, choose_weights_by
+from .checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
 from .model_zoo import check_length
 from .recipes import parse_recipe
@@ -82,6 +82,7 @@ def begin(
     run, training = parse_recipe(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     check_arguments(training)
+    check_weights_are_kept(training)
     choose_weights_by(training, higher, lower)
     if (checkpoint := checkpoint_to_resume(run, training)) is not None:
         training.resume_from_checkpoint = str(checkpoint)
@@ -151,7 +152,10 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
 
     Raises:
         FileExistsError: another run writes to the output folder.
-        ValueError: sharding or label smoothing that would not be what was asked for.
+        OSError: the disk is full, or cannot be written.
+        RuntimeError: the weights are not the best ones, which were to be loaded.
+        ValueError: sharding or label smoothing that would not be what was asked for; or the best weights are missing
+            or have changed.
     """
     check_trainer(trainer)
     model: Any = trainer.model
@@ -172,21 +176,56 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
 
 
 def leave(trainer: Any, kind: type[PreTrainedModel], results: dict[str, Any]) -> None:
-    """Write ``model/``, of class `kind`, and ``results.json`` to the output folder; every process has to call it."""
+    """Write ``model/``, of class `kind`, and ``results.json`` to the output folder; every process has to call it.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+        RuntimeError: the weights are not the best ones, which were to be loaded.
+    """
     model = whole_model(trainer, kind)
     if trainer.is_world_process_zero():
-        store(model, trainer.processing_class, Path(str(trainer.args.output_dir)), results)
+        # Weights in shards are put together, in another file than they were saved in.
+        best = None if trainer.is_fsdp_enabled else chosen_weights(trainer)
+        store(model, trainer.processing_class, Path(str(trainer.args.output_dir)), results, best)
 
 
-def store(model: PreTrainedModel, tokenizer: Any, output_dir: Path, results: dict[str, Any]) -> None:
+def chosen_weights(trainer: Any) -> dict[str, str] | None:
+    """The checksums of the best weights, if the trainer was to load them and there are such."""
+    if not trainer.args.load_best_model_at_end:
+        return None
+    if trainer.best_weights is None:
+        logger.warning("no evaluation gave a score to choose weights by: those that are left are the last ones")
+    return trainer.best_weights
+
+
+def store(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    output_dir: Path,
+    results: dict[str, Any],
+    best: dict[str, str] | None = None,
+) -> None:
     """Write ``model/`` to the output folder of a run, and then ``results.json``, which knows these weights again.
 
     The tokenizer of a decoder pads on the left there, since `generate` writes behind the end of every row.
+
+    Args:
+        model: with the weights that are left.
+        tokenizer: its tokenizer, if any.
+        output_dir: the folder of the run.
+        results: gets the checksums of the weights.
+        best: those of the best weights, which these have to be.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+        RuntimeError: the weights are not the best ones.
     """
     if tokenizer is not None and model.can_generate():
         tokenizer.padding_side = "left"
     folder = export_checkpoint(model, tokenizer, output_dir / "model")
     results["weights"] = weight_checksums(folder)
+    if best is not None and results["weights"] != best:
+        raise RuntimeError(f"the weights in {folder} are {results['weights']}, and the best ones were {best}")
     write_json(output_dir / RESULTS, results)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow.compute
 from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
+from datasets.utils.extract import Extractor
+
+from ..lra.checked_cache import checked
 
 
 logger = logging.getLogger(__name__)
@@ -113,10 +116,18 @@ def _load_file(path: str, running_text: bool) -> Dataset:
     options = {"keep_linebreaks": running_text} if kind == "text" else BUILDER_OPTIONS.get(kind, {})
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{path} is empty: give another file, or leave it out")
+    # `datasets` would unpack it, whatever it is called, to a size that nobody knows beforehand.
+    if packed := Extractor.infer_extractor_format(path):
+        raise ValueError(f"{path} is packed ({packed}) and not {kind}: unpack it")
     if kind == "csv":
         _check_width(path)
+
+    def load(anew: bool) -> Dataset:
+        mode = "force_redownload" if anew else None
+        return load_dataset(kind, data_files=str(path), split="train", download_mode=mode, **options)
+
     try:
-        return load_dataset(kind, data_files=str(path), split="train", **options)
+        return checked(load)
     except (DatasetGenerationError, ValueError) as error:
         raise ValueError(f"{path} has no rows or is no {kind}: {error.__cause__ or error}") from error
 
@@ -174,6 +185,8 @@ def _set_aside(splits: DatasetDict, data: DataArguments, last: bool) -> DatasetD
             f"--validation_share {data.validation_share} of {len(train)} training rows leaves one split empty: "
             "give more rows, another share, or --validation_file"
         )
-    parts = train.train_test_split(test_size=rows, shuffle=not last, seed=None if last else data.split_seed)
+    seed = None if last else data.split_seed
+    # `datasets` would take the choice of the rows from its cache, by its name.
+    parts = train.train_test_split(test_size=rows, shuffle=not last, seed=seed, load_from_cache_file=False)
     logger.info("%d of %d training rows are set aside for validation", rows, len(train))
     return DatasetDict({**splits, "train": parts["train"], "validation": parts["test"]})

@@ -184,6 +184,31 @@ def test_a_changed_byte_is_found_by_the_checksum(cache):
         verified(splits, {"train": checksum})
 
 
+@pytest.mark.parametrize("file", ["*.arrow", "state.json", "dataset_info.json", "checksums.json"])
+def test_rows_that_have_changed_since_they_were_drawn_are_refused(cache, file):
+    some_squares()
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
+    (path,) = folder.glob(file)
+    content = path.read_bytes()
+    one, other = {"*.arrow": (b"149", b"148"), "checksums.json": (b': "', b': "0')}.get(file, (b"0", b"8"))
+    assert one in content
+    path.write_bytes(content.replace(one, other))
+    with pytest.raises(
+        ValueError, match=rf"the rows in {folder} are damaged \(.* has SHA-256 .*delete the folder, and"
+    ):
+        some_squares()
+    path.write_bytes(content)
+    assert some_squares() == ["1", "4", "9"]
+
+
+def test_rows_of_an_earlier_version_are_taken_and_it_is_said(cache, caplog):
+    some_squares()
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
+    (folder / "checksums.json").unlink()
+    assert some_squares() == ["1", "4", "9"]
+    assert f"the rows in {folder} have no checksums.json, as an earlier version wrote them" in caplog.text
+
+
 #: Draws slowly, and says so after the first rows.
 SLOW = """
 import sys, time

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -201,6 +202,46 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(contents)
         with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is damaged \(.*; get the file anew"):
             image.load_fashion_mnist(str(tmp_path))
+
+
+@pytest.mark.parametrize("longest", ["images-idx3", "labels-idx1"])
+def test_no_more_is_unpacked_than_fashion_mnist_has(fashion, longest):
+    """A few megabytes of gzip are gigabytes of zeros, and so is a hole in a plain file."""
+    folder, _ = fashion
+    size = {"images-idx3": 16 + 60_000 * 784, "labels-idx1": 8 + 60_000}[longest]
+    path = next(folder.glob(f"train-{longest}*"))
+    if path.suffix:
+        # Members of a gzip file follow one another, so that this one is made of a small one, many times.
+        megabytes = gzip.compress(bytes(2**24))
+        path.write_bytes(megabytes * 200)
+    else:
+        with path.open("wb") as file:
+            file.truncate(200 * 2**24)
+    tracemalloc.start()
+    with pytest.raises(
+        ValueError, match=f"train-{longest}-ubyte.* has more than {size:,} bytes, and such a file has no"
+    ):
+        image.load_fashion_mnist(str(folder))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * (16 + 60_000 * 784) + 2**22, "the pictures are read first"
+
+
+def test_a_declared_shape_that_is_huge_is_refused_without_room_for_it(fashion):
+    folder, _ = fashion
+    change(folder, "train-images-idx3-ubyte", lambda raw: raw[:4] + b"\xff" * 12 + raw[16:])
+    with pytest.raises(
+        ValueError, match=r"should hold 4,294,967,295 rows of 18,446,744,065,119,617,025 bytes, but its"
+    ):
+        image.load_fashion_mnist(str(folder))
+
+
+def test_a_batch_that_is_huge_is_not_read(tmp_path, monkeypatch):
+    with (tmp_path / "data_batch_1.bin").open("wb") as file:
+        file.truncate(2**40)
+    monkeypatch.setattr(np, "fromfile", lambda *args, **kwargs: pytest.fail("read"))
+    with pytest.raises(ValueError, match=r"data_batch_1\.bin has 1,099,511,627,776 bytes"):
+        image.load_image(str(tmp_path))
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch, tmp_path):

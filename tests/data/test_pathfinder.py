@@ -377,3 +377,85 @@ def test_what_is_no_list_or_no_three_splits_is_refused(tmp_path):
     np.save(tmp_path / "metadata" / "1.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match=r"metadata/1\.npy is no list of pictures"):
         pathfinder.read_official(tmp_path, 32)
+
+
+OUTSIDE = [
+    (["..", "picture.png"], "../picture.png"),
+    (["imgs/0", "../../../picture.png"], "imgs/0/../../../picture.png"),
+    (["imgs/0", "/etc/picture.png"], "/etc/picture.png"),
+    (["/etc", "picture.png"], "/etc/picture.png"),
+]
+
+
+@pytest.mark.parametrize(("names", "path"), OUTSIDE)
+@pytest.mark.parametrize("as_array", [False, True])
+def test_pictures_lie_inside_of_their_folder(tmp_path, fresh_cache, names, path, as_array):
+    row = [*names, *official_row(0, 1)[2:]]
+    write_list(tmp_path, 0, [official_row(0, 0)])
+    if as_array:
+        np.save(tmp_path / "metadata/1.npy", np.array([row]))
+    else:
+        write_list(tmp_path, 1, [row])
+    with pytest.raises(
+        ValueError, match=rf"metadata/1\.npy:1: the picture '{path}' lies outside of .*; get the lists"
+    ):
+        pathfinder.read_official(tmp_path, 32)
+
+
+def lists(header, content=b"", version=(1, 0)):
+    """The bytes of a file of numpy with any header."""
+    text = str(header).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY" + bytes(version) + struct.pack("<H", len(text)) + text + content
+
+
+def described(kind, shape):
+    return {"descr": kind, "fortran_order": False, "shape": shape}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            lists(described("<U20", (10**12, 13))),
+            r"an array of <U20 of shape \(1000000000000, 13\) has 1,040,000,000,0",
+        ),
+        (lists(described("<U400000000", (1,))), "has 1,600,000,000 bytes, but 0 follow"),
+        (lists(described("<U20", (2**62, 2**62))), "bytes, but 0 follow"),
+        (lists(described("<U0", (2**60,))), "has 0 bytes, but 0 follow"),
+        (lists(described("<U20", (2**60, 0))), "has 0 bytes, but 0 follow"),
+        (lists(described("<U1", (2, 4)), bytes(31)), "has 32 bytes, but 31 follow"),
+        (lists(described("<U1", (-1, 4)), bytes(32)), "has -16 bytes, but 32 follow"),
+        (lists(described("|O", (10**12,))), "allow_pickle=False"),
+        (lists("{'descr'"), ""),
+        (lists("(" * 100), ""),
+        (lists(described("<U1", (1,)), version=(9, 0)), r"version \(9, 0\)"),
+        (b"\x93NUMPY", ""),
+    ],
+)
+def test_what_a_list_declares_is_compared_with_what_follows(tmp_path, raw, message):
+    path = tmp_path / "0.npy"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=rf"0\.npy is no list of pictures: .*{message}"):
+        pathfinder.read_list(path)
+
+
+def test_lists_of_every_form_are_read(tmp_path):
+    rows = [official_row(0, 0), official_row(1, 1)]
+    np.save(tmp_path / "0.npy", np.array(rows))
+    assert pathfinder.read_list(tmp_path / "0.npy") == rows
+    np.save(tmp_path / "0.npy", np.array([], dtype="<U1"))
+    assert pathfinder.read_list(tmp_path / "0.npy") == []
+
+
+def test_a_list_that_is_huge_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(pathfinder, "MAX_LIST", 1000)
+    (tmp_path / "0.npy").write_bytes(bytes(1001))
+    with pytest.raises(ValueError, match=r"0\.npy has more than 1,000 bytes"):
+        pathfinder.read_list(tmp_path / "0.npy")
+
+
+@pytest.mark.parametrize("form", ["EPS", "GIF", "TIFF"])
+def test_a_picture_is_read_as_what_it_is_called(tmp_path, form):
+    Image.new("L", (32, 32)).save(tmp_path / "picture.png", form)
+    with pytest.raises(ValueError, match=r"picture\.png is no picture: cannot identify image file"):
+        pathfinder.read_picture(tmp_path / "picture.png", 32)

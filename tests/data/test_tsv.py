@@ -1,6 +1,7 @@
 """The reader of official files: what is a row, what is broken, and how much of it is too much."""
 
 import logging
+import tracemalloc
 
 import pytest
 
@@ -90,3 +91,30 @@ def test_a_file_without_rows_is_refused(tmp_path, lines):
     header = ("Label", "Text") if lines else ()
     with pytest.raises(ValueError, match=r"rows\.tsv has no rows; repair the file, or get it anew"):
         dict(read_tsv(written(tmp_path, lines), 2, parse, header=header))
+
+
+def test_a_line_without_end_is_a_broken_row_and_never_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tsv, "MAX_LINE", 1000)
+    monkeypatch.setattr(tsv, "MAX_BROKEN", 0.5)
+    long = b"1\t" + b"x" * 998
+    path = written(tmp_path, [long[:-1], long + b"y", b"1\t" + b"x" * 5000, b"2\tafter"])
+    assert [(number, label) for number, (label, _) in read_tsv(path, 2, parse)] == [(1, 1), (4, 2)]
+    with path.open("ab") as file:
+        file.truncate(2**27)
+    monkeypatch.setattr(tsv, "MAX_LINE", 2**20)
+    tracemalloc.start()
+    assert len(dict(read_tsv(path, 2, parse))) == 4
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**23
+
+
+@pytest.mark.parametrize("header", [(), ("Label", "Text")])
+def test_a_file_of_one_line_without_end_is_refused(tmp_path, monkeypatch, header):
+    monkeypatch.setattr(tsv, "MAX_LINE", 1000)
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(bytes(10**5))
+    with pytest.raises(
+        ValueError, match="line 1 .it has more than 1,000 bytes" if not header else "the first line is"
+    ):
+        dict(read_tsv(path, 2, parse, header=header))

@@ -17,10 +17,13 @@ time.sleep = lambda seconds: None
 
 def push(folder, repo_id, verified=False, **options):
     """Our own way; the verification starts a further process, and can be left out where it is not tested."""
+    from types import SimpleNamespace
+
     from hf_effattn.hub import push
+    from hf_effattn.hub.audit import audit_checkpoint
 
     if not verified:
-        push.verify_folder = lambda folder: None
+        push.verify_folder = lambda folder, **_: SimpleNamespace(audit=audit_checkpoint(folder))
     return push.push_checkpoint(folder, repo_id, **options)
 
 
@@ -37,6 +40,39 @@ def push_while_it_moves(folder, repo_id):
 
     HfApi.preupload_lfs_files = upload_and_move
     return push(folder, repo_id)
+
+
+def push_while_it_changes(folder, repo_id, name, when):
+    """`push`, with a file of the folder changed after the verification or after the upload."""
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from huggingface_hub import HfApi
+
+    from hf_effattn.hub import push
+    from hf_effattn.hub.audit import audit_checkpoint
+
+    def change():
+        path = Path(folder, name)
+        path.unlink() if when == "removed" else path.write_bytes(path.read_bytes() + b"\n")
+
+    def verify(folder, **options):
+        audit = audit_checkpoint(folder)
+        if when != "uploaded":
+            change()
+        return SimpleNamespace(audit=audit)
+
+    def upload_and_change(api, *arguments, **options):
+        upload(api, *arguments, **options)
+        if when == "uploaded":
+            change()
+
+    upload, HfApi.preupload_lfs_files = HfApi.preupload_lfs_files, upload_and_change
+    push.verify_folder = verify
+    try:
+        return push.push_checkpoint(folder, repo_id)
+    finally:
+        HfApi.preupload_lfs_files = upload
 
 
 def export(repo_id, folder, revision):

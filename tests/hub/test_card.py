@@ -2,7 +2,9 @@
 
 import ast
 import copy
+import functools
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -152,6 +154,22 @@ def test_what_a_card_says(run):
     assert {name: rows[name] for name in code} == code
 
 
+def inside(results, path):
+    """The mapping that holds the last name of a path, and that name."""
+    *parents, last = path.split(".")
+    return functools.reduce(dict.__getitem__, parents, results), last
+
+
+def set_at(results, path, value):
+    mapping, name = inside(results, path)
+    mapping[name] = value
+
+
+def remove_at(results, path):
+    mapping, name = inside(results, path)
+    del mapping[name]
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -182,17 +200,105 @@ def test_what_a_card_says(run):
 @pytest.mark.parametrize("how", ["missing", "null"])
 def test_a_missing_fact_is_an_error(run_of, tmp_path, path, how):
     results = copy.deepcopy(read_json(run_of("text") / "results.json"))
-    *parents, last = path.split(".")
-    inner = results
-    for name in parents:
-        inner = inner[name]
     if how == "missing":
-        del inner[last]
+        remove_at(results, path)
     else:
-        inner[last] = None
+        set_at(results, path, None)
     write_json(tmp_path / "results.json", results)
     with pytest.raises(ValueError, match=rf"the results lack {path}.*run_lra\.py"):
         hf_effattn.write_card(run_of("text") / "model", tmp_path / "results.json")
+
+
+NAN, DIGEST = float("nan"), "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        *((f"test.test_accuracy{end}", [9.9, -0.1, NAN, float("inf"), "0.9", True]) for end in ("", "_low", "_high")),
+        ("parameters", [1, -1, 16_051, 16_050.5, "many", NAN]),
+        ("steps", [-1, 0, 3.5, True, NAN]),
+        ("best_step", [-1, 0, 5, "2", NAN]),
+        ("processes", [0, -1, 1.5]),
+        ("arguments.max_length", [0, -1]),
+        ("training_arguments.seed", [-1, "0", NAN]),
+        ("tokens_per_second", [0, -1.5, NAN, float("inf")]),
+        ("peak_memory_bytes", [0, -1, NAN]),
+        ("environment.torch_threads", [0]),
+        ("environment.cpu_count", [0]),
+        ("environment.platform", ["two\nlines", "\x1b[2J", 3]),
+        *((f"data.{split}.rows", [-1, 0, 1.5]) for split in ("train", "validation", "test")),
+        *((f"data.{split}.sha256", ["short", DIGEST[1:] + "g", 0]) for split in ("train", "validation", "test")),
+    ],
+)
+def test_results_that_cannot_be_true_are_refused(run, path, values):
+    for value in values:
+        results = copy.deepcopy(read_json(run / "results.json"))
+        set_at(results, path, value)
+        (run / "changed.json").write_text(json.dumps(results))
+        with pytest.raises(ValueError, match=f"the results have .*{path.split('.')[-1].removesuffix('_low')[:8]}"):
+            hf_effattn.write_card(run / "model", run / "changed.json")
+    assert not (run / "model/README.md").exists()
+
+
+def test_an_accuracy_lies_inside_its_interval(run):
+    results = read_json(run / "results.json")
+    results["test"] |= {"test_accuracy": 0.5, "test_accuracy_low": 0.6, "test_accuracy_high": 0.7}
+    write_json(run / "results.json", results)
+    with pytest.raises(ValueError, match=r"an accuracy of 0\.5, outside of its interval, 0\.6 to 0\.7"):
+        hf_effattn.write_card(run / "model", run / "results.json")
+
+
+@pytest.mark.parametrize("field", ["train_file", "dataset"])
+def test_results_on_data_of_ones_own_are_refused_with_the_reason(run, field):
+    results = read_json(run / "results.json")
+    del results["arguments"]["task"]
+    results["arguments"][field] = "reviews.csv"
+    write_json(run / "results.json", results)
+    with pytest.raises(ValueError, match=r"results on data of your own: a card says what .* write README\.md by hand"):
+        hf_effattn.write_card(run / "model", run / "results.json")
+
+
+def test_results_from_before_a_field_existed_are_those_of_its_default(run):
+    results = read_json(run / "results.json")
+    assert results["model_config"].pop("norm_position") == "pre"
+    write_json(run / "results.json", results)
+    hf_effattn.write_card(run / "model", run / "results.json")
+    del results["model_config"]["hidden_size"]
+    write_json(run / "results.json", results)
+    with pytest.raises(ValueError, match=r"another model \(hidden_size: 768 there, 24 here"):
+        hf_effattn.write_card(run / "model", run / "results.json")
+
+
+def test_a_card_written_by_hand_stays(run):
+    readme = run / "model/README.md"
+    write = functools.partial(hf_effattn.write_card, run / "model", run / "results.json")
+    write()
+    card = readme.read_bytes()
+    write(license="mit")
+    assert b"license: mit" in readme.read_bytes() != card, "one that nobody has changed is written anew"
+    write()
+    assert readme.read_bytes() == card
+    assert "SHA-256 of the above" in card.decode().splitlines()[-1]
+    for changed in (
+        b"mine",
+        b"",
+        card[:-1],
+        card + b"\n",
+        card.replace(b"\n", b"\r\n"),
+        card.replace(b"# ", b"# My ", 1),
+    ):
+        readme.write_bytes(changed)
+        with pytest.raises(FileExistsError, match=r"README\.md was not written by `hf-effattn card`, or was changed"):
+            write()
+        assert readme.read_bytes() == changed
+
+
+def test_no_card_is_written_for_code_of_others(run):
+    with (run / "model/heads.py").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match=r"heads\.py: is not code of hf_effattn"):
+        hf_effattn.write_card(run / "model", run / "results.json")
 
 
 def test_results_of_something_else_are_refused(run_of, run):

@@ -1,5 +1,6 @@
 """Checkpoints: equal after loading, through every Auto class, here and in a clean process without us."""
 
+import ast
 import errno
 import json
 import os
@@ -11,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 import hf_effattn
 from hf_effattn.hub import export
-from hf_effattn.hub.code_audit import own_names, read_code
-from hf_effattn.hub.code_rules import OPTIONAL
 from tests.hub.making import export_tiny
-from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids
+from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids, tiny_model
 
 
 IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
@@ -72,7 +72,10 @@ def test_the_code_of_a_checkpoint_is_told_no_token(tmp_path, monkeypatch):
         "import os\n\nif 'HF_TOKEN' in os.environ or os.path.expanduser('~') == '{home}':\n    raise OSError('told')\n"
     )
     code.write_text(code.read_text() + told.format(home=Path.home()))
-    hf_effattn.verify_checkpoint(tmp_path / "model", "AutoModel", INPUTS, model(**INPUTS)[0])
+    arguments = (tmp_path / "model", "AutoModel", INPUTS, model(**INPUTS)[0])
+    with pytest.raises(ValueError, match=r"modeling_simpletron\.py: is not code of hf_effattn"):
+        hf_effattn.verify_checkpoint(*arguments)
+    hf_effattn.verify_checkpoint(*arguments, run_foreign_code=True)
 
 
 SECOND_GENERATION = """
@@ -100,18 +103,56 @@ def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path)
     )
 
 
+#: What is there wherever a model is loaded, since transformers needs it, beside the standard library.
+PRESENT = {"torch", "transformers", "huggingface_hub", "packaging", *sys.stdlib_module_names}
+
 #: Files that may ask for a package which makes something faster where it is installed.
 ASKING = {"installed_kernels.py": {"hf_effattn"}, "kernel_layer.py": {"kernels"}}
 ASKING |= {"triton_linear.py": {"triton"}, "triton_kernels.py": {"triton"}}
 
 
+def names_made_by(tree):
+    """The names that a file makes itself, and does not import."""
+    made = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return made | {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def guarded(tree):
+    """Everything inside a ``try`` that catches ImportError."""
+    for node in ast.walk(tree):
+        caught = (
+            [ast.unparse(handler.type) for handler in node.handlers if handler.type]
+            if isinstance(node, ast.Try)
+            else []
+        )
+        if any("ImportError" in name for name in caught):
+            yield from (inner for statement in node.body for inner in ast.walk(statement))
+
+
 def test_the_travelling_room_imports_nothing_from_outside():
     room = Path(hf_effattn.__file__).parent / "models"
-    siblings = {path.stem: own_names(path.read_bytes()) for path in room.glob("*.py")}
-    for path in room.glob("*.py"):
-        code = read_code(path.read_bytes(), siblings)
-        assert code.offences == [], path.name
-        assert {package for package, _ in code.imports} & OPTIONAL.keys() == ASKING.get(path.name, set()), path.name
+    trees = {path.stem: ast.parse(path.read_bytes()) for path in room.glob("*.py")}
+    for stem, tree in trees.items():
+        asked, inside_try = set(), set(guarded(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module in trees, (
+                    f"{stem}:{node.lineno}: write `from .name import thing`"
+                )
+                # transformers takes along the files that are named, and a name is to tell where a thing comes from.
+                assert {alias.name for alias in node.names} <= names_made_by(trees[node.module]), (
+                    f"{stem}:{node.lineno}"
+                )
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                missing = {module.split(".")[0] for module in modules} - PRESENT
+                assert not missing or node in inside_try, f"{stem}:{node.lineno}: {missing} may not be there"
+                asked |= missing
+        assert asked == ASKING.get(f"{stem}.py", set()), stem
+    guide = (room.parents[1] / "CONTRIBUTING.md").read_text()
+    assert all(f"`{name}`" in guide for name in ASKING)
     assert [path for path in room.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 
@@ -140,8 +181,8 @@ def test_a_failed_export_leaves_the_earlier_checkpoint(family, tmp_path, monkeyp
 @pytest.mark.parametrize("interrupt", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("failing", [1, 2])
 def test_an_export_that_breaks_off_in_its_last_step_is_undone(failing, interrupt, tmp_path, monkeypatch):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("earlier")
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    earlier = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     calls, rename = [], os.rename
 
     def break_off(source, target):
@@ -152,10 +193,10 @@ def test_an_export_that_breaks_off_in_its_last_step_is_undone(failing, interrupt
 
     monkeypatch.setattr(os, "rename", break_off)
     with pytest.raises(type(interrupt)):
-        export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+        export_tiny(FAMILIES[1], "AutoModel", tmp_path / "model")
     assert len(calls) == failing + (failing == 2), "the first one is undone by a third"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert (tmp_path / "model/config.json").read_text() == "earlier"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == earlier
 
 
 @pytest.mark.parametrize(
@@ -169,6 +210,34 @@ def test_export_replaces_nothing_but_a_checkpoint(name, tmp_path):
     with pytest.raises(FileExistsError, match=rf"holds more than a checkpoint, \['{name.split('/')[0]}'\]; remove"):
         export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
     assert path.read_text() == "precious"
+
+
+def test_export_replaces_no_model_that_no_export_has_written(tmp_path):
+    trained = tiny_model(FAMILIES[1], "AutoModel", torch.float32)
+    trained.save_pretrained(tmp_path / "model")
+    before = (tmp_path / "model/model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="holds a checkpoint that no export has written; choose another folder"):
+        export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["trained on", "edited", "linked"])
+def test_export_replaces_nothing_that_was_changed_since_the_earlier_one(change, tmp_path):
+    model = export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    changed = tmp_path / "model" / ("model.safetensors" if change == "trained on" else "config.json")
+    if change == "trained on":
+        with torch.no_grad():
+            model.norm.weight += 1
+        model.save_pretrained(tmp_path / "model")
+    else:
+        changed.write_text(changed.read_text() + "\n")
+    if change == "linked":
+        shutil.move(changed, tmp_path / "config.json")
+        changed.symlink_to(tmp_path / "config.json")
+    before = changed.read_bytes()
+    with pytest.raises(FileExistsError, match=rf"were changed after their export, \['{changed.name}'\]; choose"):
+        export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
+    assert changed.read_bytes() == before
 
 
 def test_export_touches_no_folder_that_holds_something_else(tmp_path):
@@ -188,7 +257,7 @@ def test_a_damaged_checkpoint_meets_an_error(damage, tmp_path):
         weights.unlink()
     else:
         config.write_text(config.read_text()[:-20])
-    with pytest.raises(Exception, match=r"(?i)incomplete|no file named|not a valid json"):
+    with pytest.raises((OSError, SafetensorError), match=r"(?i)incomplete|no file named|not a valid json"):
         transformers.AutoModel.from_pretrained(tmp_path / "model")
 
 

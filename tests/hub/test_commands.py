@@ -2,8 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 
 import hf_effattn
 from hf_effattn.cli import app
+from hf_effattn.hub import verify
 from hf_effattn.hub.inputs import sample_inputs
 from hf_effattn.hub.loading import find_folder, head_classes, load_checkpoint
 from tests.hub.making import export_tiny
@@ -78,45 +82,99 @@ def test_verify_shows_what_it_found(tmp_path):
     assert float(difference) < 1e-4
 
 
-def test_verify_refuses_code_that_computes_something_else(tmp_path):
+def append(path, code):
+    with path.open("a") as file:
+        file.write(code)
+
+
+def test_verify_compares_code_of_others_with_the_package(tmp_path):
     export_tiny(FAMILIES[5], "AutoModelForImageClassification", tmp_path / "model", vocab_size=260, num_channels=1)
     path = tmp_path / "model/heads.py"
     changed = path.read_text().replace("return self.logits(pooled)", "return self.logits(pooled) + 0.01")
     assert changed != path.read_text()
     path.write_text(changed)
-    done = run("verify", tmp_path / "model")
+    done = run("verify", tmp_path / "model", "--run-foreign-code")
     assert done.exit_code == 1
     assert "refused: the logits of" in done.stderr and "differ by 0.01" in done.stderr
 
 
 def test_verify_says_which_code_is_not_the_packages_and_tries_the_tokenizer(tmp_path):
     export_tiny(FAMILIES[0], "AutoModelForMaskedLM", tmp_path / "model", vocab_size=260)
-    path = tmp_path / "model/heads.py"
-    path.write_text(path.read_text() + "\n")
-    done = run("verify", tmp_path / "model")
-    assert done.exit_code == 0 and ": all but heads.py\n" in done.stdout, done.output
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
     inputs = sample_inputs(model)
     expected = model(**inputs).logits
-    verify = partial(hf_effattn.verify_checkpoint, tmp_path / "model", "AutoModelForMaskedLM", inputs, expected)
-    assert verify(tokenizer) < 1e-5
+    verify = partial(hf_effattn.verify_checkpoint, tmp_path / "model", "AutoModelForMaskedLM", inputs)
+    assert verify(expected, tokenizer) < 1e-5
     with pytest.raises(ValueError, match=r"the tokenizer of .* gives other tokens in a clean process"):
-        verify(lambda text: {"input_ids": [1, 2]})
+        verify(expected, lambda text: {"input_ids": [1, 2]})
+    with pytest.raises(
+        ValueError, match=r"the logits of .* \[2, 65, 260\] in a clean process, and here .* \[65, 260\]"
+    ):
+        verify(expected[0])
     (tmp_path / "model/tokenizer.json").write_text("{}")
     with pytest.raises(RuntimeError, match="does not load through AutoModelForMaskedLM in a clean process"):
-        verify(tokenizer)
+        verify(expected, tokenizer)
+    append(tmp_path / "model/heads.py", "\n")
+    tokenizer.save_pretrained(tmp_path / "model")
+    done = run("verify", tmp_path / "model", "--run-foreign-code")
+    assert done.exit_code == 0 and ": all but heads.py\n" in done.stdout, done.output
 
 
-def test_verify_refuses_before_it_runs_anything(tmp_path):
-    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
-    torch.save({}, tmp_path / "model/pytorch_model.bin")
-    (tmp_path / "model/modeling_simpletron.py").write_text("import numpy\nraise SystemExit('this ran')\n")
+@pytest.mark.parametrize("name", ["heads.py", "modeling_simpletron.py", "custom_generate/generate.py", "evil.py"])
+def test_verify_runs_no_code_of_others(tmp_path, name):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
+    (tmp_path / "model/custom_generate").mkdir()
+    append(tmp_path / "model" / name, f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
     done = run("verify", tmp_path / "model")
     assert done.exit_code == 1
-    assert "modeling_simpletron.py:1: imports numpy" in done.stderr
-    assert "pytorch_model.bin: is a zip file with a pickle" in done.stderr
-    assert "this ran" not in done.output
+    assert f"{name}: is not code of hf_effattn {version('hf_effattn')}" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os\nos._exit(0)\n", "ends the clean process before there are logits"),
+        ("open('outputs.safetensors', 'w').write('{')\nimport os\nos._exit(0)\n", "leaves no whole logits"),
+        ("raise OSError('\x1b[2J')\n", r"(.|\n)*OSError: \\x1b\[2J"),
+    ],
+)
+def test_code_of_others_cannot_feign_success(tmp_path, code, message):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
+    append(tmp_path / "model/heads.py", code)
+    done = run("verify", tmp_path / "model", "--run-foreign-code")
+    assert done.exit_code == 1
+    assert re.search(rf"failed: .*{message}", done.stderr), done.stderr
+
+
+def test_verify_has_an_end(tmp_path):
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
+    append(tmp_path / "model/heads.py", "while True:\n    pass\n")
+    done = run("verify", tmp_path / "model", "--run-foreign-code", "--time-limit", 1)
+    assert done.exit_code == 1
+    assert "does not load through AutoModel in time: it was stopped after 1 seconds" in done.stderr
+
+
+def test_what_runs_is_what_was_read(tmp_path, monkeypatch):
+    """Code that is changed between the audit and the clean process does not come into it."""
+    export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
+    load = verify.load_checkpoint
+
+    def load_and_change(folder, family, auto_class):
+        append(folder / "heads.py", "raise SystemExit('this ran')\n")
+        return load(folder, family, auto_class)
+
+    monkeypatch.setattr(verify, "load_checkpoint", load_and_change)
+    with pytest.raises(ValueError, match=r"was changed while it was verified: heads\.py; verify it again"):
+        verify.verify_folder(tmp_path / "model")
+
+
+def test_verify_takes_the_shipped_checkpoint_which_has_no_code():
+    done = run("verify", Path(__file__).parents[2] / "model_cards/simpletron-reviews")
+    assert done.exit_code == 0, done.output
+    assert f"there is no code: it loads where hf_effattn {version('hf_effattn')} is installed" in done.stdout
+    assert "AutoModelForSequenceClassification: largest difference of the logits" in done.stdout
 
 
 def change_config(folder, **fields):
@@ -131,7 +189,14 @@ def change_config(folder, **fields):
         ({"architectures": None}, r"has architectures=\[\]; it must name some of \['SimpleTronModel'"),
         ({"architectures": ["LunaModel"]}, r"has architectures=\['LunaModel'\]"),
         ({"architectures": ["SimpleTronForMaskedLM"]}, r"are not those of SimpleTronForMaskedLM: .*'head\."),
+        ({"vocab_size": 10**9}, "comes to [0-9,]* numbers, and its weights are [0-9,]*"),
+        (
+            {"num_hidden_layers": 10**9},
+            r"config\.json has num_hidden_layers=1000000000, but there are only \d+ weights",
+        ),
         ({"vocab_size": 300}, r"mismatched_keys.*embeddings\.tokens\.weight.*260.*300"),
+        ({"model_type": ["luna"]}, r"has model_type=\['luna'\]"),
+        ({"architectures": {"a": 1}}, r"has architectures=\{'a': 1\}"),
         ({"hidden_size": 25}, r"config\.json is not a config of SimpleTron: (.|\n)*must be a multiple"),
         ({"hiden_size": 24}, "is not a config of SimpleTron: .*did you mean 'hidden_size'"),
     ],
@@ -158,6 +223,62 @@ def test_what_is_loaded_is_safe_and_whole(tmp_path):
     save_file(weights, tmp_path / "model/model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"are not those of SimpleTronModel: .*missing_keys.*norm\.weight"):
         load_checkpoint(tmp_path / "model", family, auto_class)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "nowhere", "out"], "there is no folder nowhere here, and no repository was found"),
+        (["export", "a/b/c", "out"], "there is no folder a/b/c, and the name of a repository is owner/name"),
+        (["export", "./a", "out"], "there is no folder ./a, and"),
+        (["export", "/a/\x1b[2J", "out"], r"there is no folder /a/\x1b[2J, and"),
+        (["export", "file", "out"], "file is a file: name the folder of a checkpoint"),
+        (["verify", "nowhere"], "there is no folder nowhere"),
+        (["verify", "file"], "there is no folder file"),
+        (["card", "nowhere", "--results", "nothing"], "there is no folder nowhere"),
+        (["push", "nowhere", "me/mine"], "there is no folder nowhere"),
+        (["verify", "empty"], "empty is no checkpoint: it has no config.json"),
+        (["verify", "deep"], "config.json: has more than 100 levels"),
+        (["export", "deep", "out"], "config.json has more than 100 levels"),
+        (["export", "list", "out"], "config.json is no config: it holds no fields"),
+    ],
+)
+def test_what_is_not_there_or_no_checkpoint_is_a_sentence(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    for name, content in (("empty", None), ("deep", "[" * 10**5), ("list", "[]")):
+        Path(name).mkdir()
+        if content is not None:
+            Path(name, "config.json").write_text(content)
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert message in done.stderr and done.stderr.startswith(("failed: ", "refused: ")), done.stderr
+    assert "Traceback" not in done.output and not Path("out").exists()
+
+
+def test_an_error_of_any_kind_is_a_sentence(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise KeyError("x")
+
+    monkeypatch.setattr(verify, "verify_folder", fail)
+    done = run("verify", tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("failed: KeyError: 'x'; `python -X dev -m hf_effattn ")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cpu:x", "mps"])
+def test_the_doctor_says_that_there_is_no_such_device(device):
+    done = run("doctor", "--device", device)
+    assert done.exit_code == 2
+    assert "Invalid value for --device" in done.stderr and f"there is no device '{device}' here" in done.stderr
+
+
+def test_the_package_is_a_command_and_has_a_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_effattn", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"hf_effattn {version('hf_effattn')}\n"
+    assert run("--version").stdout == done.stdout
 
 
 def test_sources_that_are_refused(tmp_path):

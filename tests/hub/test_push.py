@@ -17,9 +17,10 @@ import hf_effattn
 from hf_effattn.cli import app
 from hf_effattn.files import read_json
 from hf_effattn.hub import push
+from hf_effattn.hub.checkpoint_files import EXPORT_RECORD
 from tests.hub import making
 from tests.hub.client import TEXTS
-from tests.hub.loopback import TOKEN, LoopbackHub
+from tests.hub.loopback import TOKEN, LoopbackHub, Repository
 
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -56,8 +57,7 @@ def versions(tmp_path_factory):
         tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
         folders.append(hf_effattn.export_checkpoint(model, tokenizer, folder / f"version-{number}"))
         shutil.copy(trained / "model/README.md", folders[-1])
-    (folders[0] / "old_code.py").write_text("import torch\n")
-    (folders[0] / ".gitignore").write_text("*.py\n")
+    (folders[0] / "notes.md").write_text("of the first version\n")
     return SimpleNamespace(folders=folders, results=read_json(trained / "results.json"))
 
 
@@ -69,7 +69,7 @@ def outputs_of(folder, auto_class="AutoModelForSequenceClassification"):
 
 
 def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != EXPORT_RECORD}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,8 @@ def published(client, versions, tmp_path_factory):
     """A model pushed in three ways, and what a clean process then gets from each repository."""
     folder, trained = str(versions.folders[0]), tmp_path_factory.mktemp("trained")
     with LoopbackHub() as hub:
+        hub.repositories["tester/whole"] = repository = Repository(private=False)
+        repository.commit("main", {**repository.files, ".gitignore": b"*.py\n"})
         pushed = client(
             hub,
             ["push_parts", {"folder": folder, "repo_id": "tester/parts"}],
@@ -100,17 +102,17 @@ def test_a_pushed_model_loads_anywhere_with_equal_bits(published, versions):
     assert published.loaded[1] == expected, "by ours"
     repository = published.hub.repositories["tester/whole"]
     assert published.pushed[1] == repository.head
-    assert len(repository.commits) == 2, "one commit after the one that made the repository"
+    assert len(repository.commits) == 3, "one commit after those that made the repository"
     files = dict(repository.files)
     assert b"lfs" in files.pop(".gitattributes"), "stays"
-    assert files == files_of(versions.folders[0]), "all that is in the folder, whatever its .gitignore says"
+    assert files == files_of(versions.folders[0]), "all that is in the folder, whatever the .gitignore there says"
 
 
 def test_the_trainer_pushes_a_model_that_loads_anywhere(published):
     assert published.pushed[2] == published.hub.repositories["tester/trained"].head
     assert published.loaded[2] == outputs_of(published.trained, "AutoModel")
     assert "training_args.bin" in published.hub.repositories["tester/trained"].files
-    with pytest.raises(ValueError, match=r"training_args\.bin: is a zip file with a pickle"):
+    with pytest.raises(ValueError, match=r"training_args\.bin: may be a pickle"):
         hf_effattn.audit_checkpoint(published.trained)
 
 
@@ -166,7 +168,7 @@ def test_an_interrupted_push_leaves_what_was_there(history, versions):
 
 def test_a_second_push_replaces_the_first_whole(history, versions):
     assert history.pushed["second"] == history.pushed["again"] != history.pushed["first"], "nothing new, no new commit"
-    assert {"old_code.py", ".gitignore"} <= history.commits[history.pushed["first"]].keys()
+    assert "notes.md" in history.commits[history.pushed["first"]]
     files = history.commits[history.pushed["second"]]
     assert {name: files[name] for name in files if name != ".gitattributes"} == files_of(versions.folders[1])
 
@@ -177,7 +179,7 @@ def test_a_pinned_revision_keeps_its_weights(history, versions):
 
 def test_export_takes_a_repository_at_a_revision(history, versions):
     assert outputs_of(history.exported) == history.loaded[0]
-    assert not (history.exported / "old_code.py").exists(), "the code is that of the package"
+    assert not (history.exported / "notes.md").exists(), "a model, its tokenizer, and the code of the package"
     code = hf_effattn.audit_checkpoint(versions.folders[1]).code
     assert hf_effattn.audit_checkpoint(history.exported).code == code
 
@@ -215,7 +217,7 @@ def test_nothing_is_sent_of_what_is_refused(versions, tmp_path, monkeypatch):
     monkeypatch.setattr(push, "_check_token", lambda api: None)
     folder = shutil.copytree(versions.folders[1], tmp_path / "model")
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin: is a zip file with a pickle"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: may be a pickle"):
         hf_effattn.push_checkpoint(folder, "tester/model")
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match=r"README\.md loads a tokenizer, and .* has none: save it there"):
@@ -223,17 +225,76 @@ def test_nothing_is_sent_of_what_is_refused(versions, tmp_path, monkeypatch):
     (folder / "README.md").write_text("---\n- no mapping\n---\n")
     with pytest.raises(ValueError, match="repo card metadata block should be a dict"):
         hf_effattn.push_checkpoint(folder, "tester/model")
+    (folder / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(ValueError, match=r"the metadata of README\.md is no YAML"):
+        hf_effattn.push_checkpoint(folder, "tester/model")
     (folder / "README.md").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no README\.md: write a model card"):
         hf_effattn.push_checkpoint(folder, "tester/model")
 
 
+def test_what_changes_after_the_verification_is_not_published(client, versions, tmp_path):
+    cases = [("heads.py", "changed"), ("model.safetensors", "changed"), ("LICENSE", "removed")]
+    cases += [("model.safetensors", "uploaded"), ("README.md", "uploaded")]
+    steps = []
+    for number, (name, when) in enumerate(cases):
+        folder = shutil.copytree(versions.folders[1], tmp_path / str(number))
+        (folder / "LICENSE").write_text("mine")
+        options = {"folder": str(folder), "repo_id": f"tester/{number}", "name": name, "when": when}
+        steps.append(["push_while_it_changes", options])
+    with LoopbackHub() as hub:
+        *refused, after_upload, accepted = client(hub, *steps)
+        for (name, _), done in zip(cases, refused, strict=False):
+            assert done["error"].startswith("ValueError: ")
+            assert f"was changed after it was verified: {name}; nothing was uploaded" in done["error"]
+        assert "was changed after it was verified: model.safetensors; verify it again" in after_upload["error"]
+        assert hub.repositories.keys() == {"tester/3", "tester/4"}, "nothing is sent, no repository is made"
+        assert hub.repositories["tester/3"].files.keys() == {".gitattributes"}
+        # What is no weights was read when it was compared.
+        repository = hub.repositories["tester/4"]
+        assert repository.head == accepted
+        assert repository.files["README.md"] == (versions.folders[1] / "README.md").read_bytes()
+
+
+@pytest.mark.parametrize("name", [".env", ".netrc", "id_rsa", "notes.txt", "link.md"])
+def test_what_is_hidden_linked_or_unknown_is_not_published(versions, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(push, "_check_token", lambda api: None)
+    folder = shutil.copytree(versions.folders[1], tmp_path / "model")
+    (tmp_path / "key").write_text("a key")
+    (folder / name).symlink_to(tmp_path / "key") if "link" in name else (folder / name).write_text("a key")
+    with pytest.raises(ValueError, match=f"must not be published .*:\n{name}: is (hidden|no file of a ch|a link)"):
+        hf_effattn.push_checkpoint(folder, "tester/model")
+
+
+def test_a_checkpoint_without_code_is_not_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(push, "_check_token", lambda api: None)
+    with pytest.raises(
+        ValueError, match="has no code, which others need to load it: publish what `hf-effattn export`"
+    ):
+        hf_effattn.push_checkpoint(Path(__file__).parents[2] / "model_cards/simpletron-reviews", "tester/model")
+
+
 def test_the_command_says_how_to_load_what_it_pushed(monkeypatch):
     def pushed(folder, repo_id, **options):
+        assert options.pop("also") == ["notes.txt"] and options.pop("time_limit") == 600
+        assert options.pop("run_foreign_code") is True
         assert options == {"private": True, "revision": "draft", "message": None}
         return "0" * 40
 
     monkeypatch.setattr(push, "push_checkpoint", pushed)
-    done = CliRunner().invoke(app, ["push", "model", "tester/model", "--private", "--revision", "draft"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "push",
+            "model",
+            "tester/model",
+            "--private",
+            "--revision",
+            "draft",
+            "--also",
+            "notes.txt",
+            "--run-foreign-code",
+        ],
+    )
     assert done.exit_code == 0
     assert f'from_pretrained("tester/model", revision="{"0" * 40}", trust_remote_code=True)' in done.stdout

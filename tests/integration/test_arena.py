@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from arena.plan import read_plan
 from arena.results import load_result, result_path
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_effattn.files import read_json
+from hf_effattn.files import read_json, write_json
 from hf_effattn.lra import get_task
 from hf_effattn.training.lra import LraArguments, build_model, model_config, prepare
 from hf_effattn.training.recipes import parse_recipe
-from tests.integration.conftest import RECIPE, SCRIPTS
+from tests.integration.conftest import RECIPE, SCRIPTS, outcome
 
 
 def command(plan_file, *arguments):
@@ -71,6 +72,19 @@ def test_a_killed_run_goes_on_and_leaves_no_result(plan_file, results, monkeypat
     assert run_arena(plan_file, "--variant", "softmax", "--seed", "0") == 0
     assert "resuming from" in seen[0]
     assert load_result(run, results)["outcome"]["steps"] == RECIPE["max_steps"]
+
+
+def test_results_that_are_cut_are_those_of_no_run(plan_file, results, tmp_path, monkeypatch):
+    run = next(run for run in read_plan(plan_file).runs() if run.variant.name == "luna")
+    workers = arena.Workers(SimpleNamespace(runs=tmp_path / "runs", results=results, minutes=None))
+    folder = tmp_path / "runs" / f"{run.name}-{run.fingerprint[:12]}"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"te')
+    calls = []
+    monkeypatch.setattr(workers, "call", lambda run, folder: calls.append(write_json(folder / "results.json", whole)))
+    whole = outcome(0.5)
+    assert workers.train_one(run) is None
+    assert len(calls) == 1 and load_result(run, results)["outcome"]["test_accuracy"] == 0.5
 
 
 def test_what_fails_in_a_model_of_transformers_is_a_result(plan_file, results):

@@ -21,7 +21,8 @@ from transformers import (
 
 import hf_effattn
 from hf_effattn.files import read_json
-from hf_effattn.training.checkpoints import damage, last_complete_checkpoint
+from hf_effattn.training.checkpoint_files import CHECKSUMS, damage
+from hf_effattn.training.checkpoints import last_complete_checkpoint
 from hf_effattn.training.language import (
     MaskingCollator,
     chunk_texts,
@@ -253,7 +254,7 @@ def same_weights(first, second):
 def test_a_resumed_run_is_bit_identical(toy_run, scripts, monkeypatch, tmp_path, name):
     options = {"fields": {"hidden_dropout_prob": 0.1}, "save_steps": 2, "eval_steps": 2}
     whole = toy_run(name, "whole", **options)
-    make = scripts[name].Trainer
+    make = scripts[name].CheckedTrainer
 
     def make_armed(**arguments):
         trainer = make(**arguments)
@@ -261,7 +262,7 @@ def test_a_resumed_run_is_bit_identical(toy_run, scripts, monkeypatch, tmp_path,
         return trainer
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(scripts[name], "Trainer", make_armed)
+        patch.setattr(scripts[name], "CheckedTrainer", make_armed)
         toy_run(name, "killed", **options)
     assert not (tmp_path / "killed/results.json").exists()
     resumed = toy_run(name, "killed", resume=True, **options)
@@ -272,6 +273,7 @@ def test_a_resumed_run_is_bit_identical(toy_run, scripts, monkeypatch, tmp_path,
 def test_checkpoints_of_a_run_in_shards_have_files_of_their_own(toy_run, tmp_path):
     toy_run("run_clm", "run", save_steps=4)
     folder = tmp_path / "run/checkpoint-4"
+    (folder / CHECKSUMS).unlink()
     (folder / "optimizer.pt").rename(folder / "optimizer.bin")
     assert damage(folder) == "pytorch_model_fsdp.bin is missing or cut short"
     (folder / "pytorch_model_fsdp.bin").write_bytes((folder / "optimizer.bin").read_bytes())

@@ -25,7 +25,8 @@ from hf_effattn.files import read_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
 from hf_effattn.lra.task import TASKS
-from hf_effattn.training.checkpoints import ASKED, LOCK, damage, last_complete_checkpoint
+from hf_effattn.training.checkpoint_files import damage
+from hf_effattn.training.checkpoints import ASKED, LOCK, last_complete_checkpoint
 from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe

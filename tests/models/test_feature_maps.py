@@ -53,6 +53,19 @@ def test_two_layer_feed_forward_kernel():
     assert_close("ffn", phi(HEADS, is_query=False), by_head(equation, 5))
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("name", ["linear", "ffn", "glu", "low_rank_glu"])
+def test_dropout_acts_on_the_input_of_every_layer_and_on_no_residual(name, layers):
+    phi = make_map(feature_map=name, num_kernel_layers=layers, kernel_dropout_prob=0.4).train()
+    torch.manual_seed(1)
+    x = HEADS
+    for index in range(layers):
+        made = phi.layer(index)(torch.dropout(x, 0.4, True))
+        x = x + made if name == "ffn" and index < layers - 1 else made
+    torch.manual_seed(1)
+    assert torch.equal(phi(HEADS, is_query=False), x)
+
+
 def test_three_layer_gated_kernel():
     phi = make_map(feature_map="glu", num_kernel_layers=3, num_features=5)
 

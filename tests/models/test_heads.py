@@ -105,7 +105,7 @@ def test_a_sequence_follows_the_model_to_another_device():
 @pytest.mark.parametrize("pooling", ["cls", "last", "mean", "memory"])
 def test_pooling_reads_real_tokens_only(family, side, pooling):
     if pooling == "memory" and not family.config_class.has_memory:
-        with pytest.raises(Exception, match='pooling="memory" reads a memory'):
+        with pytest.raises(ValueError, match='pooling="memory" reads a memory'):
             tiny_config(family, pooling=pooling)
         return
     model = tiny_model(family, "AutoModelForSequenceClassification", pooling=pooling)

@@ -282,7 +282,8 @@ def test_losses_of_rows_can_be_shares_of_a_larger_batch(family, auto_class):
 
 def test_a_decoder_without_layers_keeps_no_cache():
     for family in (family for family in FAMILIES if family.causal and not family.config_class.has_memory):
-        model = family.model_class("AutoModel")(tiny_config(family, num_hidden_layers=0, is_decoder=True)).eval()
-        assert model(IDS, use_cache=False).last_hidden_state.shape == (2, 11, 24)
+        config = tiny_config(family, num_hidden_layers=0, is_decoder=True, use_cache=False)
+        model = family.model_class("AutoModel")(config).eval()
+        assert model(IDS).last_hidden_state.shape == (2, 11, 24)
         with pytest.raises(ValueError, match="num_hidden_layers=0: pass use_cache=False"):
             model(IDS, use_cache=True)

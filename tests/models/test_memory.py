@@ -253,5 +253,5 @@ def test_a_head_that_decodes_refuses_a_filter_that_nothing_would_read():
     ],
 )
 def test_options_that_clash_are_refused(options, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
         tiny_model(MEMORY, **options)

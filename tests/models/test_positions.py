@@ -28,6 +28,15 @@ def test_positions_can_be_added_and_taken_away(family, auto_class, tmp_path):
     assert_close("output", again(ids, return_dict=False)[0], expected)
 
 
+def test_a_table_without_the_first_position_is_resized_as_well():
+    model = tiny_model(FAMILIES[0], cls_position=False)
+    ids = random_ids(1, 20)
+    expected = model(ids)[0]
+    for number in (90, 20):
+        assert model.resize_position_embeddings(number).num_embeddings == number - 1
+        assert_close("hidden states", model(ids)[0], expected)
+
+
 def test_a_number_of_positions_that_cannot_be_changes_nothing():
     family = next(family for family in FAMILIES if family.model_type == "memory_transformer")
     model = tiny_model(family, segment_length=30)

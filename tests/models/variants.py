@@ -28,6 +28,7 @@ OPTIONS: dict[str, list[dict]] = {
         {"norm_type": "scale_norm"},
         {"key_value_filter": "conv"},
         {"key_value_filter": "avg_pool", "filter_kernel_size": 5},
+        {"cls_position": False, "block_skip": True, "embedding_norm": True, "last_norm": False},
     ],
     "kernel_transformer": [
         {"feature_map": "elu"},
@@ -41,11 +42,13 @@ OPTIONS: dict[str, list[dict]] = {
         {"feature_map": "spectral", "num_features": 9, "num_mixtures": 2},
         {"key_value_filter": "conv", "filter_kernel_size": 3},
         {"key_value_filter": "max_pool", "feature_map": "elu"},
+        {"norm_position": "post", "embedding_norm": False, "last_norm": True, "kernel_init": "uniform"},
     ],
     "luna": [
         {"norm_position": "pre", "shared_projections": ["key", "value"], "pack_temperature": "learned"},
         {"memory_size": 1, "use_value_projection": False, "shared_projections": []},
         {"memory_size": 1, "norm_type": "rms_norm"},
+        {"cls_position": False, "block_skip": True, "embedding_norm": False, "last_norm": True},
     ],
     "convluna": [
         {"filter_stride": 3},
@@ -53,6 +56,8 @@ OPTIONS: dict[str, list[dict]] = {
         {"memory_filter": "avg_pool", "use_value_projection": True, "shared_projections": []},
         {"memory_filter": "none", "unpack_temperature": "unit"},
         {"memory_size": 1, "unpack_temperature": "unit", "filter_kernel_size": 2},
+        {"memory_filter": "max_pool", "filter_windows": "full", "embedding_norm": False, "last_norm": True},
+        {"filter_stride": 3, "filter_windows": "full", "norm_position": "pre", "block_skip": True},
     ],
     "memory_transformer": [
         {"norm_position": "post"},
@@ -60,11 +65,14 @@ OPTIONS: dict[str, list[dict]] = {
         {"segment_length": 6, "memory_filter": "max_pool", "filter_stride": 2},
         {"segment_length": 1, "norm_position": "post"},
         {"segment_length": 40, "memory_filter": "avg_pool", "filter_kernel_size": 3},
+        {"segment_length": 6, "memory_filter": "conv", "filter_windows": "full", "last_norm": False},
+        {"cls_position": False, "block_skip": True, "norm_position": "post", "last_norm": True},
     ],
     "vanilla_transformer": [
         {"norm_position": "post", "norm_type": "rms_norm"},
         {"key_value_filter": "conv"},
         {"key_value_filter": "max_pool", "filter_kernel_size": 2},
+        {"cls_position": False, "block_skip": True, "norm_position": "post", "embedding_norm": False},
     ],
 }
 

@@ -18,8 +18,8 @@ MASKS = {
 over_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-def make_filter(kind, kernel_size, stride=1, causal=False, dtype=torch.float64):
-    made = KeyValueFilter(kind, 3, kernel_size, stride, causal).to(dtype)
+def make_filter(kind, kernel_size, stride=1, causal=False, full_windows=False, dtype=torch.float64):
+    made = KeyValueFilter(kind, 3, kernel_size, stride, causal, full_windows).to(dtype)
     if made.weight is not None:
         torch.nn.init.normal_(made.weight, generator=torch.Generator().manual_seed(kernel_size))
     return made
@@ -34,23 +34,28 @@ def tokens(length=11, dtype=torch.float64):
 @over_kinds
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(
-    ("kernel_size", "stride", "causal"),
+    ("kernel_size", "stride", "causal", "full_windows"),
     [
-        *[(1, 1, False), (4, 1, False), (5, 1, False), (3, 1, True), (1, 1, True), (20, 1, True)],
-        *[(4, 2, False), (2, 5, False), (3, 3, False), (20, 4, False)],
+        *[(size, 1, False, False) for size in (1, 4, 5)],
+        *[(size, 1, True, False) for size in (3, 1, 20)],
+        *[(*sizes, False, False) for sizes in ((4, 2), (2, 5), (3, 3), (20, 4))],
+        *[(*sizes, False, True) for sizes in ((1, 1), (4, 1), (5, 1), (12, 1), (4, 2), (2, 5), (11, 3), (20, 4))],
     ],
 )
-def test_windows_and_gradients_against_the_reference(kind, mask, kernel_size, stride, causal):
-    made = make_filter(kind, kernel_size, stride, causal)
+def test_windows_and_gradients_against_the_reference(kind, mask, kernel_size, stride, causal, full_windows):
+    made = make_filter(kind, kernel_size, stride, causal, full_windows)
     key, value = tokens()
+    holes = mask == "holes"
     mask = None if MASKS[mask] is None else torch.tensor(MASKS[mask], dtype=torch.bool)
-    options = {"weight": made.weight, "mask": mask, "stride": stride, "causal": causal}
+    options = {"weight": made.weight, "mask": mask, "stride": stride, "causal": causal, "full_windows": full_windows}
     wanted = [reference_filter(part, kind, kernel_size, **options) for part in (key, value)]
     got = made(key, value, mask)
     assert_close("key", got[0], wanted[0][0])
     assert_close("value", got[1], wanted[1][0])
     if mask is not None:
         assert torch.equal(got[2], wanted[0][1])
+        if not holes:
+            assert torch.equal(made.window_counts(mask.sum(1)), got[2].sum(1))
     generator = torch.Generator().manual_seed(7)
     weights = torch.randn(got[0].shape, generator=generator, dtype=torch.float64)
     inputs = [key, value, *made.parameters()]
@@ -75,6 +80,24 @@ def test_a_strided_filter_is_the_dense_one_subsampled(kind):
     dense, strided = make_filter(kind, 4), make_filter(kind, 4, stride=3)
     # A dense window reaches (4 - 1) // 2 = 1 token back; a strided one starts with its own.
     assert_close("key", strided(*tokens())[0][:, :, :3], dense(*tokens())[0][:, :, 1::3][:, :, :3])
+
+
+@over_kinds
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("length", [4, 11, 12])
+def test_full_windows_are_those_of_torch_without_padding(kind, stride, length):
+    made = make_filter(kind, 4, stride, full_windows=True)
+    key, value = tokens(length)
+    if kind == "conv":
+        kernels = torch.nn.Conv2d(3, 3, (4, 1), (stride, 1), groups=3, bias=False, dtype=torch.float64)
+        kernels.weight.data = made.weight.detach()[:, None, :, None]
+    elif kind == "max_pool":
+        kernels = torch.nn.MaxPool2d((4, 1), (stride, 1))
+    else:
+        kernels = torch.nn.AvgPool2d((4, 1), (stride, 1))
+    assert_close("key", made(key, value)[0], kernels(key))
+    assert_close("value", made(key, value)[1], kernels(value))
+    assert kernels(key).shape[2] == (length - 4) // stride + 1
 
 
 def test_an_identity_kernel_changes_nothing():

@@ -1,10 +1,16 @@
 """The kernels as a repository of the ``kernels`` library, in a local folder."""
 
+import ast
+import json
+import sys
+from pathlib import Path
+
 import kernels
 import pytest
 import torch
 
 import hf_effattn
+import hf_effattn.kernels
 from hf_effattn.kernels.library import ACTIVATIONS
 from hf_effattn.kernels.repository import write_repository
 from hf_effattn.models import ops_maps
@@ -44,10 +50,20 @@ def test_kernelize_puts_them_into_a_model(repository, model_type):
 
 
 def test_the_repository_stands_alone(repository):
-    for path in (repository / "build" / "torch-cpu").glob("*.py"):
-        text = path.read_text()
-        assert "from .." not in text
-        assert "import hf_effattn" not in text and "from hf_effattn" not in text
+    """It and the package that it is made of import their own files, torch and Python's library: it names no others."""
+    variant = repository / "build" / "torch-cpu"
+    assert json.loads((variant / "metadata.json").read_text())["python-depends"] == []
+    files = [*variant.rglob("*.py"), *Path(hf_effattn.kernels.__file__).parent.rglob("*.py")]
+    assert len(files) > 10
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, path
+                roots = [] if node.level else [str(node.module)]
+            else:
+                roots = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for root in roots:
+                assert root.split(".")[0] in {"torch", *sys.stdlib_module_names}, (path, root)
 
 
 def test_nothing_is_overwritten(repository):

@@ -37,8 +37,7 @@ def test_equals_oracle(dtype, causal, masked, queries, keys):
     actual = outputs_and_gradients(softmax_attention, inputs, **options)
     for name, tensor in actual.items():
         # softmax rounds its weights to the dtype as well as its sums
-        tolerance = torch.bfloat16 if dtype == torch.bfloat16 else dtype
-        assert_close(name, tensor, expected[name], tolerance)
+        assert_close(name, tensor, expected[name], dtype)
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])

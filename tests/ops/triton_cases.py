@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hf_effattn.models import triton_linear
-from hf_effattn.models.ops_linear import torch_linear_attention
+from hf_effattn.models import triton_operators
+from hf_effattn.models.ops_linear import torch_linear_attention, torch_linear_attention_step
 from hf_effattn.models.ops_reference import reference_linear_attention
-from hf_effattn.models.triton_linear import triton_linear_attention
+from hf_effattn.models.triton_linear import triton_linear_attention, triton_linear_attention_step
 from tests.numerics import relative_error
 from tests.ops.test_ops_linear import EPS, FORMS, make_inputs, make_mask, outputs_and_gradients
 
@@ -49,6 +49,8 @@ CASES = [
     Case(True, True, 33, torch.float32, 160, 20),
     Case(False, True, 67, torch.float16, 20, 160),
     Case(False, False, 600, torch.float32, 16, 16),
+    # Long enough for several parts.
+    *(Case(True, normalize, 1100, torch.float32, 16, 24) for normalize in (False, True)),
 ]
 if DEVICE == "cuda":
     # The interpreter multiplies the bits of bfloat16 numbers.
@@ -213,21 +215,55 @@ def operators_that_keep_their_word():
     inputs = small_inputs()
     query, key, value = inputs["query"], inputs["key"], inputs["value"]
     mask = make_mask(70).to(DEVICE)
-    sums, states = (
-        op(key, value, mask, None, None, *rest)
-        for op, rest in ((triton_linear.total_sums, (True,)), (triton_linear.running_sums, (None, True, False)))
-    )
-    weights = triton_linear.query_weights(query, key, value, states, mask, None, value, EPS)
+    state = triton_operators.total_sums(key, value, mask, True)
+    shapes = (None, True, EPS, torch.float32)
+    output, denominator, last = triton_operators.walk(query, key, value, mask, None, state, *shapes[1:])
     calls = {
-        triton_linear.total_sums: (key, value, mask, None, None, True),
-        triton_linear.running_sums: (key, value, mask, None, None, None, True, False),
-        triton_linear.attend: (query, key, value, states, mask, None, 7, True, EPS, torch.float32),
-        triton_linear.query_weights: (query, None, None, sums, None, None, value, EPS),
-        triton_linear.input_gradient: (query, value, value, key, states, mask, *weights, True, True, True),
-    }
+        triton_operators.total_sums: (key, value, mask, True),
+        triton_operators.sum_gradients: (state, key, value, mask, True),
+        triton_operators.read: (query, state, *shapes),
+        triton_operators.read_gradients: (output, query, state, None, output, denominator),
+        triton_operators.walk: (query, key, value, mask, None, state, *shapes[1:]),
+        triton_operators.walk_gradients: (
+            output, last, query, key, value, mask, None, state, output, denominator,
+        ),
+        triton_operators.step: (query[:, :, :1], key[:, :, :1], value[:, :, :1], state, mask[:, :1], *shapes),
+    }  # fmt: skip
     for operator, arguments in calls.items():
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
     return 0.0
+
+
+@check
+def steps():
+    """Steps from a state equal the causal form, for a row of padding too."""
+    differences = []
+    for normalize in (False, True):
+        inputs = small_inputs(3, normalize=normalize, state=True)
+        mask = torch.tensor([[True, False, True], [False] * 3], device=DEVICE)
+        scale = torch.rand(2, 1, 3, 1, device=DEVICE) + 0.5
+        options = {"normalize": normalize, "eps": EPS}
+        output, last = torch_linear_attention(**inputs, causal=True, key_mask=mask, scale=scale, **options)
+        state = inputs.pop("initial_state")
+        for token in range(3):
+            here = slice(token, token + 1)
+            rows = [inputs[name][:, :, here] for name in ("query", "key", "value")]
+            rest = {"key_mask": mask[:, here], "scale": scale[:, :, here], **options}
+            with torch.no_grad():
+                one, state = triton_linear_attention_step(*rows, state, **rest)
+            differences.append(relative_error(one, output[:, :, here]))
+        differences.append(relative_error(state, last))
+    return max(differences)
+
+
+@check
+def a_step_that_learns():
+    def step(function, query, key, value, initial_state):
+        return function(query, key, value, initial_state, eps=EPS)
+
+    inputs = small_inputs(1, state=True)
+    functions = (triton_linear_attention_step, torch_linear_attention_step)
+    return compare(inputs, *(functools.partial(step, function) for function in functions))
 
 
 def main() -> None:

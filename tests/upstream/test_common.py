@@ -45,17 +45,33 @@ NOT_APPLICABLE_TO_IMAGES = {
 
 #: Per family options that change its parameters, its cache and its way through the layers, beside its defaults.
 OPTIONS = {
-    "simpletron": {"key_value_filter": "conv", "use_output_projection": True, "norm_position": "post"},
+    "simpletron": {
+        "key_value_filter": "conv",
+        "use_output_projection": True,
+        "norm_position": "post",
+        "block_skip": True,
+        "init_scheme": "authors",
+    },
     "kernel_transformer": {
         "feature_map": "low_rank_glu",
         "num_kernel_layers": 2,
         "orthogonality_penalty": 0.1,
         "key_value_filter": "max_pool",
+        "classifier_hidden_size": [20, 12],
+        "last_norm": False,
     },
-    "luna": {"memory_size": 1, "shared_projections": [], "norm_position": "pre"},
-    "convluna": {"filter_stride": 2, "use_value_projection": True, "shared_projections": []},
-    "memory_transformer": {"segment_length": 4, "memory_filter": "conv"},
-    "vanilla_transformer": {"key_value_filter": "conv", "norm_type": "scale_norm"},
+    "luna": {"memory_size": 1, "shared_projections": [], "norm_position": "pre", "cls_position": False},
+    "convluna": {
+        "filter_stride": 2,
+        "filter_windows": "full",
+        "use_value_projection": True,
+        "shared_projections": [],
+        "embedding_norm": False,
+        "last_norm": True,
+        "init_scheme": "authors",
+    },
+    "memory_transformer": {"segment_length": 4, "memory_filter": "conv", "last_norm": False, "embedding_norm": True},
+    "vanilla_transformer": {"key_value_filter": "conv", "norm_type": "scale_norm", "cls_position": False},
 }
 
 # It sets every epsilon that any model of transformers has, and our configs refuse fields that they do not have.

@@ -8,6 +8,7 @@ Writes ``padding.json`` beside the results of the runs.
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ import hf_effattn  # noqa: F401, registers our models
 from arena.plan import PLAN, Variant, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import write_json
+from hf_effattn.tokenization import VOCAB_SIZE
 from hf_effattn.training.model_zoo import Size, matched_config
 
 
 PADDING = RESULTS / "padding.json"
 
 #: The longest input of the models, and a text that is no whole number of blocks, windows or segments of any.
-SIZE = Size(length=128, vocabulary=260, hidden=64, layers=2, heads=4, intermediate=128)
+SIZE = Size(length=128, vocabulary=VOCAB_SIZE, hidden=64, layers=2, heads=4, intermediate=128)
 TEXT = 97
 
 
@@ -44,7 +46,7 @@ def check(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def attempt(measure) -> dict[str, Any]:
+def attempt(measure: Callable[[], float]) -> dict[str, Any]:
     """A difference, or the error in its place."""
     try:
         return {"difference": measure(), "error": None}

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from arena.plan import PLAN, Plan, Run, read_plan
 from arena.results import RESULTS, load_result, result_path, store_error, store_outcome
 from hf_effattn.files import read_json
+from hf_effattn.training.checkpoints import is_finished
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_lra.py"
@@ -159,7 +160,7 @@ class Workers:
         # A run of another recipe has another folder, so nothing is ever resumed from it.
         folder = self.options.runs / f"{run.name}-{run.fingerprint[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "results.json").is_file() and (code := self.call(run, folder)):
+        if not is_finished(folder) and (code := self.call(run, folder)):
             return self.failed(run, folder, code)
         store_outcome(run, read_json(folder / "results.json"), self.options.results)
         shutil.rmtree(folder)

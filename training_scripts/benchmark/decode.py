@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
 from hf_effattn.models.ops_maps import MapLayer
+from hf_effattn.tokenization import VOCAB_SIZE
 
 from .check import TOLERANCE, relative_error
 from .oracles import linear_attention_oracle
@@ -26,7 +27,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kernel_transformer, elu": ("kernel_transformer", {"feature_map": "elu"}),
 }
 MODEL_SIZE = {
-    "vocab_size": 260,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -91,7 +92,7 @@ def model_steps(name: str, settings: Settings) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_config(config).eval()
     runners, sizes = [], {}
     for context in settings.decode_contexts:
-        ids = torch.randint(4, 260, (1, context), generator=torch.Generator().manual_seed(context))
+        ids = torch.randint(4, VOCAB_SIZE, (1, context), generator=torch.Generator().manual_seed(context))
         with torch.no_grad():
             cache = model.base_model(ids, use_cache=True).cache
         sizes[context] = _cache_bytes(cache)
@@ -118,7 +119,7 @@ def _model_runner(name: str, model: PreTrainedModel, filled: Any, steps: int) ->
 
 def _model_error(model: PreTrainedModel, length: int) -> float:
     """How far the logits of a step are from those of the whole sequence read at once."""
-    ids = torch.randint(4, 260, (1, length), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, VOCAB_SIZE, (1, length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cache = model(ids[:, :-1], use_cache=True).cache
         step = model(ids[:, -1:], cache=cache).logits

@@ -12,9 +12,6 @@ from hf_effattn.training.model_zoo import LANDMARKS, WINDOW, Size, matched_confi
 from .candidate import OURS, PEER
 
 
-VOCABULARY = 260
-
-
 @dataclass(frozen=True)
 class ModelEntry:
     """A model of the benchmark.

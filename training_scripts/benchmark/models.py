@@ -8,11 +8,12 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from hf_effattn.tokenization import VOCAB_SIZE
 from hf_effattn.training.model_zoo import Size
 
 from .candidate import OURS
 from .machine import package_version
-from .model_zoo import VOCABULARY, ZOO, ModelEntry
+from .model_zoo import ZOO, ModelEntry
 from .problem import FORWARD
 from .settings import Settings
 from .shares import step_shares
@@ -27,7 +28,7 @@ PADDING_TOLERANCE = 1e-5
 
 def run_models(settings: Settings, zoo: tuple[ModelEntry, ...] = ZOO) -> dict[str, Any]:
     """Check every model, then time all of them."""
-    size = Size(settings.model_length, VOCABULARY, *settings.model_size)
+    size = Size(settings.model_length, VOCAB_SIZE, *settings.model_size)
     entries: dict[str, dict[str, Any]] = {}
     models: dict[str, PreTrainedModel] = {}
     for model_entry in tqdm(zoo, desc="checking models", leave=False):
@@ -82,7 +83,7 @@ def model_error_text(error: BaseException) -> str:
 
 def token_ids(length: int) -> torch.Tensor:
     """One row of ordinary tokens."""
-    return torch.randint(4, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
+    return torch.randint(4, VOCAB_SIZE, (1, length), generator=torch.Generator().manual_seed(0))
 
 
 def _checked_model(model_entry: ModelEntry, size: Size, entry: dict[str, Any]) -> PreTrainedModel | None:

@@ -18,7 +18,7 @@ class Accuracy(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         correct = sum(int(p == r) for p, r in zip(predictions, references, strict=True))
         interval = binomtest(correct, len(references)).proportion_ci(0.95, method="wilson")
         return {

@@ -3,6 +3,7 @@
 import re
 import string
 from collections import Counter
+from typing import Any
 
 import datasets
 import evaluate
@@ -29,7 +30,7 @@ class ExactMatch(evaluate.Metric):
             features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
         )
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Answers and what they should be, to be scored by `compute`.
 
         Raises:
@@ -40,11 +41,11 @@ class ExactMatch(evaluate.Metric):
             raise ValueError(f"an answer is a text, not {wrong[0]!r}")
         super().add_batch(predictions=answers, references=references, **kwargs)
 
-    def add(self, *, prediction=None, reference=None, **kwargs):
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """One answer and what it should be; see `add_batch`."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         if not predictions:
             raise ValueError("there is not a single answer to score")
         exact = overlap = 0.0
@@ -56,7 +57,7 @@ class ExactMatch(evaluate.Metric):
         return {"exact_match": exact / len(predictions), "token_f1": overlap / len(predictions)}
 
 
-def several(reference):
+def several(reference: Any) -> list[str]:
     """The references of an answer as a list, which is what is stored.
 
     Raises:

@@ -18,5 +18,7 @@ class F1(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, average="binary", pos_label=1):
+    def _compute(
+        self, predictions: list[int], references: list[int], average: str = "binary", pos_label: int = 1
+    ) -> dict[str, float]:
         return {"f1": float(f1_score(references, predictions, average=average, pos_label=pos_label))}

@@ -18,5 +18,5 @@ class Matthews(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         return {"matthews": float(matthews_corrcoef(references, predictions))}

@@ -26,7 +26,7 @@ class Perplexity(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
         for row, (loss, tokens) in enumerate(zip(predictions, references, strict=True)):
             if not (0 <= tokens < math.inf):
                 raise ValueError(f"row {row} has {tokens} tokens; references are numbers of tokens, or weights >= 0")
