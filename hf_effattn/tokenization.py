@@ -1,7 +1,7 @@
 """The byte tokenizer: 256 bytes and four special tokens, made of parts that need no custom code to load."""
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
@@ -14,7 +14,7 @@ SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 
-def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
+def byte_tokenizer(model_max_length: int, padding_side: Literal["left", "right"] = "right") -> TokenizersBackend:
     """A tokenizer whose tokens are the UTF-8 bytes of the text, with ``[CLS]`` in front.
 
     A pair becomes ``[CLS] first [SEP] second``. ``[CLS]`` is also the token that generation starts from, and
@@ -22,12 +22,15 @@ def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
     special token, such as ``[MASK]``, is read as that token unless `encode_data` or ``split_special_tokens=True`` is
     used, as with every tokenizer of transformers.
 
+    ``word_ids()`` counts words as GPT-2's tokenizer does: letters, numbers or signs with the space before them.
+
     Args:
         model_max_length: where ``truncation=True`` cuts, special tokens included: `max_position_embeddings`.
+        padding_side: ``"left"`` for a decoder that is to generate behind a batch of texts.
     """
     vocab = _vocabulary()
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A",
@@ -38,6 +41,7 @@ def byte_tokenizer(model_max_length: int) -> TokenizersBackend:
     return TokenizersBackend(
         tokenizer_object=backend,
         model_max_length=model_max_length,
+        padding_side=padding_side,
         model_input_names=["input_ids", "attention_mask"],
         pad_token="[PAD]",
         cls_token="[CLS]",

@@ -90,6 +90,13 @@ def test_bytes_survive_the_tokenizer(text):
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
+def test_the_words_of_a_text_of_bytes():
+    """Whole words are masked, and labelled, by them."""
+    words = hf_effattn.byte_tokenizer(100)("Anna is in Ústí, 12").word_ids()
+    expected = [(0, "Anna"), (1, " is"), (2, " in"), (3, " Ústí"), (4, ","), (5, " 12")]
+    assert words == [None, *(number for number, word in expected for _ in word.encode())]
+
+
 def test_configs_have_a_token_for_every_byte_by_default():
     assert len(hf_effattn.byte_tokenizer(8)) == VOCAB_SIZE
     for family in hf_effattn.list_families():
@@ -108,6 +115,8 @@ def test_tokenizer_pairs_padding_and_truncation(tmp_path):
     again = type(tokenizer).from_pretrained(tmp_path)
     assert again("[MASK] é")["input_ids"] == tokenizer("[MASK] é")["input_ids"]
     assert (again.model_max_length, again.mask_token, again.eos_token) == (8, "[MASK]", "[SEP]")
+    hf_effattn.byte_tokenizer(8, padding_side="left").save_pretrained(tmp_path)
+    assert type(tokenizer).from_pretrained(tmp_path)(["abc", "a"], padding=True)["attention_mask"][1] == [0, 0, 1, 1]
 
 
 def test_accuracy_comes_with_its_interval():

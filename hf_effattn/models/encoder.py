@@ -1,30 +1,28 @@
 """The skeleton of every family: what a sequence is, the block, and the model without a head."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import AttentionLayer
+from .attention import AttentionLayer, refuse_long_map
 from .backends import backends, check_backend_name, resolve_backend
 from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
 from .initial_weights import start_linear, start_pixels, start_tokens
+from .inputs import check_content, check_names, check_position_ids, check_token_types
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
 from .memory import LearnedMemory
 from .outputs import EncoderOutput
-from .recurrent_cache import cached_token_count, check_recurrent_cache
+from .past import Past
 from .sequence import SequenceInfo, check_attention_mask
-
-
-#: Arguments of a forward call beside those in its signature: those that transformers adds, and one of ours.
-_FORWARD_KEYS = {"output_attentions", "output_hidden_states", "keep_features"}
 
 
 class EncoderBlock(GradientCheckpointingLayer):
@@ -113,6 +111,59 @@ class EncoderPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(
+        cls, *args: Any, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """`transformers.PreTrainedModel.from_pretrained`, which may give layers of another size new weights.
+
+        Raises:
+            ValueError: `ignore_mismatched_sizes` would set every learned position to zero.
+        """
+        if not ignore_mismatched_sizes:
+            return super().from_pretrained(*args, output_loading_info=output_loading_info, **kwargs)
+        load = cast(Any, super().from_pretrained)
+        model, info = load(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        for name, stored, wanted in info["mismatched_keys"]:
+            if name.endswith("embeddings.positions.weight"):
+                number = model.config.max_position_embeddings
+                raise ValueError(
+                    f"the checkpoint has {stored[0]} learned positions and the config asks for {wanted[0]}: "
+                    "ignore_mismatched_sizes would set all of them to zero. Load it with its own "
+                    f"max_position_embeddings, and call model.resize_position_embeddings({number})"
+                )
+        return (model, info) if output_loading_info else model
+
+    def get_position_embeddings(self) -> nn.Embedding:
+        """The table of learned positions."""
+        return self.base_model.embeddings.positions  # type: ignore[union-attr, return-value]
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> nn.Embedding:
+        """Give the model more or fewer positions, in place, and return their table.
+
+        Positions that stay keep their weights. New ones are zero, as all are at first, and so have to be trained.
+
+        Raises:
+            ValueError: a number that the config refuses, such as one below the `segment_length` of a memory.
+        """
+        config, old = self.config, self.get_position_embeddings()
+        before, config.max_position_embeddings = config.max_position_embeddings, new_num_position_embeddings
+        try:
+            config.validate()
+        except Exception:
+            config.max_position_embeddings = before
+            raise
+        # A table may leave out position 0, see `cls_position`.
+        rows = old.num_embeddings + new_num_position_embeddings - before
+        new = LearnedPositions(rows, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
+        new.requires_grad_(old.weight.requires_grad)
+        kept = min(old.num_embeddings, rows)
+        with torch.no_grad():
+            new.weight.zero_()
+            new.weight[:kept] = old.weight[:kept]
+        self.base_model.embeddings.positions = new  # type: ignore[union-attr]
+        return new
+
     @property
     def _is_stateful(self) -> bool:  # type: ignore[override]
         """Whether a cache holds states that cannot be rolled back, as speculative decoding would need."""
@@ -168,6 +219,7 @@ class EncoderModel(EncoderPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.set_content(value)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -179,43 +231,61 @@ class EncoderModel(EncoderPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> EncoderOutput:
-        """Hidden states of a batch of sequences.
+        """Hidden states of a batch of sequences. Everything is checked first: a refused call changes no cache.
 
         Args:
-            input_ids: ``[batch, length]`` int64. Exactly one of `input_ids`, `inputs_embeds`, `pixel_values`.
-            attention_mask: ``[batch, length]``, nonzero for a real token, on either side; with a cache, preceded
-                by the mask of the cached positions. None means that every token is real.
-            position_ids: ``[batch or 1, length]``; by default the real tokens of a row are numbered from zero, so
-                that left padding, right padding and none give the same result.
-            cache: a decoder's state from earlier calls (``transformers.DynamicCache(config=model.config)``).
+            input_ids: ``[batch, length]`` integers. Exactly one of `input_ids`, `inputs_embeds`, `pixel_values`.
+            attention_mask: ``[batch, length]``, bool or zeros and ones, 1 for a real token, on either side; with a
+                cache, preceded by the mask of the cached positions. None means that every token is real. Padding is
+                set to zero before anything reads it, NaN included. In graphs, see `check_attention_mask`.
+            position_ids: ``[batch or 1, length]``, rising from token to token; by default the real tokens of a row
+                are numbered from zero, so that left padding, right padding and none give the same result.
+            cache: a decoder's state from earlier calls (``transformers.DynamicCache(config=model.config)``), with as
+                many rows as the input; also under its old name `past_key_values`.
             inputs_embeds: ``[batch, length, hidden]``, in place of the token embeddings.
             pixel_values: ``[batch, channels, height, width]``, read in raster order behind a CLS vector.
             use_cache: whether a decoder makes and returns a cache; False while training.
+            token_type_ids: ``[batch, length]``, of one segment per row, as tokenizers of BERT's kind return for single
+                texts. It changes nothing; several segments are refused.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`; in training also
                 ``keep_features=True``, for a call that shares its backward pass with the one before: random features
-                are not drawn anew in between.
+                are not drawn anew in between. What generic code passes to any model is taken without effect:
+                `cache_position`, `output_router_logits`, `tokenizer`.
 
         Raises:
-            ValueError: inputs that are missing, doubled, empty, too long or out of range; a mask whose shape does
-                not fit; a cache that does not fit, or any cache for an encoder.
+            ValueError: inputs that are missing, doubled, empty, too long, too wide or out of range; a mask that is not
+                one of real tokens; packed documents; a cache that does not fit, or any cache for an encoder.
             TypeError: an unknown argument.
         """
-        if unknown := kwargs.keys() - _FORWARD_KEYS:
-            raise TypeError(f"{type(self).__name__}.forward got unknown arguments {sorted(unknown)}")
-        if self.training and not kwargs.get("keep_features"):
-            self.before_training_pass()
-        content = self._content(input_ids, inputs_embeds, pixel_values)
+        check_names(type(self).__name__, kwargs, self.config)
+        given = check_content(self.config, input_ids, inputs_embeds, pixel_values)
+        batch, length = given.shape[:2]
+        if pixel_values is not None:
+            length = 1 + pixel_values.shape[2] * pixel_values.shape[3]
         if cache is None and use_cache and self.config.is_decoder and not self.training:
             cache = DynamicCache(config=self.config)
-        sequence = self._sequence(content, attention_mask, cache)
+        past = Past.of(cache, self.config)
+        past.check_rows(batch)
+        sequence = _sequence(batch, length, given.device, attention_mask, past)
+        if position_ids is not None:
+            check_position_ids(position_ids, batch, length, sequence)
+        if token_type_ids is not None:
+            check_token_types(token_type_ids, batch, length, sequence.key_mask, given.device)
+        output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False
+        content = self._content(given, sequence.key_mask)
+        if cache is not None:
+            self._check_layers(content, past, output_attentions)
         position_ids = self._positions(position_ids, sequence)
+        if self.training and not kwargs.get("keep_features"):
+            self.before_training_pass()
         outputs = self.encode(
             self.embeddings(content, position_ids),
             sequence,
             cache,
-            output_attentions=kwargs.get("output_attentions", self.config.output_attentions) or False,
+            output_attentions=output_attentions,
             output_hidden_states=kwargs.get("output_hidden_states", self.config.output_hidden_states) or False,
         )
         outputs.cache, outputs.aux_loss = cache, self._penalty()
@@ -247,72 +317,51 @@ class EncoderModel(EncoderPreTrainedModel):
         given = [penalty for penalty in penalties if penalty is not None]
         return torch.stack(given).sum() if given else None
 
-    def _content(self, input_ids, inputs_embeds, pixel_values) -> torch.Tensor:
-        """Embedded tokens or pixels, without positions."""
-        given = [
-            (value, shape)
-            for value, shape in (
-                (input_ids, ("batch", "length")),
-                (inputs_embeds, ("batch", "length", "hidden")),
-                (pixel_values, ("batch", "channels", "height", "width")),
-            )
-            if value is not None
-        ]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of input_ids, inputs_embeds and pixel_values, got {len(given)}")
-        value, shape = given[0]
-        if value.dim() != len(shape) or 0 in value.shape:
-            raise ValueError(f"the input must be [{', '.join(shape)}] and not empty, got {list(value.shape)}")
-        length = value.shape[1] if pixel_values is None else 1 + value.shape[2] * value.shape[3]
-        limit = self.config.max_input_length
-        if limit is not None and length > limit:
-            raise ValueError(
-                f"the input has {length} positions, more than max_position_embeddings={limit}; "
-                "truncate it (tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
-            )
-        if pixel_values is not None:
-            return self.embeddings.embed_pixels(pixel_values)
-        return self.embeddings.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    def _content(self, given: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Ids (2-D), embedded tokens (3-D) or pixels (4-D) as ``[batch, length, hidden]``, zero where `mask` is False.
 
-    def _sequence(self, content, attention_mask, cache: Cache | None) -> SequenceInfo:
-        batch, length = content.shape[:2]
-        if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
-            raise ValueError(
-                f"attention_mask must be a tensor [batch, length], got {type(attention_mask).__name__}; generate "
-                'makes other masks for a static cache, use cache_implementation="dynamic"'
-            )
-        past_length, past_counts = self._past(cache, attention_mask, length)
-        if past_counts is not None:
-            past_counts = past_counts.to(content.device)
-        if attention_mask is not None:
-            attention_mask = check_attention_mask(attention_mask, batch, past_length, length, cache is not None)
-        own_mask = None if attention_mask is None else attention_mask[:, -length:]
-        if own_mask is None:
-            token_counts = torch.arange(1, length + 1, device=content.device)[None]
+        Pixels are zeroed before they are embedded: the gradient of their weight multiplies by them.
+        """
+        if given.dim() == 4:
+            if mask is not None:
+                real = mask[:, 1:].view(mask.shape[0], 1, *given.shape[2:])
+                given = given.masked_fill(~real, 0)
+            content = self.embeddings.embed_pixels(given)
         else:
-            token_counts = own_mask.long().cumsum(-1)
-        if past_counts is not None:
-            token_counts = token_counts + past_counts
-        return SequenceInfo(length, attention_mask, token_counts, token_counts[:, -1:])
+            content = self.embeddings.embed_tokens(given) if given.dim() == 2 else given
+        return content if mask is None else content.masked_fill(~mask[..., None], 0)
 
-    def _past(self, cache, attention_mask, length: int) -> tuple[int, torch.Tensor | None]:
-        """Positions that the cache keeps one by one, and how many real tokens every row has seen before."""
-        if cache is None:
-            return 0, None
-        if not self.config.is_decoder:
-            raise ValueError(
-                "a cache only works with is_decoder=True: a bidirectional encoder needs all tokens at once"
-            )
-        if "full_attention" not in self.config.layer_types:
-            check_recurrent_cache(cache, self.config.layer_types)
-        if self.config.cache_type == "linear_attention":
-            return 0, cached_token_count(cache)
-        if any(isinstance(layer, StaticLayer) for layer in cache.layers):
-            raise ValueError(
-                "a static cache hands out slots that hold no keys yet: use "
-                'transformers.DynamicCache(config=model.config), in generate cache_implementation="dynamic"'
-            )
-        past_length = cache.get_seq_length()
-        if attention_mask is None:
-            return past_length, torch.tensor([[past_length]])
-        return past_length, attention_mask[:, :-length].ne(0).sum(-1, keepdim=True)
+    def _check_layers(self, content: torch.Tensor, past: Past, output_attentions: bool) -> None:
+        """Raise, before the first layer writes to a cache, what any layer would raise after it has."""
+        if not torch.compiler.is_compiling():
+            place = content.device, content.dtype, self.attention_width
+            resolve_backend(self.attention_operator, attention_backend(self.config), *place)
+        if output_attentions:
+            length, has_state = content.shape[1], past.counts is not None and past.rows is not None
+            refuse_long_map(length, self._map_keys(past.length + length), has_past=has_state)
+
+    def _map_keys(self, length: int) -> int:
+        """The keys of an attention map over `length` tokens, of a family that can be a decoder."""
+        return length
+
+
+def _sequence(
+    batch: int, length: int, device: torch.device, attention_mask: torch.Tensor | None, past: Past
+) -> SequenceInfo:
+    """What the layers have to know of a sequence, counted once."""
+    if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
+        raise ValueError(
+            f"attention_mask must be a tensor [batch, length], got {type(attention_mask).__name__}; generate "
+            'makes other masks for a static cache, use cache_implementation="dynamic"'
+        )
+    if attention_mask is not None:
+        attention_mask = check_attention_mask(attention_mask, batch, past.length, length, past.counts)
+    token_counts = torch.arange(1, length + 1, device=device)[None]
+    if attention_mask is not None:
+        token_counts = attention_mask[:, -length:].long().cumsum(-1)
+    if past.counts is not None:
+        token_counts = token_counts + past.counts.to(device)
+    elif past.length > 0:
+        seen = past.length if attention_mask is None else attention_mask[:, :-length].sum(-1, keepdim=True)
+        token_counts = token_counts + seen
+    return SequenceInfo(length, attention_mask, token_counts, token_counts[:, -1:])

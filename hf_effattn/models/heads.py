@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.modeling_utils import slice_logits_to_keep
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 
 from .configuration_encoder import EncoderConfig
 from .encoder import EncoderModel, EncoderPreTrainedModel
+from .generation import CachedGenerationMixin
 from .layers import make_dropout, make_norm
 from .ops_reference import accumulation_dtype
 from .outputs import (
@@ -25,7 +27,7 @@ from .outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from .recurrent_cache import cached_token_count, unseen_length
+from .sequence import real_tokens
 
 
 #: Heads that read a whole input at once have no use for a decoder's cache.
@@ -78,10 +80,18 @@ class EncoderForMaskedLM(EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` ``[batch, length]`` with -100 where nothing is predicted."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **kwargs,
+        )
         logits = self.lm_head(self.head(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -89,7 +99,7 @@ class EncoderForMaskedLM(EncoderHead):
         return MaskedLMOutput(**shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits)
 
 
-class EncoderForCausalLM(EncoderHead, GenerationMixin):
+class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
     """Predicts the next token, and generates. Always causal: it sets `is_decoder` in its config."""
 
     accepts_loss_kwargs = True
@@ -100,6 +110,16 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter the class into transformers' table of causal models.
+
+        `Trainer` looks there by name whose labels its label smoothing has to shift. No model type is the key, since a
+        model of the table's keys is looked for in transformers itself.
+        """
+        super().__init_subclass__(**kwargs)
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[cls.__name__] = cls.__name__
+
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
     @can_return_tuple
     def forward(
         self,
@@ -112,6 +132,7 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` are the inputs (shifted inside), -100 to leave one out.
@@ -131,6 +152,7 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            token_type_ids=token_type_ids,
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
@@ -143,38 +165,6 @@ class EncoderForCausalLM(EncoderHead, GenerationMixin):
             **shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
             logits=logits,
             cache=outputs.cache,
-        )
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        next_sequence_length: int | None = None,
-        cache: Cache | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What `forward` gets in a step of `generate`: with a cache, the tokens that it has not seen.
-
-        A mask as wide as the input says that both are the whole sequence, as everywhere in transformers, which cuts
-        off the beginning only for caches that count positions.
-
-        Raises:
-            ValueError: a cache of states that does not go with the mask, see `unseen_length`.
-        """
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        if is_first_iteration and attention_mask is not None and attention_mask.shape[1] == given.shape[1]:
-            seen = cached_token_count(cache) if self.config.cache_type == "linear_attention" else None
-            next_sequence_length = next_sequence_length if seen is None else unseen_length(seen, attention_mask)
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            cache=cache,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
         )
 
 
@@ -197,6 +187,8 @@ class EncoderForSequenceClassification(EncoderHead):
         pair_input_ids: torch.Tensor | None = None,
         pair_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits ``[batch, num_labels]``; `pair_input_ids` ``[batch, other length]`` is the second of a pair.
@@ -207,17 +199,24 @@ class EncoderForSequenceClassification(EncoderHead):
         if (pair_input_ids is None) != (self.config.pair_features is None):
             given = "was given" if pair_input_ids is not None else "is missing"
             raise ValueError(f"pair_features={self.config.pair_features!r}, but pair_input_ids {given}")
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **NO_CACHE | kwargs,
+        )
         pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
             pair = self.model(pair_input_ids, pair_attention_mask, keep_features=True, **NO_CACHE)
             pair = pool(pair.last_hidden_state, pair_attention_mask, self.pooling, pair.memory)
             pooled = combine_pair(pooled, pair, self.config.pair_features)
         logits = self.classifier(pooled)
-        loss = None
+        loss, share = None, row_share(labels, num_items_in_batch)
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(**shared_fields(loss, outputs), logits=logits)
+            loss = share * self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(**shared_fields(loss, outputs, share), logits=logits)
 
 
 class EncoderForTokenClassification(EncoderHead):
@@ -240,10 +239,18 @@ class EncoderForTokenClassification(EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Logits ``[batch, length, num_labels]``; `labels` ``[batch, length]`` with -100 to leave one out."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **NO_CACHE | kwargs,
+        )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -271,17 +278,29 @@ class EncoderForQuestionAnswering(EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringOutput:
         """Start and end logits ``[batch, length]``; the positions ``[batch]`` are their targets."""
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **NO_CACHE | kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            **NO_CACHE | kwargs,
+        )
         logits = self.qa_outputs(self.dropout(outputs.last_hidden_state))
         start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
+            loss = self.loss_function(
+                start_logits, end_logits, start_positions, end_positions, num_items_in_batch=num_items_in_batch
+            )
+        share = row_share(start_positions, num_items_in_batch)
         return QuestionAnsweringOutput(
-            **shared_fields(loss, outputs), start_logits=start_logits, end_logits=end_logits
+            **shared_fields(loss, outputs, share), start_logits=start_logits, end_logits=end_logits
         )
 
 
@@ -303,15 +322,17 @@ class EncoderForImageClassification(EncoderHead):
         self,
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Logits ``[batch, num_labels]`` of images ``[batch, num_channels, height, width]``."""
-        outputs = self.model(pixel_values=pixel_values, **NO_CACHE | kwargs)
-        logits = self.classifier(pool(outputs.last_hidden_state, None, self.pooling, outputs.memory))
-        loss = None
+        outputs = self.model(pixel_values=pixel_values, attention_mask=attention_mask, **NO_CACHE | kwargs)
+        logits = self.classifier(pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory))
+        loss, share = None, row_share(labels, num_items_in_batch)
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return ImageClassifierOutput(**shared_fields(loss, outputs), logits=logits)
+            loss = share * self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return ImageClassifierOutput(**shared_fields(loss, outputs, share), logits=logits)
 
 
 class MaskedLMHead(nn.Module):
@@ -370,12 +391,20 @@ def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor |
     return targets.ne(-100).sum() / num_items_in_batch
 
 
+def row_share(labels: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
+    """`batch_share` of labels that belong to whole rows: classes (-100 for none), numbers, or a row of yes and no."""
+    if labels is None or not labels.is_floating_point():
+        return batch_share(labels, num_items_in_batch)
+    return 1.0 if num_items_in_batch is None else labels.shape[0] / num_items_in_batch
+
+
 def pool(
     hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str, memory: torch.Tensor | None = None
 ) -> torch.Tensor:
     """One vector per sequence, ``[batch, hidden]``: its first real token, its last, their mean, or the memory's mean.
 
-    A row without real tokens is read at its first position, or for the mean gives zeros.
+    With a cache the mask may begin with that of earlier calls, whose tokens are not pooled. A row without real tokens
+    is read at its first position, or for the mean gives zeros.
     """
     if pooling == "memory":
         if memory is None:
@@ -384,7 +413,7 @@ def pool(
     batch, length = hidden_states.shape[:2]
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, device=hidden_states.device)
-    real = attention_mask.ne(0)
+    real = real_tokens(attention_mask)[:, -length:]
     if pooling == "mean":
         # A sum over a long input leaves the range of half precision.
         total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1, dtype=accumulation_dtype(hidden_states.dtype))

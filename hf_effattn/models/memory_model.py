@@ -12,7 +12,7 @@ from .memory import LearnedMemory
 from .memory_layer import MemoryBlock, Stretch
 from .outputs import EncoderOutput
 from .segments import SegmentState, compact, restore
-from .sequence import SequenceInfo
+from .sequence import SequenceInfo, readable
 
 
 @dataclass
@@ -73,6 +73,9 @@ class MemoryEncoderModel(EncoderModel):
         position_ids = super()._positions(position_ids, sequence)
         length = self.config.segment_length
         return position_ids if length is None else position_ids % length
+
+    def _map_keys(self, length: int) -> int:
+        return self.config.memory_size + length
 
     def _pass(
         self,
@@ -213,7 +216,7 @@ class MemoryEncoderModel(EncoderModel):
 
     def _renewed(self, state: SegmentState, full: torch.Tensor) -> SegmentState:
         """The state with a new segment begun in the rows whose segment is `full`."""
-        if not torch.compiler.is_compiling() and not bool(full.any()):
+        if readable(full) and not bool(full.any()):
             return state
         written = self._write(state.memory, state.read, state.held())
         memory = torch.where(full[:, None, None], written, state.memory)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_tracing
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,80 @@ class SequenceInfo:
         return None if self.attention_mask is None else self.attention_mask[:, -self.length :]
 
 
+def readable(tensor: torch.Tensor) -> bool:
+    """Whether a check may look at values.
+
+    Not while torch.compile, export, jit or a CUDA graph record the call, since the check would not see later inputs,
+    nor where there are no values, as on the meta device.
+    """
+    return not (torch.compiler.is_compiling() or tensor.is_meta or is_tracing(tensor))
+
+
+def real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
+    """A mask of zeros and ones as bool, True for a real token."""
+    return attention_mask if attention_mask.dtype == torch.bool else attention_mask == 1
+
+
+def check_mask_values(attention_mask: torch.Tensor) -> None:
+    """Raise ValueError unless the mask is bool, or holds zeros and ones alone."""
+    if attention_mask.dtype == torch.bool or not readable(attention_mask):
+        return
+    if bool(((attention_mask == 0) | (attention_mask == 1)).all()):
+        return
+    found = attention_mask.unique()[:4].tolist()
+    if not attention_mask.is_floating_point() and found[0] >= 0:
+        raise ValueError(
+            f"attention_mask holds {found}: numbers of packed documents are not supported, since the documents would "
+            "read one another. Give every document a row of its own, with 1 for its tokens and 0 for padding"
+        )
+    raise ValueError(
+        f"attention_mask must be 1 for real tokens and 0 for padding, but holds {found}: additive and weighted masks "
+        "are not supported. Pass the tokenizer's mask; of an additive one (0 to read, -inf or -10000 to leave out), "
+        "pass mask == 0"
+    )
+
+
 def check_attention_mask(
-    attention_mask: torch.Tensor, batch: int, past_length: int, length: int, with_cache: bool
+    attention_mask: torch.Tensor, batch: int, past_length: int, length: int, seen: torch.Tensor | None
 ) -> torch.Tensor | None:
     """The mask as bool ``[batch, past + length]``, or None if it hides nothing.
 
+    The values are checked wherever they can be read. While a graph is made (`readable`), and in decoding steps on an
+    accelerator, which would have to wait for it, what is not exactly 1 counts as padding.
+
+    Args:
+        attention_mask: bool, or zeros and ones of any dtype, ``[batch, past + length]``.
+        batch: rows of this call.
+        past_length: positions that a cache keeps one by one.
+        length: positions of this call.
+        seen: ``[batch, 1]``, how many real tokens a cache of states has seen; None without one. The mask may then be
+            of this call's positions alone, or of the whole, whose beginning must have as many real tokens.
+
     Raises:
-        ValueError: unless the mask is 2-D and covers this call, and with a cache of keys the past as well.
+        ValueError: a mask that is not 2-D, does not cover this call and what the cache keeps, holds other values, or
+            disagrees with the cache.
     """
     expected = past_length + length
     too_short = attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < expected
-    # A cache of states does not know how many positions it has seen, so a longer mask cannot be judged there.
-    if too_short or (attention_mask.shape[1] > expected and (past_length > 0 or not with_cache)):
+    if too_short or (attention_mask.shape[1] > expected and seen is None):
         raise ValueError(
             f"attention_mask must be [batch, length] = {[batch, expected]} with 1 for real tokens, "
-            f"got {list(attention_mask.shape)}; masks per query are not supported"
+            f"got {list(attention_mask.shape)}; masks per query are not supported: an encoder or a decoder masks the "
+            "rest itself (is_decoder)"
         )
-    attention_mask = attention_mask.ne(0)
-    # Looking at the values waits for the device, so a decoding step, whose mask is cheap, does not look.
-    if length > 1 and not torch.compiler.is_compiling() and bool(attention_mask.all()):
+    # Looking at the values waits for an accelerator, so a decoding step, whose mask is cheap, does not look there.
+    looks = readable(attention_mask) and (length > 1 or attention_mask.device.type == "cpu")
+    if looks:
+        check_mask_values(attention_mask)
+    attention_mask = real_tokens(attention_mask)
+    if looks and seen is not None and attention_mask.shape[1] > length:
+        past = attention_mask[:, :-length].sum(-1, keepdim=True)
+        if bool((past != seen.to(past.device)).any()):
+            raise ValueError(
+                f"before its last {length} columns attention_mask has {past.flatten().tolist()} real tokens, but the "
+                f"cache has seen {seen.flatten().tolist()}: pass the mask of the cached tokens and the new ones, or "
+                "that of the new ones alone"
+            )
+    if looks and length > 1 and bool(attention_mask.all()):
         return None
     return attention_mask

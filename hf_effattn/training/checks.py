@@ -6,8 +6,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..models.heads import EncoderForCausalLM
-
 
 def check_arguments(training: TrainingArguments) -> None:
     """Raise ValueError for arguments that would not do what they say.
@@ -75,14 +73,10 @@ def check_trainer(trainer: Any) -> None:
     """Raise ValueError if the trainer would not do what it was asked for.
 
     Accelerate has FSDP on accelerators alone, and an orthogonality penalty reads the weights of the blocks outside of
-    them, where they are in shards. With label smoothing `Trainer` takes a loss of its own, without the penalty, and
-    shifts the labels of transformers' own causal models alone: others would learn to repeat their input.
+    them, where they are in shards. With label smoothing `Trainer` takes a loss of its own, without the penalty.
     """
-    if trainer.args.label_smoothing_factor:
-        if isinstance(trainer.model, EncoderForCausalLM):
-            raise ValueError("label_smoothing_factor takes labels that are not shifted for these models: leave it out")
-        if getattr(trainer.model.config, "orthogonality_penalty", 0):
-            raise ValueError("label_smoothing_factor leaves the orthogonality_penalty out of the loss: set one to 0")
+    if trainer.args.label_smoothing_factor and getattr(trainer.model.config, "orthogonality_penalty", 0):
+        raise ValueError("label_smoothing_factor leaves the orthogonality_penalty out of the loss: set one to 0")
     asked = trainer.args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and not trainer.is_fsdp_enabled:
         raise ValueError(

@@ -207,6 +207,8 @@ def store(
 ) -> None:
     """Write ``model/`` to the output folder of a run, and then ``results.json``, which knows these weights again.
 
+    The tokenizer of a decoder pads on the left there, since `generate` writes behind the end of every row.
+
     Args:
         model: with the weights that are left.
         tokenizer: its tokenizer, if any.
@@ -218,6 +220,8 @@ def store(
         OSError: the disk is full, or cannot be written.
         RuntimeError: the weights are not the best ones.
     """
+    if tokenizer is not None and model.can_generate():
+        tokenizer.padding_side = "left"
     folder = export_checkpoint(model, tokenizer, output_dir / "model")
     results["weights"] = weight_checksums(folder)
     if best is not None and results["weights"] != best:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoTokenizer,
     BertConfig,
     DataCollatorForLanguageModeling,
     EvalPrediction,
@@ -81,6 +82,7 @@ def test_causal_end_to_end(toy_run, tmp_path, family):
         assert scores[f"{prefix}_bits_per_byte"] == pytest.approx(scores[f"{prefix}_loss"] / math.log(2))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model").eval()
     assert model.config.is_decoder
+    assert AutoTokenizer.from_pretrained(tmp_path / "run/model").padding_side == "left"
     prompt = BYTES("abcdefghab", return_tensors="pt")
     written = model.generate(**prompt, max_new_tokens=4, do_sample=False)
     assert BYTES.decode(written[0], skip_special_tokens=True) == "abcdefghabcdef"
@@ -205,7 +207,6 @@ def test_tokenizers_that_do_not_serve_are_refused(toy_run, tmp_path, special, op
     [
         ("run_clm", {"family": "luna"}, r"luna has no causal form: .* or choose one of \['simpletron'"),
         ("run_clm", {"max_length": 100}, r"max_length \(100\) exceeds the model's positions \(80\)"),
-        ("run_clm", {"label_smoothing_factor": 0.1}, "labels that are not shifted for these models"),
         ("run_clm", {"text_column": "review"}, r"the train split has no column \['review'\]"),
         ("run_mlm", {"mlm_probability": 0.0}, "--mlm_probability must lie between 0 and 1"),
         ("run_mlm", {"model_name_or_path": "x"}, "exactly one of --model_config and --model_name_or_path"),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from tests.models.variants import over_heads, random_ids, tiny_model
+from tests.models.variants import FAMILIES, over_causal_families, over_heads, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
@@ -43,6 +43,29 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(family, auto_class
     parts = weights_after_one_step(family, auto_class, tmp_path / "parts", batch_size=2)
     # transformers counts the items of a batch in float32.
     assert_close("step", parts, whole, torch.float32)
+
+
+def smoothed(model, folder):
+    """`Trainer`'s loss of the batch with label smoothing, and the one that is meant."""
+    arguments = TrainingArguments(output_dir=folder, label_smoothing_factor=0.1, use_cpu=True)
+    loss = Trainer(model, arguments).compute_loss(model, {"input_ids": IDS, "labels": IDS})
+    logits = model(IDS).logits[:, :-1].flatten(0, 1)
+    return loss, torch.nn.functional.cross_entropy(logits, IDS[:, 1:].flatten(), label_smoothing=0.1)
+
+
+@over_causal_families
+def test_label_smoothing_shifts_the_labels_of_causal_models(family, tmp_path):
+    # transformers sums the smoothed part in float32.
+    assert_close("loss", *smoothed(tiny_model(family, "AutoModelForCausalLM"), tmp_path), torch.float32)
+
+
+def test_label_smoothing_knows_a_class_by_any_name(tmp_path):
+    """As a checkpoint's own code may define it."""
+    tiny = tiny_model(FAMILIES[0], "AutoModelForCausalLM")
+    renamed = type("SomebodysDecoder", (type(tiny),), {})(tiny.config).double()
+    assert_close("loss", *smoothed(renamed.eval(), tmp_path), torch.float32)
+    assert type(tiny) is FAMILIES[0].model_class("AutoModelForCausalLM")
+    assert type(AutoModelForCausalLM.from_config(tiny.config)) is type(tiny)
 
 
 @over_heads(*LABELS)

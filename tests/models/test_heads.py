@@ -151,7 +151,10 @@ def test_image_pixels_are_read_in_raster_order(family):
         ),
         ({"input_ids": torch.full((1, 5), -1)}, "got values from -1 to -1"),
         ({"input_ids": torch.ones(1, 81, dtype=torch.long)}, "81 positions, more than max_position_embeddings=80"),
-        ({"input_ids": IDS, "position_ids": torch.full((1, 11), 80)}, r"position_ids must lie in \[0, max_position"),
+        (
+            {"input_ids": IDS, "position_ids": torch.arange(75, 86)[None]},
+            r"position_ids must lie in \[0, max_position",
+        ),
         ({"input_ids": IDS, "attention_mask": MASK[:, :-1]}, r"attention_mask must be \[batch, length\] = \[2, 11\]"),
         ({"input_ids": IDS, "attention_mask": MASK[:1]}, r"got \[1, 11\]"),
         ({"input_ids": IDS, "attention_mask": torch.ones(2, 1, 11, 11)}, "masks per query are not supported"),

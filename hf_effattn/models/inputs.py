@@ -1,0 +1,155 @@
+"""The entrance of every model: what a forward call may be given beside its content and its mask."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .configuration_encoder import EncoderConfig
+from .sequence import SequenceInfo, readable
+
+
+#: Arguments that the encoder reads beside those in its signature: those of transformers, and one of ours.
+_READ = {"output_attentions", "output_hidden_states", "keep_features"}
+#: Arguments that generic code passes to any model and that say nothing to these: where tokens go in a cache, which
+#: counts by itself; experts and, without a head, losses, of which there are none; and what `generate` hands through.
+_WITHOUT_EFFECT = {"cache_position", "output_router_logits", "num_items_in_batch", "tokenizer", "assistant_tokenizer"}
+#: Arguments by which collators describe documents that share a row.
+_PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+
+_UNPACK = (
+    "packed documents would read one another. Give every document a row of its own, padded, with an attention_mask "
+    "(TRL: packing=False, padding_free=False)"
+)
+
+
+def check_names(model: str, given: Mapping[str, Any], config: EncoderConfig) -> None:
+    """Refuse arguments that a model does not know, and those that ask for what it does not do.
+
+    Raises:
+        TypeError: an unknown argument.
+        ValueError: documents packed into one row, or a direction that is not the config's.
+    """
+    if unknown := given.keys() - _READ - _WITHOUT_EFFECT - _PACKED - {"is_causal"}:
+        raise TypeError(f"{model}.forward got unknown arguments {sorted(unknown)}")
+    if packed := sorted(name for name in _PACKED & given.keys() if given[name] is not None):
+        raise ValueError(f"{', '.join(packed)} cannot be honoured: {_UNPACK}")
+    if given.get("is_causal") not in (None, config.is_decoder):
+        raise ValueError(
+            f"is_causal={given['is_causal']}, but the config says is_decoder={config.is_decoder}: load the model with "
+            f"is_decoder={given['is_causal']}"
+        )
+
+
+def check_position_ids(position_ids: torch.Tensor, batch: int, length: int, sequence: SequenceInfo) -> None:
+    """Refuse positions that do not go through a row in order, as those of packed documents do not.
+
+    Where values cannot be read (`readable`), and in decoding steps on an accelerator, their order is not checked.
+
+    Args:
+        position_ids: integers, ``[batch or 1, length]``; of padding they may be anything in range.
+        batch: rows of this call.
+        length: positions of this call.
+        sequence: which tokens are real, and how many came before this call.
+
+    Raises:
+        ValueError: a wrong shape or dtype, or real tokens whose positions do not rise.
+    """
+    if position_ids.shape not in ((batch, length), (1, length)) or not _whole(position_ids):
+        raise ValueError(
+            f"position_ids must be integers [batch or 1, length] = {[batch, length]}, got {list(position_ids.shape)} "
+            f"of {position_ids.dtype}"
+        )
+    if not readable(position_ids) or (length == 1 and position_ids.device.type != "cpu"):
+        return
+    rows = position_ids.expand(batch, length)
+    mask = sequence.key_mask
+    real = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.to(rows.device)
+    start = sequence.token_counts[:, :1].to(rows).expand(batch, 1) - real[:, :1].to(rows)
+    reached = torch.cat([start - 1, torch.where(real, rows, -1)], dim=1).cummax(1).values[:, :-1]
+    wrong = (rows <= reached) & real
+    if not bool(wrong.any()):
+        return
+    row, column = wrong.nonzero()[0].tolist()
+    if not bool(real[row, :column].any()):
+        raise ValueError(
+            f"the first position of row {row} is {int(rows[row, column])}, but {int(start[row])} tokens came before "
+            "it: leave position_ids out, or count on from the cache"
+        )
+    raise ValueError(
+        f"position_ids start anew at column {column} of row {row}: {_UNPACK}. If these columns are padding, the "
+        "attention_mask has to say so"
+    )
+
+
+def check_token_types(
+    token_type_ids: torch.Tensor, batch: int, length: int, mask: torch.Tensor | None, device: torch.device
+) -> None:
+    """Refuse segments, which these models cannot tell apart; a batch of single segments says nothing and passes.
+
+    Where values cannot be read (`readable`) they are not looked at, and have no effect.
+
+    Raises:
+        ValueError: a wrong shape, or a row whose real tokens are of more than one segment.
+    """
+    if token_type_ids.shape != (batch, length):
+        raise ValueError(
+            f"token_type_ids must be [batch, length] = {[batch, length]}, got {list(token_type_ids.shape)}"
+        )
+    if length == 1 or not readable(token_type_ids):
+        return
+    types = token_type_ids.to(device)
+    real = torch.ones_like(types, dtype=torch.bool) if mask is None else mask
+    highest = types.masked_fill(~real, torch.iinfo(torch.int32).min).amax(1)
+    lowest = types.masked_fill(~real, torch.iinfo(torch.int32).max).amin(1)
+    if bool((lowest < highest).any()):
+        raise ValueError(
+            "token_type_ids tell segments apart, and this model has no embedding of them: they would be lost. The "
+            "separator between the segments stays in the tokens; to read pairs by it alone, set "
+            "tokenizer.model_input_names = ['input_ids', 'attention_mask'] (it is saved with the tokenizer)"
+        )
+
+
+def check_content(
+    config: EncoderConfig,
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    pixel_values: torch.Tensor | None,
+) -> torch.Tensor:
+    """The one of the three that was given, checked for its shape and dtype.
+
+    Raises:
+        ValueError: none, several, an empty one, one that is too long, or of another width than the model's.
+    """
+    given = [
+        (value, shape)
+        for value, shape in (
+            (input_ids, ("batch", "length")),
+            (inputs_embeds, ("batch", "length", "hidden")),
+            (pixel_values, ("batch", "channels", "height", "width")),
+        )
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of input_ids, inputs_embeds and pixel_values, got {len(given)}")
+    value, shape = given[0]
+    if value.dim() != len(shape) or 0 in value.shape:
+        raise ValueError(f"the input must be [{', '.join(shape)}] and not empty, got {list(value.shape)}")
+    if input_ids is not None and not _whole(value):
+        raise ValueError(f"input_ids must be integers, got {value.dtype}; embedded tokens are inputs_embeds")
+    if inputs_embeds is not None and value.shape[-1] != config.hidden_size:
+        raise ValueError(
+            f"inputs_embeds must be [batch, length, hidden_size={config.hidden_size}], got {list(value.shape)}"
+        )
+    length = value.shape[1] if pixel_values is None else 1 + value.shape[2] * value.shape[3]
+    limit = config.max_input_length
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"the input has {length} positions, more than max_position_embeddings={limit}; "
+            "truncate it (tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
+        )
+    return value
+
+
+def _whole(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
