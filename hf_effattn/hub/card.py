@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import __version__ as transformers_version
 
+from ..families import Family
 from ..files import read_json
 from ..lra import LraTask, get_task
 from ..models.configuration_encoder import EncoderConfig
@@ -66,14 +68,7 @@ def write_card(
     code = audit_checkpoint(folder).code
     _check_replaceable(readme)
     found = read_json(results)
-    check_of_a_task(found)
-    task = get_task(fact(found, "arguments", "task"))
-    family, auto_classes = head_classes(folder)
-    config = load_config(folder, family)
-    check_task(task, auto_classes, list((config.id2label or {}).values()))
-    check_same_model(found, config)
-    check_same_weights(found, folder)
-    check_values(found, family.model_class(task.auto_class), config)
+    task, family, config = _model_of(found, folder)
     name = repository.split("/")[-1] if repository else f"{family.model_type}-{task.name}"
     context = {
         "auto_class": task.auto_class,
@@ -93,6 +88,23 @@ def write_card(
     card = ModelCard(text + _seal(text))
     card.save(readme)
     return card
+
+
+def _model_of(results: Mapping[str, Any], folder: Path) -> tuple[LraTask, Family, EncoderConfig]:
+    """The task, family and config of a checkpoint, once it is sure that the results are those of this model.
+
+    Raises:
+        ValueError: they are not, or a fact is missing or cannot be true.
+    """
+    check_of_a_task(results)
+    task = get_task(fact(results, "arguments", "task"))
+    family, auto_classes = head_classes(folder)
+    config = load_config(folder, family)
+    check_task(task, auto_classes, list((config.id2label or {}).values()))
+    check_same_model(results, config)
+    check_same_weights(results, folder)
+    check_values(results, family.model_class(task.auto_class), config)
+    return task, family, config
 
 
 def _seal(text: str) -> str:

@@ -78,6 +78,32 @@ def push_checkpoint(
     if not audit.code:
         raise ValueError(f"{folder} has no code, which others need to load it: publish what `hf-effattn export` makes")
     additions = _additions(folder, audit.files)
+    repo_id = _open_repository(api, repo_id, private)
+    head = _upload(api, repo_id, revision, additions)
+    # Weights are read while they are uploaded. So far, they are nothing but unused objects of the repository.
+    unchanged(folder, {file: digest for file, digest in audit.files.items() if file in audit.weights})
+    with _failures_named(repo_id):
+        return _commit(api, head, additions, revision, message or f"Upload {folder.resolve().name}")
+
+
+def _upload(api: HfApi, repo_id: str, revision: str, additions: list[CommitOperationAdd]) -> ModelInfo:
+    """Upload the files, of which no branch knows yet; returns what the branch is before the commit."""
+    with _failures_named(repo_id):
+        if revision != "main":
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        head = api.model_info(repo_id, revision=revision)
+        # `HfApi.upload_folder` may cut what it uploads into several commits. The empty gitignore_content keeps a
+        # .gitignore, here or there, from leaving files out without a word.
+        api.preupload_lfs_files(repo_id, additions, revision=revision, gitignore_content="", free_memory=False)
+    return head
+
+
+def _open_repository(api: HfApi, repo_id: str, private: bool | None) -> str:
+    """The full name of the repository, which is made if it is not there.
+
+    Raises:
+        ValueError: it is there, and not as `private` says.
+    """
     with _failures_named(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         found = api.model_info(repo_id).private
@@ -87,17 +113,7 @@ def push_checkpoint(
             f"{repo_id} exists and is {kind}, not {other}: change that in its settings, or leave `private` out; "
             "nothing was uploaded"
         )
-    with _failures_named(repo_id):
-        if revision != "main":
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        head = api.model_info(repo_id, revision=revision)
-        # `HfApi.upload_folder` may cut what it uploads into several commits. The empty gitignore_content keeps a
-        # .gitignore, here or there, from leaving files out without a word.
-        api.preupload_lfs_files(repo_id, additions, revision=revision, gitignore_content="", free_memory=False)
-    # Weights are read while they are uploaded. So far, they are nothing but unused objects of the repository.
-    unchanged(folder, {file: digest for file, digest in audit.files.items() if file in audit.weights})
-    with _failures_named(repo_id):
-        return _commit(api, head, additions, revision, message or f"Upload {folder.resolve().name}")
+    return repo_id
 
 
 def _additions(folder: Path, hashes: dict[str, str]) -> list[CommitOperationAdd]:
