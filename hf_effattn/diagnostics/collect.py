@@ -45,6 +45,7 @@ def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
     for index, layer in enumerate(base.layers):
         places |= {layer: f"layer_{index}", layer.attention: f"layer_{index}"}
     handles = [module.register_forward_hook(_measuring(found, place)) for module, place in places.items()]
+    handles += [m.register_forward_pre_hook(_with_weights) for m in places if isinstance(m, PackUnpackAttention)]
     try:
         with evaluating(model):
             model(**inputs, **({"use_cache": False} if base.config.is_decoder else {}))
@@ -66,7 +67,7 @@ def _measuring(found: dict[str, list[float]], place: str) -> Callable[..., None]
         elif isinstance(module, MemoryEncoderModel) and output.memory is not None:
             measured = _memory(output.memory)
         elif isinstance(module, PackUnpackAttention):
-            measured = _pack_unpack(module, *args[:3])
+            measured = _pack_unpack(module, args[2], *output[1:])
         elif isinstance(module, LinearAttentionLayer):
             measured = _linear(module, *args[:2])
         for name, value in measured.items():
@@ -82,11 +83,13 @@ def _memory(memory: torch.Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in measured.items()}
 
 
-def _pack_unpack(module: PackUnpackAttention, hidden_states, memory, sequence) -> dict[str, float]:
-    packed, pack_weights = module.pack(hidden_states, memory, sequence.key_mask, output_attentions=True)
-    _, weights = module.unpack(hidden_states, packed, output_attentions=True)
-    if weights is None or pack_weights is None:
-        raise RuntimeError(f"{type(module).__name__} gave no weights to measure")
+def _with_weights(module: PackUnpackAttention, args: tuple) -> tuple:
+    """The arguments of a call that asks for the weights: inside of it parameters are loaded, after it they may not be."""
+    hidden_states, memory, sequence, *_ = args
+    return hidden_states, memory, sequence, True
+
+
+def _pack_unpack(module: PackUnpackAttention, sequence, weights, packed, pack_weights) -> dict[str, float]:
     windows = None
     if sequence.key_mask is not None:
         # A strided filter has a window for every `stride` tokens begun, flush left.
@@ -105,6 +108,6 @@ def _linear(module: LinearAttentionLayer, hidden_states, sequence) -> dict[str, 
     if isinstance(module, KernelTransformerAttention):
         low, high = denominator_range(query, key, sequence.key_mask, module.is_causal)
         measured |= {"denominator_min": low, "denominator_max": high}
-        error = module.feature_map.penalty()
+        error = module.feature_map()
         measured |= {} if error is None else {"orthogonality_error": error}
     return {name: float(value) for name, value in measured.items()}

@@ -17,6 +17,7 @@ from .configuration_encoder import EncoderConfig
 from .filters import KeyValueFilter
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_norm
 from .memory import LearnedMemory
+from .module_hooks import execution_device
 from .outputs import EncoderOutput
 from .recurrent_cache import cached_token_count, check_recurrent_cache
 from .sequence import SequenceInfo, check_attention_mask
@@ -102,17 +103,23 @@ class EncoderPreTrainedModel(PreTrainedModel):
         return self.config.hidden_size // self.config.num_attention_heads
 
     def effattn_report(self) -> dict[str, Any]:
-        """Which backend every attention layer runs, for the model's present device and dtype, and why not others."""
-        requested = attention_backend(self.config)
-        place = self.device, self.dtype, self.attention_width
-        chosen = resolve_backend(self.attention_operator, requested, *place)
+        """Which backend every attention layer runs, for the model's present devices and dtype, and why not others.
+
+        The devices are those that the layers run on, also where their weights are offloaded; ``"device"`` and
+        ``"backends"`` are about the first layer.
+        """
+        requested, operator = attention_backend(self.config), self.attention_operator
+        base = self if isinstance(self, EncoderModel) else self.model
+        devices = [execution_device(layer) or self.device for layer in base.layers]
+        first = devices[0] if devices else self.device
+        found = [resolve_backend(operator, requested, at, self.dtype, self.attention_width).name for at in devices]
         return {
-            "operator": self.attention_operator,
+            "operator": operator,
             "requested": requested,
-            "device": str(self.device),
+            "device": str(first),
             "dtype": str(self.dtype),
-            "layers": dict.fromkeys(range(self.config.num_hidden_layers), chosen.name),
-            "backends": backends(*place)[self.attention_operator],
+            "layers": dict(enumerate(found)),
+            "backends": backends(first, self.dtype, self.attention_width)[operator],
         }
 
 
@@ -198,7 +205,9 @@ class EncoderModel(EncoderPreTrainedModel):
             output_attentions=kwargs.get("output_attentions", self.config.output_attentions) or False,
             output_hidden_states=kwargs.get("output_hidden_states", self.config.output_hidden_states) or False,
         )
-        outputs.cache, outputs.aux_loss = cache, self._penalty()
+        outputs.cache = cache
+        if self.training:
+            outputs.aux_loss = self.penalty()
         return outputs
 
     def encode(
@@ -221,11 +230,12 @@ class EncoderModel(EncoderPreTrainedModel):
     def before_training_pass(self) -> None:
         """Called at the start of forward calls in training, but for those with `keep_features` and recomputed ones."""
 
-    def _penalty(self) -> torch.Tensor | None:
-        """The sum of what the attention layers add to the loss."""
-        penalties = [module.penalty() for module in self.modules() if isinstance(module, AttentionLayer)]
+    def penalty(self) -> torch.Tensor | None:
+        """The sum of what the attention layers add to the loss, or None. It depends on their parameters alone."""
+        penalties = [layer.attention.penalty() for layer in self.layers]
         given = [penalty for penalty in penalties if penalty is not None]
-        return torch.stack(given).sum() if given else None
+        # The layers may be spread over several devices.
+        return torch.stack([penalty.to(given[0].device) for penalty in given]).sum() if given else None
 
     def _content(self, input_ids, inputs_embeds, pixel_values) -> torch.Tensor:
         """Embedded tokens or pixels, without positions."""
@@ -251,7 +261,7 @@ class EncoderModel(EncoderPreTrainedModel):
                 "truncate it (tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
             )
         if pixel_values is not None:
-            return self.embeddings.embed_pixels(pixel_values)
+            return self.embeddings(pixel_values)
         return self.embeddings.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def _sequence(self, content, attention_mask, cache: Cache | None) -> SequenceInfo:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_kernel_transformer import KernelTransformerConfig
+from .module_hooks import is_hooked
 from .ops_maps import MapLayer
 from .ops_reference import accumulation_dtype
 
@@ -26,7 +27,10 @@ class FeatureMap(nn.Module):
 
     Attributes:
         num_features: the number of features, `F`.
+        scales_queries: whether the features of a query are not those of an equal key.
     """
+
+    scales_queries = False
 
     def __init__(self, config: KernelTransformerConfig):
         super().__init__()
@@ -34,8 +38,13 @@ class FeatureMap(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_features = config.num_features or self.head_dim
 
-    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
-        """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query."""
+    def forward(self, heads: torch.Tensor | None = None, is_query: bool = False) -> torch.Tensor | None:
+        """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query.
+
+        Without `heads` it gives the map's `penalty`, whose parameters too have to be read inside of a forward.
+        """
+        if heads is None:
+            return self.penalty()
         prepared, last = self.prepare(heads, is_query), self.last_layer()
         return prepared if last is None else last(prepared)
 
@@ -290,6 +299,20 @@ def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
     rows = weight if weight.shape[1] <= weight.shape[2] else weight.transpose(1, 2)
     gram = rows @ rows.transpose(1, 2)
     return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).pow(2).mean()
+
+
+def features_to_come(
+    phi: nn.Module, query: torch.Tensor, key: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, MapLayer | None]:
+    """Queries and keys ``[B, H, N, ..]``, and the layer of `phi` that an operator has still to run on them, or None.
+
+    Hooks load, gather or record the parameters of a module around its forward: offloading, FSDP and ZeRO-3, gradients
+    per sample. A map that has any, or that a wrapper stands for, is therefore called, as its hooks expect: with a
+    tensor, for a tensor of features. Otherwise its last layer may be left to the operator.
+    """
+    if is_hooked(phi, FeatureMap):
+        return (phi(query, True) if phi.scales_queries else phi(query)), phi(key), None
+    return phi.prepare(query, is_query=True), phi.prepare(key, is_query=False), phi.last_layer()
 
 
 FEATURE_MAPS: dict[str, type[FeatureMap]] = {

@@ -5,6 +5,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_encoder import EncoderConfig
+from .transforms import values_are_hidden
 
 
 class ScaleNorm(nn.Module):
@@ -98,19 +99,24 @@ class Embeddings(nn.Module):
         pixels = self.pixels(pixel_values.flatten(2).transpose(1, 2).to(self.pixels.weight.dtype))
         return torch.cat([self.cls.expand(pixels.shape[0], 1, -1), pixels], dim=1)
 
-    def forward(self, content: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, content: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Add positions ``[batch or 1, length]`` to embedded content ``[batch, length, hidden]``.
+
+        Without positions: `embed_pixels` of ``[batch, channels, height, width]``, whose CLS vector is a parameter of
+        this module, and so is read inside of its forward, where hooks have loaded or gathered it.
 
         Raises:
             ValueError: a position that the table does not hold (checked on CPU tensors only).
         """
+        if position_ids is None:
+            return self.embed_pixels(content)
         _check_range("position_ids", position_ids, self.positions.num_embeddings, "max_position_embeddings")
         hidden_states = content + self.positions(position_ids)
         return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
 
 
 def _check_range(name: str, ids: torch.Tensor, size: int, size_name: str) -> None:
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or ids.numel() == 0:
+    if ids.device.type != "cpu" or values_are_hidden() or ids.numel() == 0:
         return
     lowest, highest = (int(bound) for bound in torch.aminmax(ids))
     if lowest < 0 or highest >= size:

@@ -118,10 +118,10 @@ class MemoryEncoderModel(EncoderModel):
     def _whole(self, states, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool) -> Passed:
         batch = states.shape[0]
         if not self.config.is_decoder:
-            memory = self.memory(batch)
+            memory = self.memory(states)
             return self._pass(states, None, sequence.key_mask, memory=memory, output_attentions=output_attentions)
         # All rows read the same, and decoding reads it again in every step; only dropout tells the rows apart.
-        before = [[part.for_rows(batch)] for part in self._read(self.memory(batch if self.training else 1))]
+        before = [[part.for_rows(batch)] for part in self._read(self.memory(states if self.training else states[:1]))]
         return self._pass(states, before, sequence.attention_mask, True, None, cache, output_attentions)
 
     def _segments(
@@ -143,7 +143,7 @@ class MemoryEncoderModel(EncoderModel):
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         length, total = int(self.config.segment_length or 0), states.shape[1]
         keep_last = not self.config.is_decoder or self.config.pooling == "memory"
-        memory = self.memory(states.shape[0])
+        memory = self.memory(states)
         hidden = []
         for index, tokens in enumerate(states.split(length, dim=1)):
             column = torch.arange(index * length, index * length + tokens.shape[1], device=states.device)
@@ -190,7 +190,7 @@ class MemoryEncoderModel(EncoderModel):
         past = (sequence.total_counts[:, 0] - counts).expand(states.shape[0])
         fresh = cache.get_conv_state(0) is None
         if fresh:
-            memory = self.memory(states.shape[0])
+            memory = self.memory(states)
             state = SegmentState.empty(memory, self._read(memory), length)
         else:
             state = SegmentState.load(cache, len(self.layers), self.config.memory_size, past, length)
