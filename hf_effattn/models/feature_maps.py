@@ -202,6 +202,8 @@ class ExponentialMap(FeatureMap):
     for heads up to about a hundred wide.
     """
 
+    scales_queries = True
+
     def frequencies(self) -> torch.Tensor:
         """``[H, d, F]``."""
         raise NotImplementedError
@@ -239,10 +241,19 @@ class FavorMap(ExponentialMap):
         return self.projection.clone() if self.training else self.projection
 
     def count_pass(self) -> None:
-        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by."""
-        self.passes += 1
+        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by.
+
+        Raises:
+            RuntimeError: offloaded frequencies, since what is drawn would be lost with the next load.
+        """
         if self.redraw_interval is None:
             return
+        if self.projection.is_meta:
+            raise RuntimeError(
+                "the random features of an offloaded model cannot be drawn anew: set redraw_interval=None, leave its "
+                "buffers where they are (offload_buffers=False), or call eval()"
+            )
+        self.passes += 1
         due = self.passes % self.redraw_interval == 0
         if torch.compiler.is_compiling():
             # A graph has no branches: it draws in every pass, and keeps what is due.
