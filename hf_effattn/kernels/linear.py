@@ -70,8 +70,8 @@ def _check(query: torch.Tensor, *others: Any) -> None:
             raise ValueError(f"the cpu kernels got tensors on {query.device} and on {tensor.device}; load all of them")
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         raise RuntimeError(
-            "the cpu kernels have neither forward-mode derivatives nor a form for torch.func's transforms (grad, vmap, "
-            'jvp, ...): use attention_backend="auto" or "torch"'
+            "the cpu kernels have no forward-mode derivatives, and no form for torch.func's transforms (grad, vmap, "
+            'jvp): use attention_backend="auto" or "torch"'
         )
 
 

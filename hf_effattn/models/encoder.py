@@ -230,9 +230,13 @@ class EncoderModel(EncoderPreTrainedModel):
     def before_training_pass(self) -> None:
         """Called at the start of forward calls in training, but for those with `keep_features` and recomputed ones."""
 
+    def attentions(self) -> list[Any]:
+        """The attention module of every layer."""
+        return [layer.attention for layer in self.layers]
+
     def penalty(self) -> torch.Tensor | None:
         """The sum of what the attention layers add to the loss, or None. It depends on their parameters alone."""
-        penalties = [layer.attention.penalty() for layer in self.layers]
+        penalties = [attention.penalty() for attention in self.attentions()]
         given = [penalty for penalty in penalties if penalty is not None]
         # The layers may be spread over several devices.
         return torch.stack([penalty.to(given[0].device) for penalty in given]).sum() if given else None

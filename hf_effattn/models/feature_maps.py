@@ -8,6 +8,7 @@ Choromanski et al. 2020 (arXiv 2009.14794), the spectral map is Chowdhury et al.
 No map divides by ``sqrt(d)``, as the authors do after phi: the factor cancels between numerator and denominator.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -22,15 +23,22 @@ from .ops_maps import MapLayer
 from .ops_reference import accumulation_dtype
 
 
+#: In a map of exponentials: the largest exponent of a query, and what is added to those of a key. Float32 reaches from
+#: -87 to 88; the sum over a million keys takes 14, and the rest is divided so that large keys keep their features.
+QUERY_EXPONENT, KEY_EXPONENT = 20.0, 30.0
+
+
 class FeatureMap(nn.Module):
     """A map from heads to non-negative features.
 
     Attributes:
         num_features: the number of features, `F`.
+        unit: what the epsilon of a denominator is multiplied by, to be small beside products of features.
         scales_queries: whether the features of a query are not those of an equal key.
     """
 
     scales_queries = False
+    unit = 1.0
 
     def __init__(self, config: KernelTransformerConfig):
         super().__init__()
@@ -196,13 +204,19 @@ class LowRankGatedMap(GatedMap):
 class ExponentialMap(FeatureMap):
     """``exp(w_i . x - |x|^2 / 2) / sqrt(F)`` with ``x`` scaled by ``d^(-1/4)``: positive random features.
 
-    With ``w`` standard normal, ``E[phi(q) . phi(k)] = exp(q . k / sqrt(d))``, the softmax kernel. The largest
-    exponent of a query is subtracted, which cancels in the ratio; that of a key would have to be the same for all
-    keys, those of the future included, and is left as it is. The exponent is at most ``|w_i|^2 / 2``, within float32
-    for heads up to about a hundred wide.
+    With ``w`` standard normal, ``E[phi(q) . phi(k)] = exp(q . k / sqrt(d))``, the softmax kernel.
+
+    Exponents are moved, which cancels in the ratio: those of a query so that the largest is `QUERY_EXPONENT`, those of
+    keys by `KEY_EXPONENT`, the same for all keys, those of the future and of later steps included. They lie around
+    ``-|x|^2 / 2``, so the features of large keys are small, and the epsilon of the denominator is multiplied by `unit`
+    to be smaller. In float32 the weights of attention sum to 1, up to 1 %, for keys whose entries have a deviation of
+    up to 4 for heads 64 wide, 3.5 for heads 128 wide and 3 for heads 256 wide. Those of larger keys fade to zero, of
+    which `hf_effattn.diagnostics.diagnose` warns. A key along a frequency `w` has an exponent of up to ``|w|^2 / 2``;
+    what exceeds 88 with those of the shifts, and 14 for a million such keys, is infinite, and gives NaN.
     """
 
     scales_queries = True
+    unit = math.exp(-46)
 
     def frequencies(self) -> torch.Tensor:
         """``[H, d, F]``."""
@@ -214,7 +228,9 @@ class ExponentialMap(FeatureMap):
         with torch.autocast(heads.device.type, enabled=False):
             exponent = x @ self.frequencies().to(dtype) - x.pow(2).sum(-1, keepdim=True) / 2
         if is_query:
-            exponent = exponent - exponent.detach().amax(-1, keepdim=True)
+            exponent = exponent - (exponent.detach().amax(-1, keepdim=True) - QUERY_EXPONENT)
+        else:
+            exponent = exponent + KEY_EXPONENT
         return exponent.exp() * self.num_features**-0.5
 
 
@@ -246,14 +262,14 @@ class FavorMap(ExponentialMap):
         Raises:
             RuntimeError: offloaded frequencies, since what is drawn would be lost with the next load.
         """
-        if self.redraw_interval is None:
-            return
-        if self.projection.is_meta:
+        if self.redraw_interval is not None and self.projection.is_meta:
             raise RuntimeError(
                 "the random features of an offloaded model cannot be drawn anew: set redraw_interval=None, leave its "
                 "buffers where they are (offload_buffers=False), or call eval()"
             )
         self.passes += 1
+        if self.redraw_interval is None:
+            return
         due = self.passes % self.redraw_interval == 0
         if torch.compiler.is_compiling():
             # A graph has no branches: it draws in every pass, and keeps what is due.
@@ -313,7 +329,7 @@ def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
 
 
 def features_to_come(
-    phi: nn.Module, query: torch.Tensor, key: torch.Tensor
+    phi: FeatureMap, query: torch.Tensor, key: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, MapLayer | None]:
     """Queries and keys ``[B, H, N, ..]``, and the layer of `phi` that an operator has still to run on them, or None.
 

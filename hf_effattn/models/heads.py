@@ -100,7 +100,9 @@ class EncoderForMaskedLM(EncoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
-        return MaskedLMOutput(**self.shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits)
+        return MaskedLMOutput(
+            **self.shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits
+        )
 
 
 class EncoderForCausalLM(EncoderHead, GenerationMixin):

@@ -5,7 +5,7 @@ from transformers.cache_utils import Cache
 
 from .configuration_kernel_transformer import KernelTransformerConfig
 from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel
-from .feature_maps import FavorMap, FeatureMap, features_to_come, make_feature_map
+from .feature_maps import FeatureMap, features_to_come, make_feature_map
 from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
@@ -28,7 +28,7 @@ class KernelTransformerAttention(LinearAttentionLayer):
     def __init__(self, config: KernelTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.feature_map = make_feature_map(config)
-        self.eps = float(config.normalizer_eps)
+        self.eps = float(config.normalizer_eps) * self.feature_map.unit
         self.orthogonality_penalty = float(config.orthogonality_penalty)
 
     def penalty(self) -> torch.Tensor | None:
@@ -77,8 +77,8 @@ class KernelTransformerModel(KernelTransformerPreTrainedModel, EncoderModel):
 
     def before_training_pass(self) -> None:
         if self.config.feature_map == "favor":
-            for layer in self.layers:
-                layer.attention.feature_map.count_pass()
+            for attention in self.attentions():
+                attention.feature_map.count_pass()
 
 
 class KernelTransformerForMaskedLM(KernelTransformerPreTrainedModel, EncoderForMaskedLM):

@@ -42,8 +42,8 @@ def softmax_attention(
         ``[B, H, N, D]`` in the query's dtype.
 
     Raises:
-        ValueError: shapes that do not fit, tensors on several devices, more queries than keys with ``causal``, an empty sequence, a mask that
-            is not bool, or an unknown backend.
+        ValueError: shapes that do not fit, tensors on several devices, more queries than keys with ``causal``, an
+            empty sequence, a mask that is not bool, or an unknown backend.
         RuntimeError: the backend asked for by name cannot serve this device and dtype.
 
     Complexity: O(N M (F + D)) time; the memory depends on the kernel that torch picks.
