@@ -130,7 +130,7 @@ def _width(query: torch.Tensor, value: torch.Tensor, feature_map: MapLayer | Non
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Under autocast products would run, and the state would be kept, in half precision."""
-    enabled = torch.is_autocast_enabled(device_type)
+    enabled = device_type != "meta" and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
