@@ -76,7 +76,7 @@ class KeyValueFilter(nn.Module):
             columns = list(recalled.split([part.shape[1] for part in columns], dim=1))
         margins = self._margins(length, columns[0].shape[-1])
         filtered = [self._windows(part, real, margins) for part in columns]
-        mask = None if mask is None else mask[:, :: self.stride]
+        mask = None if mask is None else _every(mask, self.stride)
         if mask is not None:
             filtered = [_fill(part, ~mask[:, None], 0.0) for part in filtered]
         key, value = (part.transpose(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2) for part in filtered)
@@ -88,7 +88,8 @@ class KeyValueFilter(nn.Module):
             return length + self.kernel_size - 1 - columns, 0
         if self.stride == 1:
             return (self.kernel_size - 1) // 2, self.kernel_size // 2
-        return 0, self.kernel_size - 1
+        windows = -(-length // self.stride)
+        return 0, (windows - 1) * self.stride + self.kernel_size - columns
 
     def _windows(self, columns: torch.Tensor, real: torch.Tensor | None, margins: tuple[int, int]) -> torch.Tensor:
         """What every window gives, ``[B, C, M]``, of columns ``[B, C, L]`` that are real or not ``[B, 1, L]``.
@@ -121,7 +122,7 @@ class KeyValueFilter(nn.Module):
     ) -> torch.Tensor:
         """`function` over windows of columns and `margins` around them, which up to `widest` need not be copied."""
         image, (before, after) = columns.unsqueeze(2), margins
-        imagined = max(margins)
+        imagined = 0 if self.stride > 1 else max(margins)
         if self.stride > 1 or imagined > widest or before < 0:
             image = functional.pad(image, (before, after), value=fill)
             return function(image, stride=(1, self.stride)).squeeze(2)
@@ -133,6 +134,15 @@ class KeyValueFilter(nn.Module):
 def _to_columns(heads: torch.Tensor) -> torch.Tensor:
     """``[B, H, N, D]`` to ``[B, H * D, N]``; a view where the heads lie side by side in memory."""
     return heads.transpose(1, 2).flatten(2).transpose(1, 2)
+
+
+def _every(mask: torch.Tensor, stride: int) -> torch.Tensor:
+    """``mask[:, ::stride]``, in a form from which an exported graph can tell that it has as many windows as `_slide`."""
+    if stride == 1:
+        return mask
+    windows = -(-mask.shape[1] // stride)
+    filled = functional.pad(mask, (0, windows * stride - mask.shape[1]))
+    return filled.unflatten(1, (windows, stride))[:, :, 0]
 
 
 def _fill(columns: torch.Tensor, where: torch.Tensor, value: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from .encoder import EncoderBlock, EncoderModel
 from .memory import LearnedMemory
 from .memory_layer import MemoryBlock, Stretch
 from .outputs import EncoderOutput
-from .segments import SegmentState, compact, restore
+from .segments import SegmentState, compact, filled, restore, unrolled
 from .sequence import SequenceInfo
 
 
@@ -133,7 +133,9 @@ class MemoryEncoderModel(EncoderModel):
         if sequence.key_mask is not None:
             counts = sequence.key_mask.sum(1)
         if cache is None:
-            parts, memory = self._all_segments(states, counts, order is not None)
+            whole, added = filled(states, int(self.config.segment_length or 0))
+            parts, memory = self._all_segments(whole, counts, added or order is not None)
+            parts = [part[:, : states.shape[1]] for part in parts]
         else:
             parts, memory = self._go_on(states, counts, sequence, cache), None
         return [restore(part, order) for part in parts], memory
@@ -196,7 +198,7 @@ class MemoryEncoderModel(EncoderModel):
             state = SegmentState.load(cache, len(self.layers), self.config.memory_size, past, length)
         hidden = [states.new_zeros(states.shape[0], total + 1, states.shape[2]) for _ in self.layers]
         done = torch.zeros_like(counts)
-        rounds = -(-total // length) if fresh else 1 - (1 - total) // length
+        rounds = unrolled(-(-total // length) if fresh else 1 - (1 - total) // length)
         column = torch.arange(min(length, total), device=states.device)
         for index in range(rounds):
             if index > 0 or not fresh:

@@ -197,7 +197,8 @@ def torch_linear_attention(
 def _causal_sums(q, k, v, kv_0, k_sum_0, normalize):
     """Numerators, their totals of weights and the final sums of the causal form; no totals without `normalize`."""
     batch, heads, length = q.shape[:3]
-    chunk = min(CHUNK_LENGTH, length)
+    # In an exported graph the length is a symbol, of which the number of chunks must be a function without branches.
+    chunk = CHUNK_LENGTH if isinstance(length, torch.SymInt) else min(CHUNK_LENGTH, length)
     chunks = -(-length // chunk)
     padding = chunks * chunk - length
 
