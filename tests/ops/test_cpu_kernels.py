@@ -71,6 +71,24 @@ def test_fused_maps_equal_oracle(causal, activation, names, dtype):
     compare_maps(parameters, activation, inputs, scale=torch.rand(2, 1, 70, 1) + 0.5, **options)
 
 
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("names", [(), ("weight", "gate")], ids=["plain", "gate"])
+def test_activations_of_what_is_no_number(activation, names):
+    """NaN and zeros, and where no sums mix them infinities, have the features of torch, and its gradients."""
+    parameters, _ = make_map(activation, 8, 8, names)
+    inputs = make_inputs(9, torch.float32, normalize=False, features=8, dim=5)
+    values = [float("nan"), 0.0] + ([] if names else [float("inf"), -float("inf")])
+    inputs["query"][0, 0, : len(values), 0] = torch.tensor(values)
+    found = []
+    for backend in ("cpu", "torch"):
+        tensors = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+        feature_map = MapLayer(activation, **parameters)
+        output, _ = linear_attention(**tensors, normalize=False, feature_map=feature_map, backend=backend)
+        found.append([output, *torch.autograd.grad(output[:, :, 1:].sum() + output[0, 0, 0].sum(), tensors.values())])
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize(("dim", "features", "value_dim"), SIZES)
 def test_any_width(causal, normalize, dim, features, value_dim):
