@@ -137,7 +137,7 @@ def _to_columns(heads: torch.Tensor) -> torch.Tensor:
 
 
 def _every(mask: torch.Tensor, stride: int) -> torch.Tensor:
-    """``mask[:, ::stride]``, in a form from which an exported graph can tell that it has as many windows as `_slide`."""
+    """``mask[:, ::stride]``, in a form that shows an exported graph that `_slide` gives as many windows."""
     if stride == 1:
         return mask
     windows = -(-mask.shape[1] // stride)

@@ -75,9 +75,8 @@ def linear_attention(
             torch.func or forward-mode derivative that the call is part of. ``"auto"`` takes plain torch for these.
 
     Accuracy: sums over tokens are float32, and rounded once for a chunk of them. For terms of one sign, roundings that
-    all go the same way come to a relative error of ``6e-8 N / 64``, within 1e-3 up to a million tokens. Token by token,
-    in `linear_attention_step`, they come to ``6e-8 N``: 1e-3 after 16 thousand steps, and for terms of random size,
-    whose roundings cancel, 1e-5 after a hundred thousand. Float64 inputs are summed in float64.
+    all go the same way come to a relative error of ``6e-8 N / 64``: 1e-3 for a million tokens. Of `N` tokens one by
+    one, in `linear_attention_step`, they come to ``6e-8 N``. Float64 inputs are summed in float64.
 
     Complexity: O(N F D) time; O(N (F + D)) memory bidirectional, O(N (F + D + F D / 128)) causal.
     """
