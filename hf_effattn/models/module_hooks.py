@@ -7,7 +7,7 @@ from torch import nn
 def is_hooked(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of `module`, made as a `kind`, is more than its forward."""
     # Accelerate puts another forward into the instance; a wrapper of a module is of another class.
-    if not isinstance(module, kind) or "forward" in module.__dict__:
+    if not isinstance(module, kind) or getattr(module.forward, "__func__", None) is not type(module).forward:
         return True
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return any(hooks)

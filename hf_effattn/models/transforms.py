@@ -8,7 +8,8 @@ def transform_refusal() -> str | None:
     """Why an operator that torch cannot look into would be left out of a derivative here, or None."""
     if torch._C._are_functorch_transforms_active():
         return "torch.func's transforms (grad, vmap, jvp, ...) cannot look into compiled kernels"
-    if forward_ad._current_level >= 0:
+    # Torch has no public name for it; should this one go, plain operations are right at any level.
+    if getattr(forward_ad, "_current_level", 0) >= 0:
         return "compiled kernels have no forward-mode derivative"
     return None
 
