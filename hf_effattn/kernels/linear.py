@@ -40,7 +40,7 @@ def cpu_linear_attention(
         ValueError: a tensor that is not where the queries are.
         RuntimeError: a transform of torch.func, or a forward-mode derivative: they would leave attention out.
     """
-    _check(query, key, value, key_mask, initial_state, feature_map)
+    _check(query, key, value, key_mask, scale, initial_state, feature_map)
     dtype = query.dtype
     key, value = (tensor if tensor.dtype in DTYPES else tensor.to(query.dtype) for tensor in (key, value))
     state = None if initial_state is None else initial_state.float()
@@ -66,7 +66,7 @@ def _check(query: torch.Tensor, *others: Any) -> None:
     if feature_map is not None:
         tensors += [feature_map.weight, feature_map.bias, feature_map.gate]
     for tensor in tensors:
-        if tensor is not None and tensor.device != query.device:
+        if isinstance(tensor, torch.Tensor) and tensor.device != query.device:
             raise ValueError(f"the cpu kernels got tensors on {query.device} and on {tensor.device}; load all of them")
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         raise RuntimeError(

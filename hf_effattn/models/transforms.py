@@ -40,7 +40,6 @@ def refuse_second_derivatives(output: torch.Tensor, remedy: str) -> None:
     node = output.grad_fn
     if node is None or values_are_hidden():
         return
-
     # Not the node itself, which would keep its tensors alive by a circle.
     message = f"second derivatives of {node.name()} are not implemented; {remedy}"
 
