@@ -18,7 +18,7 @@ INPUTS = {"input_ids": IDS, "attention_mask": MASK}
 MEMORY_MEASURES = {"memory_cosine", "memory_stable_rank", "memory_effective_rank"}
 PACKING = MEMORY_MEASURES | {"pack_entropy", "unpack_entropy"}
 SINGLE_CELL = PACKING - {"memory_cosine", "unpack_entropy"}
-KERNEL = {"state_norm", "denominator_min", "denominator_max"}
+KERNEL = {"state_norm", "denominator_min", "denominator_max", "weight_sum_min"}
 
 #: Family, options, direction, where, and the measures to find there.
 COLLECTED = [
@@ -126,6 +126,24 @@ def test_pairs_give_the_mean_of_both(name):
     assert both == pytest.approx({key: (alone[0][key] + alone[1][key]) / 2 for key in alone[0]})
     assert model.training
     assert not model.model.embeddings.training, "every module is left in its own mode"
+
+
+@pytest.mark.parametrize("feature_map", ["favor", "spectral", "elu"])
+@pytest.mark.filterwarnings("error")
+def test_keys_whose_features_vanish_are_warned_of(feature_map):
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+    model = tiny_model(family_of("kernel_transformer"), dtype=torch.float32, feature_map=feature_map, **sizes)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.attention.key.weight.mul_(0.1)
+        assert hf_effattn.diagnose(model, **INPUTS)["layer_1/weight_sum_min"] > 0.99
+        model.layers[1].attention.key.weight.mul_(1000.0)
+    if feature_map == "elu":
+        hf_effattn.diagnose(model, **INPUTS)
+        return
+    with pytest.warns(UserWarning, match=r"do not sum to 1 \(layer_1: .*: the features of its keys vanish"):
+        found = hf_effattn.diagnose(model, **INPUTS)
+    assert found["layer_1/weight_sum_min"] < 0.01
 
 
 def test_a_softmax_model_has_nothing_to_measure():

@@ -8,6 +8,7 @@ from .measures import (
     memory_cosine,
     stable_rank,
     state_norm,
+    weight_sum,
 )
 
 
@@ -19,4 +20,5 @@ __all__ = [
     "memory_cosine",
     "stable_rank",
     "state_norm",
+    "weight_sum",
 ]

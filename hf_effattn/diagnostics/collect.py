@@ -1,5 +1,6 @@
 """The measures of every layer of a model, on a batch."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,13 @@ from .measures import (
     memory_cosine,
     stable_rank,
     state_norm,
+    weight_sum,
 )
 from .modes import evaluating
+
+
+#: What the weights of a token that sees any key have to sum to.
+FULL_WEIGHTS = 0.99
 
 
 @torch.no_grad()
@@ -29,8 +35,11 @@ def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
     - Families with a memory: `memory_cosine` (of two cells or more), `memory_stable_rank` and `memory_effective_rank`
       of the memory that a layer hands on; Luna and ConvLuna also `pack_entropy` and `unpack_entropy`. The memory
       transformer is measured after the layers, under ``memory/``, since its segments pass them many times.
-    - SimpleTRON and kernel attention: `state_norm`; kernel attention also `denominator_min`, `denominator_max` and,
-      for trained maps, `orthogonality_error`.
+    - SimpleTRON and kernel attention: `state_norm`; kernel attention also `denominator_min`, `denominator_max`,
+      `weight_sum_min` and, for trained maps, `orthogonality_error`.
+
+    Warns where the weights of a token sum to less than `FULL_WEIGHTS`, as they do where the features of large keys
+    vanish: under `normalizer_eps`, or below what their dtype can hold.
 
     Args:
         model: any model of the library, with a head or without. It is run in eval mode, and left as it was.
@@ -46,6 +55,7 @@ def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
     for index, layer in enumerate(base.layers):
         places |= {layer: f"layer_{index}", layer.attention: f"layer_{index}"}
     handles = [module.register_forward_hook(_measuring(found, place)) for module, place in places.items()]
+    handles += [m.register_forward_pre_hook(_with_weights) for m in places if isinstance(m, PackUnpackAttention)]
     try:
         with evaluating(model):
             model(**inputs, **({"use_cache": False} if base.config.is_decoder else {}))
@@ -54,7 +64,20 @@ def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
             handle.remove()
     if not found:
         raise ValueError(f"{type(model).__name__} has neither a memory nor linear attention that could be measured")
+    _warn_of_lost_weights(found)
     return {name: sum(values) / len(values) for name, values in sorted(found.items())}
+
+
+def _warn_of_lost_weights(found: dict[str, list[float]]) -> None:
+    least = {name: min(values) for name, values in found.items() if name.endswith("/weight_sum_min")}
+    lost = [f"{name.split('/')[0]}: {value:.3g}" for name, value in least.items() if value < FULL_WEIGHTS]
+    if lost:
+        warnings.warn(
+            f"the weights of attention of some token do not sum to 1 ({', '.join(lost)}): the features of its keys "
+            "vanish. Make the keys smaller (weight decay, a norm in front of them), the heads narrower, or take "
+            "another feature_map",
+            stacklevel=3,
+        )
 
 
 def _measuring(found: dict[str, list[float]], place: str) -> Callable[..., None]:
@@ -67,7 +90,7 @@ def _measuring(found: dict[str, list[float]], place: str) -> Callable[..., None]
         elif isinstance(module, MemoryEncoderModel) and output.memory is not None:
             measured = _memory(output.memory)
         elif isinstance(module, PackUnpackAttention):
-            measured = _pack_unpack(module, *args[:3])
+            measured = _pack_unpack(module, args[2], *output[1:])
         elif isinstance(module, LinearAttentionLayer):
             measured = _linear(module, *args[:2])
         for name, value in measured.items():
@@ -83,13 +106,19 @@ def _memory(memory: torch.Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in measured.items()}
 
 
+def _with_weights(module: PackUnpackAttention, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a call that asks for the weights: after it the parameters may be offloaded again."""
+    hidden_states, memory, sequence, *_ = args
+    return hidden_states, memory, sequence, True
+
+
 def _pack_unpack(
-    module: PackUnpackAttention, hidden_states: torch.Tensor, memory: torch.Tensor, sequence: SequenceInfo
+    module: PackUnpackAttention,
+    sequence: SequenceInfo,
+    weights: torch.Tensor,
+    packed: torch.Tensor,
+    pack_weights: torch.Tensor,
 ) -> dict[str, float]:
-    packed, pack_weights = module.pack(hidden_states, memory, sequence.key_mask, output_attentions=True)
-    _, weights = module.unpack(hidden_states, packed, output_attentions=True)
-    if weights is None or pack_weights is None:
-        raise RuntimeError(f"{type(module).__name__} gave no weights to measure")
     windows = None
     if sequence.key_mask is not None:
         count = sequence.key_mask.sum(1, keepdim=True)
@@ -107,7 +136,7 @@ def _linear(module: LinearAttentionLayer, hidden_states: torch.Tensor, sequence:
     measured = {"state_norm": state_norm(key, value, sequence.key_mask)}
     if isinstance(module, KernelTransformerAttention):
         low, high = denominator_range(query, key, sequence.key_mask, module.is_causal)
-        measured |= {"denominator_min": low, "denominator_max": high}
-        error = module.feature_map.penalty()
+        measured |= {"denominator_min": low, "denominator_max": high, "weight_sum_min": weight_sum(low, module.eps)}
+        error = module.feature_map()
         measured |= {} if error is None else {"orthogonality_error": error}
     return {name: float(value) for name, value in measured.items()}

@@ -70,6 +70,11 @@ def denominator_range(
     return denominators.min(), denominators.max()
 
 
+def weight_sum(denominator: torch.Tensor, eps: float) -> torch.Tensor:
+    """What the weights of kernel attention sum to: ``d / (d + eps)`` of a denominator `d` before `eps` is added."""
+    return denominator / (denominator + eps).clamp(min=torch.finfo(denominator.dtype).tiny)
+
+
 def state_norm(key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over rows and heads of ``||sum_m k_m v_m^T||_F``, the state of linear attention after the last token."""
     key = key.double() if mask is None else key.double().masked_fill(~mask[:, None, :, None], 0.0)

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import torch
+from torch.autograd import forward_ad
 
 from .library import DTYPES
 from .ops import linear_attention as operator
@@ -34,10 +35,19 @@ def cpu_linear_attention(
     """See `hf_effattn.models.ops_linear.linear_attention`; float32 or bfloat16, on the CPU.
 
     With `feature_map` the queries and keys are ``[B, H, N, d]`` before it, and no tensor of features is made.
+
+    Raises:
+        ValueError: a tensor that is not where the queries are.
+        RuntimeError: a transform of torch.func, or a forward-mode derivative: they would leave attention out.
     """
+    _check(query, key, value, key_mask, scale, initial_state, feature_map)
+    dtype = query.dtype
     key, value = (tensor if tensor.dtype in DTYPES else tensor.to(query.dtype) for tensor in (key, value))
     state = None if initial_state is None else initial_state.float()
     factor, rows, outside = _divide_scale(scale, query)
+    if outside is not None:
+        # The gradient of a scale is a sum over many products, of which none may have been rounded to half precision.
+        query = query.float()
     parameters = _map_parameters(feature_map)
     keep = None
     if dropout_p > 0:
@@ -47,7 +57,22 @@ def cpu_linear_attention(
         keep = torch.dropout(ones, dropout_p, True)
     tensors = (query, key, value, key_mask, rows, state, keep)
     output, state = operator(*tensors, *parameters, causal, normalize, eps, factor)
-    return output if outside is None else output * outside.to(output.dtype), state
+    return output if outside is None else (output * outside.float()).to(dtype), state
+
+
+def _check(query: torch.Tensor, *others: Any) -> None:
+    """Refuse what torch would answer with the shapes of the result, or with a derivative without it."""
+    *tensors, feature_map = others
+    if feature_map is not None:
+        tensors += [feature_map.weight, feature_map.bias, feature_map.gate]
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor) and tensor.device != query.device:
+            raise ValueError(f"the cpu kernels got tensors on {query.device} and on {tensor.device}; load all of them")
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "the cpu kernels have no forward-mode derivatives, and no form for torch.func's transforms (grad, vmap, "
+            'jvp): use attention_backend="auto" or "torch"'
+        )
 
 
 def _map_parameters(feature_map: FusedMap | None) -> tuple[Any, ...]:
@@ -66,6 +91,6 @@ def _divide_scale(
         return 1.0, None, None
     if not isinstance(scale, torch.Tensor):
         return float(scale), None, None
-    if scale.requires_grad:
+    if scale.requires_grad and torch.is_grad_enabled():
         return 1.0, None, scale
     return 1.0, scale.float().expand(*query.shape[:3], 1).squeeze(-1), None

@@ -2,7 +2,7 @@
 
 The operator takes queries and keys ``[B, H, N, d]`` before the feature map, whose parameters (float32, contiguous; see
 `MapLayer` in the models) go with them, and computes the features chunk by chunk, again in the backward pass. The
-operator of the gradients has none itself: a second derivative raises.
+operator of the gradients has none itself: a second derivative raises, and says what serves.
 """
 
 from typing import NamedTuple
@@ -224,4 +224,11 @@ def _gradients(ctx, grad_output, grad_state):
     return *(None if t is None else gradients.get(name) for name, t in present), *(None for _ in ctx.options)
 
 
+def _no_second_derivative(ctx, *gradients):
+    raise RuntimeError(
+        'the cpu kernels have no second derivatives (gradient penalties, Hessians): use attention_backend="torch"'
+    )
+
+
 linear_attention.register_autograd(_gradients, setup_context=_keep_for_backward)
+linear_attention_backward.register_autograd(_no_second_derivative)

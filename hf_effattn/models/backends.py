@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .transforms import transform_refusal
+
 
 #: Answers why a backend cannot serve a device and dtype, or None when it can.
 Refusal = Callable[[torch.device, torch.dtype], str | None]
@@ -29,6 +31,9 @@ class Backend:
         automatic: whether ``"auto"`` may choose it. The quadratic reference is for reading and checking only.
         refusal: why it cannot serve a device and dtype, or None.
         max_width: the widest features and values that it takes; None for any.
+        opaque: whether torch sees operators of ours and not what they are made of. Such a backend cannot serve torch's
+            function transforms or forward-mode derivatives, and ``"auto"`` keeps it out of exported graphs, which
+            would need this package wherever they run.
         fuses_maps: whether it takes a `MapLayer` and runs it itself.
         step: a faster way through a single token, where there is one.
     """
@@ -38,6 +43,7 @@ class Backend:
     automatic: bool = True
     refusal: Refusal = _serves_everything
     max_width: int | None = None
+    opaque: bool = False
     fuses_maps: bool = False
     step: Callable[..., Any] | None = None
 
@@ -45,7 +51,7 @@ class Backend:
         """Why it cannot serve features and values of `width` on a device in a dtype, or None."""
         if self.max_width is not None and width > self.max_width:
             return f"it takes features and values of width up to {self.max_width}, not {width}"
-        return self.refusal(device, dtype)
+        return (transform_refusal() if self.opaque else None) or self.refusal(device, dtype)
 
 
 #: The names of the library's own backends. Configs are checked against them before any operator has been imported.
@@ -80,6 +86,8 @@ def resolve_backend(
         reasons = []
         for backend in registered.values():
             by_name = None if backend.automatic else "only runs when asked for by name"
+            if backend.opaque and torch.compiler.is_exporting():
+                by_name = "an exported graph with it would only run beside hf_effattn"
             reason = by_name or backend.refuses(device, dtype, width)
             if reason is None:
                 return backend

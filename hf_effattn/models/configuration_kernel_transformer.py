@@ -32,6 +32,7 @@ class KernelTransformerConfig(FilteredEncoderConfig):
         num_mixtures: Gaussians per head of ``"spectral"``.
         redraw_interval: training passes between two draws of the frequencies of ``"favor"``; None never redraws.
         normalizer_eps: added to the denominator; 0 gives the authors' form (a query that sees no key reads zeros).
+            Beside the features of ``"favor"`` and ``"spectral"`` it is relative, see `feature_maps.ExponentialMap`.
 
     The other fields are those of `FilteredEncoderConfig`, but for `attention_probs_dropout_prob`, which has to be
     zero: the weights that it would act on are never built.

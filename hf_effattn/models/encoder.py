@@ -20,6 +20,7 @@ from .initial_weights import start_linear, start_pixels, start_tokens
 from .inputs import check_content, check_names, check_position_ids, check_token_types
 from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
 from .memory import LearnedMemory
+from .module_hooks import execution_device
 from .outputs import EncoderOutput
 from .past import Past
 from .sequence import SequenceInfo, check_attention_mask
@@ -175,17 +176,23 @@ class EncoderPreTrainedModel(PreTrainedModel):
         return self.config.hidden_size // self.config.num_attention_heads
 
     def effattn_report(self) -> dict[str, Any]:
-        """Which backend every attention layer runs, for the model's present device and dtype, and why not others."""
-        requested = attention_backend(self.config)
-        place = self.device, self.dtype, self.attention_width
-        chosen = resolve_backend(self.attention_operator, requested, *place)
+        """Which backend every attention layer runs, for the model's present devices and dtype, and why not others.
+
+        The devices are those that the layers run on, also where their weights are offloaded; ``"device"`` and
+        ``"backends"`` are about the first layer.
+        """
+        requested, operator = attention_backend(self.config), self.attention_operator
+        base = self if isinstance(self, EncoderModel) else self.model
+        devices = [execution_device(layer) or self.device for layer in base.layers]
+        first = devices[0] if devices else self.device
+        found = [resolve_backend(operator, requested, at, self.dtype, self.attention_width).name for at in devices]
         return {
-            "operator": self.attention_operator,
+            "operator": operator,
             "requested": requested,
-            "device": str(self.device),
+            "device": str(first),
             "dtype": str(self.dtype),
-            "layers": dict.fromkeys(range(self.config.num_hidden_layers), chosen.name),
-            "backends": backends(*place)[self.attention_operator],
+            "layers": dict(enumerate(found)),
+            "backends": backends(first, self.dtype, self.attention_width)[operator],
         }
 
 
@@ -288,7 +295,9 @@ class EncoderModel(EncoderPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=kwargs.get("output_hidden_states", self.config.output_hidden_states) or False,
         )
-        outputs.cache, outputs.aux_loss = cache, self._penalty()
+        outputs.cache = cache
+        if self.training:
+            outputs.aux_loss = self.penalty()
         return outputs
 
     def encode(
@@ -311,11 +320,16 @@ class EncoderModel(EncoderPreTrainedModel):
     def before_training_pass(self) -> None:
         """Called at the start of forward calls in training, but for those with `keep_features` and recomputed ones."""
 
-    def _penalty(self) -> torch.Tensor | None:
-        """The sum of what the attention layers add to the loss."""
-        penalties = [module.penalty() for module in self.modules() if isinstance(module, AttentionLayer)]
+    def attentions(self) -> list[Any]:
+        """The attention module of every layer."""
+        return [layer.attention for layer in self.layers]
+
+    def penalty(self) -> torch.Tensor | None:
+        """The sum of what the attention layers add to the loss, or None. It depends on their parameters alone."""
+        penalties = [attention.penalty() for attention in self.attentions()]
         given = [penalty for penalty in penalties if penalty is not None]
-        return torch.stack(given).sum() if given else None
+        # The layers may be spread over several devices.
+        return torch.stack([penalty.to(given[0].device) for penalty in given]).sum() if given else None
 
     def _content(self, given: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Ids (2-D), embedded tokens (3-D) or pixels (4-D) as ``[batch, length, hidden]``, zero where `mask` is False.
@@ -326,7 +340,7 @@ class EncoderModel(EncoderPreTrainedModel):
             if mask is not None:
                 real = mask[:, 1:].view(mask.shape[0], 1, *given.shape[2:])
                 given = given.masked_fill(~real, 0)
-            content = self.embeddings.embed_pixels(given)
+            content = self.embeddings(given)
         else:
             content = self.embeddings.embed_tokens(given) if given.dim() == 2 else given
         return content if mask is None else content.masked_fill(~mask[..., None], 0)

@@ -8,6 +8,7 @@ Choromanski et al. 2020 (arXiv 2009.14794), the spectral map is Chowdhury et al.
 No map divides by ``sqrt(d)``, as the authors do after phi: the factor cancels between numerator and denominator.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -17,8 +18,14 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_kernel_transformer import KernelTransformerConfig
+from .module_hooks import is_hooked
 from .ops_maps import MapLayer
 from .ops_reference import accumulation_dtype
+
+
+#: In a map of exponentials: the largest exponent of a query, and what is added to those of a key. Float32 reaches from
+#: -87 to 88; the sum over a million keys takes 14, and the rest is divided so that large keys keep their features.
+QUERY_EXPONENT, KEY_EXPONENT = 20.0, 30.0
 
 
 class FeatureMap(nn.Module):
@@ -26,7 +33,12 @@ class FeatureMap(nn.Module):
 
     Attributes:
         num_features: the number of features, `F`.
+        unit: what the epsilon of a denominator is multiplied by, to be small beside products of features.
+        scales_queries: whether the features of a query are not those of an equal key.
     """
+
+    scales_queries = False
+    unit = 1.0
 
     def __init__(self, config: KernelTransformerConfig):
         super().__init__()
@@ -34,8 +46,13 @@ class FeatureMap(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_features = config.num_features or self.head_dim
 
-    def forward(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
-        """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query."""
+    def forward(self, heads: torch.Tensor | None = None, is_query: bool = False) -> torch.Tensor | None:
+        """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query.
+
+        Without `heads` it gives the map's `penalty`, whose parameters too have to be read inside of a forward.
+        """
+        if heads is None:
+            return self.penalty()
         prepared, last = self.prepare(heads, is_query), self.last_layer()
         return prepared if last is None else last(prepared)
 
@@ -196,11 +213,19 @@ class LowRankGatedMap(GatedMap):
 class ExponentialMap(FeatureMap):
     """``exp(w_i . x - |x|^2 / 2) / sqrt(F)`` with ``x`` scaled by ``d^(-1/4)``: positive random features.
 
-    With ``w`` standard normal, ``E[phi(q) . phi(k)] = exp(q . k / sqrt(d))``, the softmax kernel. The largest
-    exponent of a query is subtracted, which cancels in the ratio; that of a key would have to be the same for all
-    keys, those of the future included, and is left as it is. The exponent is at most ``|w_i|^2 / 2``, within float32
-    for heads up to about a hundred wide.
+    With ``w`` standard normal, ``E[phi(q) . phi(k)] = exp(q . k / sqrt(d))``, the softmax kernel.
+
+    Exponents are moved, which cancels in the ratio: those of a query so that the largest is `QUERY_EXPONENT`, those of
+    keys by `KEY_EXPONENT`, the same for all keys, those of the future and of later steps included. They lie around
+    ``-|x|^2 / 2``, so the features of large keys are small, and the epsilon of the denominator is multiplied by `unit`
+    to be smaller. In float32 the weights of attention sum to 1, up to 1 %, for keys whose entries have a deviation of
+    up to 4 for heads 64 wide, 3.5 for heads 128 wide and 3 for heads 256 wide. Those of larger keys fade to zero, of
+    which `hf_effattn.diagnostics.diagnose` warns. A key along a frequency `w` has an exponent of up to ``|w|^2 / 2``;
+    what exceeds 88 with those of the shifts, and 14 for a million such keys, is infinite, and gives NaN.
     """
+
+    scales_queries = True
+    unit = math.exp(-46)
 
     def frequencies(self) -> torch.Tensor:
         """``[H, d, F]``."""
@@ -212,7 +237,9 @@ class ExponentialMap(FeatureMap):
         with torch.autocast(heads.device.type, enabled=False):
             exponent = x @ self.frequencies().to(dtype) - x.pow(2).sum(-1, keepdim=True) / 2
         if is_query:
-            exponent = exponent - exponent.detach().amax(-1, keepdim=True)
+            exponent = exponent - (exponent.detach().amax(-1, keepdim=True) - QUERY_EXPONENT)
+        else:
+            exponent = exponent + KEY_EXPONENT
         return exponent.exp() * self.num_features**-0.5
 
 
@@ -239,7 +266,16 @@ class FavorMap(ExponentialMap):
         return self.projection.clone() if self.training else self.projection
 
     def count_pass(self) -> None:
-        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by."""
+        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by.
+
+        Raises:
+            RuntimeError: offloaded frequencies, since what is drawn would be lost with the next load.
+        """
+        if self.redraw_interval is not None and self.projection.is_meta:
+            raise RuntimeError(
+                "the random features of an offloaded model cannot be drawn anew: set redraw_interval=None, leave its "
+                "buffers where they are (offload_buffers=False), or call eval()"
+            )
         self.passes += 1
         if self.redraw_interval is None:
             return
@@ -299,6 +335,20 @@ def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
     rows = weight if weight.shape[1] <= weight.shape[2] else weight.transpose(1, 2)
     gram = rows @ rows.transpose(1, 2)
     return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).pow(2).mean()
+
+
+def features_to_come(
+    phi: FeatureMap, query: torch.Tensor, key: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, MapLayer | None]:
+    """Queries and keys ``[B, H, N, ..]``, and the layer of `phi` that an operator has still to run on them, or None.
+
+    Hooks load, gather or record the parameters of a module around its forward: offloading, FSDP and ZeRO-3, gradients
+    per sample. A map that has any, or that a wrapper stands for, is therefore called, as its hooks expect: with a
+    tensor, for a tensor of features. Otherwise its last layer may be left to the operator.
+    """
+    if is_hooked(phi, FeatureMap):
+        return (phi(query, True) if phi.scales_queries else phi(query)), phi(key), None
+    return phi.prepare(query, is_query=True), phi.prepare(key, is_query=False), phi.last_layer()
 
 
 FEATURE_MAPS: dict[str, type[FeatureMap]] = {

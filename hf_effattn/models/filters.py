@@ -105,7 +105,7 @@ class KeyValueFilter(nn.Module):
     def _real_windows(self, mask: torch.Tensor) -> torch.Tensor:
         """Which windows ``[B, M]`` are real, of tokens ``[B, N]`` that are real or not."""
         if not self.full_windows:
-            return mask[:, :: self.stride]
+            return _every(mask, self.stride)
         # A window's last token must not lie behind the row's last real one. Only the first window may be cut short.
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1, keepdim=True)
         start = torch.arange(mask.shape[1], device=mask.device)
@@ -121,7 +121,8 @@ class KeyValueFilter(nn.Module):
             return 0, max(0, self.kernel_size - length)
         if self.stride == 1:
             return (self.kernel_size - 1) // 2, self.kernel_size // 2
-        return 0, self.kernel_size - 1
+        windows = -(-length // self.stride)
+        return 0, (windows - 1) * self.stride + self.kernel_size - columns
 
     def _windows(self, columns: torch.Tensor, real: torch.Tensor | None, margins: tuple[int, int]) -> torch.Tensor:
         """What every window gives, ``[B, C, M]``, of columns ``[B, C, L]`` that are real or not ``[B, 1, L]``.
@@ -154,7 +155,7 @@ class KeyValueFilter(nn.Module):
     ) -> torch.Tensor:
         """`function` over windows of columns and `margins` around them, which up to `widest` need not be copied."""
         image, (before, after) = columns.unsqueeze(2), margins
-        imagined = max(margins)
+        imagined = 0 if self.stride > 1 else max(margins)
         if self.stride > 1 or imagined > widest or before < 0:
             image = functional.pad(image, (before, after), value=fill)
             return function(image, stride=(1, self.stride)).squeeze(2)
@@ -179,6 +180,15 @@ def make_memory_filter(fields: MemoryFilterFields, num_heads: int) -> KeyValueFi
 def _to_columns(heads: torch.Tensor) -> torch.Tensor:
     """``[B, H, N, D]`` to ``[B, H * D, N]``; a view where the heads lie side by side in memory."""
     return heads.transpose(1, 2).flatten(2).transpose(1, 2)
+
+
+def _every(mask: torch.Tensor, stride: int) -> torch.Tensor:
+    """``mask[:, ::stride]``, in a form that shows an exported graph that `_slide` gives as many windows."""
+    if stride == 1:
+        return mask
+    windows = -(-mask.shape[1] // stride)
+    filled = functional.pad(mask, (0, windows * stride - mask.shape[1]))
+    return filled.unflatten(1, (windows, stride))[:, :, 0]
 
 
 def _fill(columns: torch.Tensor, where: torch.Tensor, value: float) -> torch.Tensor:

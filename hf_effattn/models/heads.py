@@ -58,6 +58,20 @@ class EncoderHead(EncoderPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
+    def shared_fields(
+        self, loss: torch.Tensor | None, outputs: EncoderOutput, share: float | torch.Tensor = 1.0
+    ) -> dict[str, Any]:
+        """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded.
+
+        `share` is the part of the penalties that this batch adds to the loss, see `batch_share`.
+        """
+        if loss is not None and outputs.aux_loss is None:
+            outputs.aux_loss = self.model.penalty()
+        if loss is not None and outputs.aux_loss is not None:
+            loss = loss + share * outputs.aux_loss.to(loss.device)
+        handed_on = ("hidden_states", "attentions", "aux_loss", "memory", "pack_attentions")
+        return {"loss": loss, **{name: getattr(outputs, name) for name in handed_on}}
+
 
 class EncoderForMaskedLM(EncoderHead):
     """Predicts masked tokens. Always bidirectional: it clears `is_decoder` in its config."""
@@ -96,7 +110,9 @@ class EncoderForMaskedLM(EncoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch)
-        return MaskedLMOutput(**shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits)
+        return MaskedLMOutput(
+            **self.shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits
+        )
 
 
 class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
@@ -162,7 +178,7 @@ class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
                 logits, labels, self.config.vocab_size, num_items_in_batch, shift_labels=shift_labels
             )
         return CausalLMOutput(
-            **shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
+            **self.shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
             logits=logits,
             cache=outputs.cache,
         )
@@ -216,7 +232,7 @@ class EncoderForSequenceClassification(EncoderHead):
         loss, share = None, row_share(labels, num_items_in_batch)
         if labels is not None:
             loss = share * self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(**shared_fields(loss, outputs, share), logits=logits)
+        return SequenceClassifierOutput(**self.shared_fields(loss, outputs, share), logits=logits)
 
 
 class EncoderForTokenClassification(EncoderHead):
@@ -256,7 +272,7 @@ class EncoderForTokenClassification(EncoderHead):
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
         return TokenClassifierOutput(
-            **shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits
+            **self.shared_fields(loss, outputs, batch_share(labels, num_items_in_batch)), logits=logits
         )
 
 
@@ -300,7 +316,7 @@ class EncoderForQuestionAnswering(EncoderHead):
             )
         share = row_share(start_positions, num_items_in_batch)
         return QuestionAnsweringOutput(
-            **shared_fields(loss, outputs, share), start_logits=start_logits, end_logits=end_logits
+            **self.shared_fields(loss, outputs, share), start_logits=start_logits, end_logits=end_logits
         )
 
 
@@ -332,7 +348,7 @@ class EncoderForImageClassification(EncoderHead):
         loss, share = None, row_share(labels, num_items_in_batch)
         if labels is not None:
             loss = share * self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return ImageClassifierOutput(**shared_fields(loss, outputs, share), logits=logits)
+        return ImageClassifierOutput(**self.shared_fields(loss, outputs, share), logits=logits)
 
 
 class MaskedLMHead(nn.Module):
@@ -365,19 +381,6 @@ class ClassificationHead(nn.Module):
         for layer in self.hidden:
             pooled = self.activation(layer(pooled))
         return self.logits(pooled)
-
-
-def shared_fields(
-    loss: torch.Tensor | None, outputs: EncoderOutput, share: float | torch.Tensor = 1.0
-) -> dict[str, Any]:
-    """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded.
-
-    `share` is the part of the penalties that this batch adds to the loss, see `batch_share`.
-    """
-    if loss is not None and outputs.aux_loss is not None:
-        loss = loss + share * outputs.aux_loss
-    handed_on = ("hidden_states", "attentions", "aux_loss", "memory", "pack_attentions")
-    return {"loss": loss, **{name: getattr(outputs, name) for name in handed_on}}
 
 
 def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:

@@ -108,12 +108,17 @@ class Embeddings(nn.Module):
         pixels = self.pixels(pixel_values.flatten(2).transpose(1, 2).to(self.pixels.weight.dtype))
         return torch.cat([self.cls.expand(pixels.shape[0], 1, -1), pixels], dim=1)
 
-    def forward(self, content: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, content: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Add positions ``[batch or 1, length]`` to embedded content ``[batch, length, hidden]``.
+
+        Without positions: `embed_pixels` of ``[batch, channels, height, width]``, whose CLS vector is a parameter of
+        this module, and so is read inside of its forward, where hooks have loaded or gathered it.
 
         Raises:
             ValueError: a position that the table does not hold (checked on CPU tensors only).
         """
+        if position_ids is None:
+            return self.embed_pixels(content)
         size = self.positions.num_embeddings + self.first_position
         _check_range("position_ids", position_ids, size, "max_position_embeddings")
         hidden_states = content + self.embed_positions(position_ids)

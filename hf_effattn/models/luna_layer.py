@@ -182,7 +182,7 @@ class LunaEncoderModel(EncoderModel):
         output_attentions: bool,
         output_hidden_states: bool,
     ) -> EncoderOutput:
-        memory = self.memory(hidden_states.shape[0])
+        memory = self.memory(hidden_states)
         pack_attentions = []
         for layer in self.layers:
             hidden_states, memory, weights = layer(hidden_states, memory, sequence, output_attentions)

@@ -11,6 +11,9 @@ class LearnedMemory(nn.Module):
         super().__init__()
         self.cells = nn.Parameter(torch.empty(memory_size, hidden_size))
 
-    def forward(self, batch: int) -> torch.Tensor:
-        """``[batch, memory_size, hidden]``, a view."""
-        return self.cells.expand(batch, -1, -1)
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """``[batch, memory_size, hidden]``, a view, for `rows` ``[batch, ..]``.
+
+        It takes a tensor and not a number, so that hooks find a batch: they move it, or take gradients per row of it.
+        """
+        return self.cells.expand(rows.shape[0], -1, -1)

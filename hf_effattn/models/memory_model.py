@@ -11,7 +11,7 @@ from .encoder import EncoderBlock, EncoderModel
 from .memory import LearnedMemory
 from .memory_layer import MemoryBlock, Stretch
 from .outputs import EncoderOutput
-from .segments import SegmentState, compact, restore
+from .segments import SegmentState, compact, filled, restore, unrolled
 from .sequence import SequenceInfo, readable
 
 
@@ -120,10 +120,10 @@ class MemoryEncoderModel(EncoderModel):
     def _whole(self, states, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool) -> Passed:
         batch = states.shape[0]
         if not self.config.is_decoder:
-            memory = self.memory(batch)
+            memory = self.memory(states)
             return self._pass(states, None, sequence.key_mask, memory=memory, output_attentions=output_attentions)
         # All rows read the same, and decoding reads it again in every step; only dropout tells the rows apart.
-        before = [[part.for_rows(batch)] for part in self._read(self.memory(batch if self.training else 1))]
+        before = [[part.for_rows(batch)] for part in self._read(self.memory(states if self.training else states[:1]))]
         return self._pass(states, before, sequence.attention_mask, True, None, cache, output_attentions)
 
     def _segments(
@@ -135,7 +135,9 @@ class MemoryEncoderModel(EncoderModel):
         if sequence.key_mask is not None:
             counts = sequence.key_mask.sum(1)
         if cache is None:
-            parts, memory = self._all_segments(states, counts, order is not None)
+            whole, added = filled(states, int(self.config.segment_length or 0))
+            parts, memory = self._all_segments(whole, counts, added or order is not None)
+            parts = [part[:, : states.shape[1]] for part in parts]
         else:
             parts, memory = self._go_on(states, counts, sequence, cache), None
         return [restore(part, order) for part in parts], memory
@@ -145,7 +147,7 @@ class MemoryEncoderModel(EncoderModel):
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         length, total = int(self.config.segment_length or 0), states.shape[1]
         keep_last = not self.config.is_decoder or self.config.pooling == "memory"
-        memory = self.memory(states.shape[0])
+        memory = self.memory(states)
         hidden = []
         for index, tokens in enumerate(states.split(length, dim=1)):
             column = torch.arange(index * length, index * length + tokens.shape[1], device=states.device)
@@ -192,13 +194,13 @@ class MemoryEncoderModel(EncoderModel):
         past = (sequence.total_counts[:, 0] - counts).expand(states.shape[0])
         fresh = cache.get_conv_state(0) is None
         if fresh:
-            memory = self.memory(states.shape[0])
+            memory = self.memory(states)
             state = SegmentState.empty(memory, self._read(memory), length)
         else:
             state = SegmentState.load(cache, len(self.layers), self.config.memory_size, past, length)
         hidden = [states.new_zeros(states.shape[0], total + 1, states.shape[2]) for _ in self.layers]
         done = torch.zeros_like(counts)
-        rounds = -(-total // length) if fresh else 1 - (1 - total) // length
+        rounds = unrolled(-(-total // length) if fresh else 1 - (1 - total) // length)
         column = torch.arange(min(length, total), device=states.device)
         for index in range(rounds):
             if index > 0 or not fresh:

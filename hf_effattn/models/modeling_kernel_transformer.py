@@ -5,7 +5,7 @@ from transformers.cache_utils import Cache
 
 from .configuration_kernel_transformer import KernelTransformerConfig
 from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel
-from .feature_maps import FavorMap, FeatureMap, make_feature_map
+from .feature_maps import FeatureMap, features_to_come, make_feature_map
 from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
@@ -28,13 +28,14 @@ class KernelTransformerAttention(LinearAttentionLayer):
     def __init__(self, config: KernelTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.feature_map = make_feature_map(config)
-        self.eps = float(config.normalizer_eps)
+        self.eps = float(config.normalizer_eps) * self.feature_map.unit
         self.orthogonality_penalty = float(config.orthogonality_penalty)
 
     def penalty(self) -> torch.Tensor | None:
         """``lambda * mean (W W^T - I)^2`` over the layers of the feature map."""
-        deviation = self.feature_map.penalty() if self.orthogonality_penalty > 0 else None
-        return None if deviation is None else self.orthogonality_penalty * deviation
+        if self.orthogonality_penalty == 0:
+            return None
+        return self.orthogonality_penalty * self.feature_map()
 
     def features(
         self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
@@ -50,9 +51,9 @@ class KernelTransformerAttention(LinearAttentionLayer):
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.project(hidden_states, sequence, cache)
-        query, key = self.feature_map.prepare(query, is_query=True), self.feature_map.prepare(key, is_query=False)
+        query, key, last_layer = features_to_come(self.feature_map, query, key)
         inputs = (query, key, value, sequence, cache, output_attentions)
-        return self.attend(*inputs, normalize=True, eps=self.eps, feature_map=self.feature_map.last_layer())
+        return self.attend(*inputs, normalize=True, eps=self.eps, feature_map=last_layer)
 
 
 class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):
@@ -75,9 +76,9 @@ class KernelTransformerModel(KernelTransformerPreTrainedModel, EncoderModel):
     """The kernel attention model without a head."""
 
     def before_training_pass(self) -> None:
-        for module in self.modules():
-            if isinstance(module, FavorMap):
-                module.count_pass()
+        if self.config.feature_map == "favor":
+            for attention in self.attentions():
+                attention.feature_map.count_pass()
 
 
 class KernelTransformerForMaskedLM(KernelTransformerPreTrainedModel, EncoderForMaskedLM):

@@ -62,6 +62,10 @@ class MapLayer:
         mapped = ACTIVATIONS[self.activation](mapped)
         return mapped if self.gate is None else mapped * torch.sigmoid(x @ self.gate)
 
+    def tensors(self) -> dict[str, torch.Tensor | None]:
+        """The parameters by name, None where there is none."""
+        return {"weight": self.weight, "bias": self.bias, "gate": self.gate}
+
     def num_features(self, dim: int) -> int:
         """`F` for heads of width `dim`."""
         return dim if self.weight is None else self.weight.shape[-1]

@@ -1,10 +1,15 @@
 """Softmax attention, the baseline: torch's scaled dot product attention behind the contract of `ops_reference`."""
 
+from typing import Any
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from .backends import Backend, register_backend, resolve_backend
-from .ops_linear import check_key_mask
+from .ops_linear import check_devices, check_key_mask
 from .ops_reference import reference_softmax_attention, visible_keys
+from .transforms import refuse_second_derivatives, transform_refusal
 
 
 OPERATOR = "softmax_attention"
@@ -37,8 +42,8 @@ def softmax_attention(
         ``[B, H, N, D]`` in the query's dtype.
 
     Raises:
-        ValueError: shapes that do not fit, more queries than keys with ``causal``, an empty sequence, a mask that
-            is not bool, or an unknown backend.
+        ValueError: shapes that do not fit, tensors on several devices, more queries than keys with ``causal``, an
+            empty sequence, a mask that is not bool, or an unknown backend.
         RuntimeError: the backend asked for by name cannot serve this device and dtype.
 
     Complexity: O(N M (F + D)) time; the memory depends on the kernel that torch picks.
@@ -48,6 +53,7 @@ def softmax_attention(
             "softmax attention takes query [batch, heads, queries, dim] and key and value [batch, heads, keys, dim], "
             f"got {list(query.shape)}, {list(key.shape)} and {list(value.shape)}"
         )
+    check_devices(query, key=key, value=value, key_mask=key_mask)
     if query.shape[2] == 0 or key.shape[2] == 0:
         raise ValueError("softmax attention got a sequence of length 0")
     if causal and query.shape[2] > key.shape[2]:
@@ -69,16 +75,27 @@ def torch_softmax_attention(
     dropout_p: float = 0.0,
 ) -> torch.Tensor:
     """The ``torch`` backend of `softmax_attention`: `torch.nn.functional.scaled_dot_product_attention`."""
-    sdpa = torch.nn.functional.scaled_dot_product_attention
     # Without a unit stride torch leaves its fused kernel for one that builds the N x M weights, and does not say so.
     query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
     if key_mask is None and (not causal or query.shape[2] in (1, key.shape[2])):
         # The last position sees every key, so a single query needs no causal mask.
-        return sdpa(query, key, value, dropout_p=dropout_p, is_causal=causal and query.shape[2] > 1, scale=scale)
+        return _scaled(query, key, value, dropout_p, scale, is_causal=causal and query.shape[2] > 1)
     visible = visible_keys(query, key, key_mask, causal)
-    output = sdpa(query, key, value, attn_mask=visible, dropout_p=dropout_p, scale=scale)
+    output = _scaled(query, key, value, dropout_p, scale, attn_mask=visible)
     # What a softmax over nothing gives differs between torch's kernels (NaN, zeros or a mean).
     return output.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+
+
+def _scaled(query, key, value, dropout_p: float, scale: float | None, **options: Any) -> torch.Tensor:
+    """Torch's function, with the kernel of plain operations where its fused ones have no derivative."""
+    options |= {"dropout_p": dropout_p, "scale": scale}
+    if transform_refusal() is not None:
+        with sdpa_kernel(SDPBackend.MATH):
+            return scaled_dot_product_attention(query, key, value, **options)
+    output = scaled_dot_product_attention(query, key, value, **options)
+    if output.grad_fn is not None and "ScaledDotProduct" in output.grad_fn.name():
+        refuse_second_derivatives(output, 'use attention_backend="reference", which builds the weights')
+    return output
 
 
 register_backend(OPERATOR, Backend("torch", torch_softmax_attention))

@@ -11,7 +11,8 @@ class EffAttnFields:
     """The fields that every output of the library has at its end.
 
     Attributes:
-        aux_loss: the sum of the layers' penalties, which `loss` includes; None if they have none.
+        aux_loss: the sum of the layers' penalties, which `loss` includes; None if they have none, or if nothing reads
+            it: without labels it is only computed in training mode.
         memory: the memory after the last layer, ``[batch, cells, hidden]``, of families that have one. Luna and
             ConvLuna norm it only with ``pooling="memory"``: where nothing reads it, the norm would stay untrained.
         pack_attentions: with `output_attentions`, for every layer of such a family how much each cell reads of each

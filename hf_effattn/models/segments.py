@@ -13,11 +13,52 @@ from .recurrent_cache import load_state, store_state
 MEMORY_STATE = 1
 
 
+def unrolled(count: int) -> int:
+    """How many segments a loop over `count` of them runs through; those beyond `count` must read and change nothing.
+
+    A compiled graph has a loop written out. With as many segments as the next power of two the inputs of all lengths
+    share a few graphs, at the price of up to twice the work.
+    """
+    if not _in_shared_graph():
+        return count
+    rounded = 1
+    while rounded < count:
+        rounded *= 2
+    return rounded
+
+
+def filled(states: torch.Tensor, length: int) -> tuple[torch.Tensor, bool]:
+    """``[B, N, hidden]`` with as many tokens as `unrolled` segments of `length` have, and whether some were added.
+
+    Raises:
+        ValueError: an export with a length that is to vary.
+    """
+    total = states.shape[1]
+    if torch.compiler.is_exporting() and isinstance(total, torch.SymInt):
+        raise ValueError(
+            f"segment_length={length} gives as many segments as the input has, and an exported graph has a fixed "
+            "number: export with inputs of one length, to which others are padded, or with segment_length=None"
+        )
+    segments = unrolled(-(-total // length))
+    if segments == 1 or not _in_shared_graph():
+        return states, False
+    return torch.nn.functional.pad(states, (0, 0, 0, segments * length - total)), True
+
+
+def _in_shared_graph() -> bool:
+    """Whether this is being compiled for inputs of other lengths too; an exported graph is for those of one."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def compact(states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``[B, N, hidden]`` with the real tokens of every row in front, in order, and where each of them stood."""
     if mask is None:
         return states, None
-    order = torch.argsort((~mask).int(), dim=1, stable=True)
+    # A stable sort by the mask, in the sums that exported graphs have an operator for.
+    real, padding = mask.long().cumsum(1), (~mask).long().cumsum(1)
+    place = torch.where(mask, real, real[:, -1:] + padding) - 1
+    column = torch.arange(mask.shape[1], device=mask.device).expand_as(place)
+    order = torch.zeros_like(place).scatter(1, place, column)
     return states.gather(1, order[:, :, None].expand_as(states)), order
 
 

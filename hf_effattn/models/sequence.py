@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers.utils.import_utils import is_tracing
 
+from .transforms import values_are_hidden
+
 
 @dataclass(frozen=True)
 class SequenceInfo:
@@ -45,9 +47,9 @@ def readable(tensor: torch.Tensor) -> bool:
     """Whether a check may look at values.
 
     Not while torch.compile, export, jit or a CUDA graph record the call, since the check would not see later inputs,
-    nor where there are no values, as on the meta device.
+    not under torch.func's transforms, nor where there are no values, as on the meta device.
     """
-    return not (torch.compiler.is_compiling() or tensor.is_meta or is_tracing(tensor))
+    return not (values_are_hidden() or tensor.is_meta or is_tracing(tensor))
 
 
 def real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:

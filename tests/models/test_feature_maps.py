@@ -1,5 +1,6 @@
 """Feature maps against their equations, written out head by head, and what only they promise."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -98,8 +99,8 @@ def test_exponential_maps(name):
         return torch.exp(x @ phi.frequencies()[h] - (x * x).sum(-1, keepdim=True) / 2) / 6**0.5
 
     expected = by_head(equation, 6)
-    assert_close("keys", phi(HEADS, is_query=False), expected)
-    # A query is scaled by its own largest exponent, which the ratio takes out again.
+    # All keys are scaled by one number, and a query by its own largest exponent, which the ratio takes out again.
+    assert_close("keys", phi(HEADS, is_query=False), expected * math.exp(30))
     queries = phi(HEADS, is_query=True)
     assert_close("queries", queries / queries.sum(-1, keepdim=True), expected / expected.sum(-1, keepdim=True))
 
@@ -133,6 +134,71 @@ def test_exponential_maps_converge_to_softmax(name):
         errors.append(relative_error(actual, expected))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.15
+
+
+def wide_layer(name, dim, backend="auto", is_decoder=False):
+    """A fresh attention layer of two heads of width `dim`, in float32."""
+    sizes = {"hidden_size": 2 * dim, "num_attention_heads": 2, "num_hidden_layers": 1, "is_decoder": is_decoder}
+    config = FAMILY.config_class(**sizes, feature_map=name, attention_backend=backend)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return FAMILY.model_class("AutoModel")(config).layers[0].attention
+
+
+def large_heads(dim, std, length=200):
+    generator = torch.Generator().manual_seed(1)
+    return [std * torch.randn(2, 2, length, dim, generator=generator) for _ in range(3)]
+
+
+over_wide_heads = pytest.mark.parametrize(("dim", "std"), [(64, 4.0), (128, 3.0), (128, 3.5), (256, 3.0)])
+
+
+@pytest.mark.parametrize("name", ["favor", "spectral"])
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@over_wide_heads
+def test_weights_of_large_keys_sum_to_one(name, causal, backend, dim, std):
+    """For the first tokens of a decoder too, who see few keys."""
+    layer = wide_layer(name, dim, backend)
+    query, key, _ = large_heads(dim, std)
+    features = layer.feature_map(query, is_query=True), layer.feature_map(key)
+    ones = torch.ones(2, 2, 200, 1)
+    sums, _ = linear_attention(*features, ones, causal=causal, eps=layer.eps, backend=backend)
+    assert sums.min() > 0.99
+    assert sums.max() < 1.001
+
+
+@pytest.mark.parametrize("name", ["favor", "spectral"])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_large_keys_have_the_gradients_of_double_precision(name, backend):
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        layer = wide_layer(name, 128, backend if dtype == torch.float32 else "torch").to(dtype)
+        tensors = [part.to(dtype).requires_grad_() for part in large_heads(128, 3.0)]
+        query, key, value = tensors
+        features = layer.feature_map(query, is_query=True), layer.feature_map(key)
+        output, _ = linear_attention(*features, value, causal=True, eps=layer.eps)
+        wanted = [*tensors, *layer.feature_map.parameters()]
+        found.append([output, *torch.autograd.grad((output * large_heads(128, 1.0)[0]).sum(), wanted)])
+    for single, double in zip(*found, strict=True):
+        assert relative_error(single, double) < 2e-3
+
+
+@pytest.mark.parametrize("name", ["favor", "spectral"])
+def test_large_keys_are_the_same_in_chunks_and_steps(name):
+    layer = wide_layer(name, 64)
+    query, key, value = large_heads(64, 4.0, length=70)
+    features = layer.feature_map(query, is_query=True), layer.feature_map(key)
+    whole, last = linear_attention(*features, value, causal=True, eps=layer.eps)
+    state, outputs, start = None, [], 0
+    for length in (40, 1, 1, 28):
+        part = [rows[:, :, start : start + length] for rows in (query, key, value)]
+        features = layer.feature_map(part[0], is_query=True), layer.feature_map(part[1])
+        output, state = linear_attention(*features, part[2], causal=True, eps=layer.eps, initial_state=state)
+        outputs.append(output)
+        start += length
+    assert_close("outputs", torch.cat(outputs, dim=2), whole)
+    assert_close("state", state, last)
 
 
 def test_favor_frequencies_are_orthogonal_in_blocks():

@@ -8,7 +8,7 @@ from hf_effattn.models import installed_kernels
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
 from hf_effattn.models.ops_maps import ACTIVATIONS, MapLayer
 from hf_effattn.models.ops_reference import reference_linear_attention
-from tests.numerics import assert_close
+from tests.numerics import assert_close, relative_error
 from tests.ops.test_ops_linear import EPS, FORM_NAMES, FORMS, make_inputs, make_mask
 
 
@@ -69,6 +69,24 @@ def test_fused_maps_equal_oracle(causal, activation, names, dtype):
     inputs["initial_state"] = torch.rand(2, 3, features, 33 + normalize)
     options = {"causal": causal, "normalize": normalize, "eps": EPS, "key_mask": make_mask(70)}
     compare_maps(parameters, activation, inputs, scale=torch.rand(2, 1, 70, 1) + 0.5, **options)
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("names", [(), ("weight", "gate")], ids=["plain", "gate"])
+def test_activations_of_what_is_no_number(activation, names):
+    """NaN and zeros, and where no sums mix them infinities, have the features of torch, and its gradients."""
+    parameters, _ = make_map(activation, 8, 8, names)
+    inputs = make_inputs(9, torch.float32, normalize=False, features=8, dim=5)
+    values = [float("nan"), 0.0] + ([] if names else [float("inf"), -float("inf")])
+    inputs["query"][0, 0, : len(values), 0] = torch.tensor(values)
+    found = []
+    for backend in ("cpu", "torch"):
+        tensors = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+        feature_map = MapLayer(activation, **parameters)
+        output, _ = linear_attention(**tensors, normalize=False, feature_map=feature_map, backend=backend)
+        found.append([output, *torch.autograd.grad(output[:, :, 1:].sum() + output[0, 0, 0].sum(), tensors.values())])
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
@@ -235,3 +253,44 @@ def test_what_the_kernels_cannot_serve_says_so(monkeypatch):
     refused = torch.empty(1, 1, 1, 1, device="meta")
     with pytest.raises(RuntimeError, match="it runs on the CPU"):
         linear_attention(refused, refused, refused, backend="cpu")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_sums_over_a_million_tokens(causal):
+    """Equal terms are the worst case: all of their roundings go the same way."""
+    tokens = torch.ones(1, 1, 2**20, 1)
+    query, key, value = 0.7 * tokens, 0.9 * tokens, 1.1 * tokens
+    output, state = linear_attention(query, key, value, causal=causal, normalize=False, backend="cpu")
+    seen = torch.arange(1, 2**20 + 1)[None, None, :, None] if causal else 2**20
+    one = float(key[0, 0, 0, 0]) * float(value[0, 0, 0, 0])
+    assert abs(state.item() / (one * 2**20) - 1) < 1e-3
+    assert (output.double() / (float(query[0, 0, 0, 0]) * one * seen) - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
+def test_gradients_over_half_a_million_tokens(causal, normalize):
+    """With a denominator those of queries and keys are what rounding leaves of zero, since all values are equal."""
+    found = []
+    for dtype, backend in ((torch.float32, "cpu"), (torch.float64, "torch")):
+        tokens = torch.ones(1, 1, 2**19, 1, dtype=dtype)
+        rows = [(factor * tokens).requires_grad_() for factor in (0.7, 0.9, 1.1)]
+        output, _ = linear_attention(*rows, causal=causal, normalize=normalize, backend=backend)
+        loss = (output * torch.linspace(0, 1, 2**19, dtype=dtype)[:, None]).sum()
+        found.append([output.detach(), *torch.autograd.grad(loss, rows[2:] if normalize else rows)])
+    for actual, expected in zip(*found, strict=True):
+        assert relative_error(actual, expected) < 5e-4
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_of_small_denominators(causal):
+    """The inverse of their squares is beyond float32, the gradients are not."""
+    inputs = make_inputs(9, torch.float32)
+    inputs["query"] = inputs["query"] * 1e-25
+    found = []
+    for dtype, backend in ((torch.float32, "cpu"), (torch.float64, "torch")):
+        rows = [tensor.to(dtype).requires_grad_() for tensor in inputs.values()]
+        output, _ = linear_attention(*rows, causal=causal, eps=1e-32, backend=backend)
+        query, key, value = torch.autograd.grad(output.square().sum(), rows)
+        found.append([output.detach(), query * 1e-25, key, value])
+    for actual, expected in zip(*found, strict=True):
+        assert relative_error(actual, expected) < 1e-5

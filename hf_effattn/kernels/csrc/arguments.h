@@ -171,8 +171,13 @@ inline void scale_row(float* row, float factor, int length) {
   for (int j = 0; j < length; j += kLanes) store(row + j, load(row + j) * factor);
 }
 
-inline void add_rows(float* to, const float* from, int rows, int ld) {
-  for (int i = 0; i < rows; ++i) add_scaled(to, 1.0f, from + ptrdiff_t(i) * ld, ld);
+// Adds the sum of rows, each times its weight if there are weights: rounded once beside what `to` holds.
+inline void add_rows(float* to, const float* from, int rows, int ld, const float* weights = nullptr) {
+  for (int j = 0; j < ld; j += kLanes) {
+    Vec total = {};
+    for (int i = 0; i < rows; ++i) total += (weights ? weights[i] : 1.0f) * load(from + ptrdiff_t(i) * ld + j);
+    store(to + j, load(to + j) + total);
+  }
 }
 
 // What the chain rule makes of one row of the output, out = scale * n / den: the gradient of its features on the way
@@ -189,7 +194,8 @@ inline RowGradient finish_row_gradient(const Arguments& a, float scale, const fl
   }
   const float inverse = 1.0f / a.denominator(dot(phi, k_sum, ld));
   const float factor = scale * inverse;
-  const float denominator = -factor * inverse * dot(phi, grad, ld);
+  // In this order, since the square of the inverse of a small denominator is beyond float32.
+  const float denominator = -factor * (inverse * dot(phi, grad, ld));
   for (int j = 0; j < ld; j += kLanes) store(grad + j, factor * load(grad + j) + denominator * load(k_sum + j));
   return {factor, denominator};
 }

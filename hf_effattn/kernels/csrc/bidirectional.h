@@ -132,13 +132,15 @@ inline bool read_backward(const Arguments& a) {
         queries.load(b, h, n, rows);
         load_rows(a.grad_output, b, h, n, rows, a.value_dim, grad_output, state.ld);
         gemm<false>(rows, a.features, a.value_dim, grad_output, state.ld, 1, state_t, ld, grad_phi, ld);
+        float denominators[kChunk];
         for (int i = 0; i < rows; ++i) {
           const float* phi = queries.phi() + ptrdiff_t(i) * ld;
           const RowGradient row = finish_row_gradient(a, a.scale_at(b, h, n + i), phi, state.k_sum,
                                                       grad_phi + ptrdiff_t(i) * ld, ld);
           scale_row(grad_output + ptrdiff_t(i) * state.ld, row.factor, state.ld);
-          if (a.normalize) add_scaled(grad.k_sum, row.denominator, phi, ld);
+          denominators[i] = row.denominator;
         }
+        if (a.normalize) add_rows(grad.k_sum, queries.phi(), rows, ld, denominators);
         auto next = both(RowStream<>(a.query, b, h, n + kChunk, kChunk, a.dim),
                          RowStream<>(a.grad_output, b, h, n + kChunk, kChunk, a.value_dim));
         gemm<true>(a.features, a.value_dim, rows, queries.phi(), 1, ld, grad_output, state.ld, grad.kv, state.ld, next);

@@ -15,7 +15,8 @@ class CausalQueryGradient {
       : a_(a), ld_f_(round_up(a.features)), ld_v_(round_up(a.value_dim)), ld_left_(ld_v_ + kChunk),
         left_(arena.take(ptrdiff_t(kChunk) * ld_left_)), right_(arena.take(ptrdiff_t(ld_v_ + kChunk) * ld_f_)),
         values_(arena.take(ptrdiff_t(kChunk) * ld_v_)), values_t_(arena.take(ptrdiff_t(ld_v_) * kChunk)),
-        grad_phi_(arena.take(ptrdiff_t(kChunk) * ld_f_)), state_(arena, a), queries_(arena, a, a.query, false, true),
+        grad_phi_(arena.take(ptrdiff_t(kChunk) * ld_f_)), recent_(arena.take(ld_f_)), seen_(arena.take(ld_f_)),
+        state_(arena, a), queries_(arena, a, a.query, false, true),
         keys_(arena, a, a.key, true, false, right_ + ptrdiff_t(ld_v_) * ld_f_, ld_f_) {}
 
   void operator()(int64_t head, RowGradient* rows) {
@@ -39,12 +40,17 @@ class CausalQueryGradient {
     transpose_chunk(values_, ld_v_, rows, a_.value_dim, values_t_);
     lower_triangle(rows, a_.value_dim, left_, ld_left_, values_t_, left_ + ld_v_, ld_left_);
     multiply_with_lower(rows, a_.features, ld_v_, left_, ld_left_, right_, ld_f_, grad_phi_);
+    zero(recent_, ld_f_);
     for (int i = 0; i < rows; ++i) {
       const ptrdiff_t at = ptrdiff_t(i) * ld_f_;
-      if (a_.normalize) add_scaled(state_.k_sum, 1.0f, keys_.phi() + at, ld_f_);
-      factors[i] = finish_row_gradient(a_, a_.scale_at(b, h, n + i), queries_.phi() + at, state_.k_sum,
-                                       grad_phi_ + at, ld_f_);
+      if (a_.normalize) {
+        add_scaled(recent_, 1.0f, keys_.phi() + at, ld_f_);
+        std::memcpy(seen_, state_.k_sum, sizeof(float) * ld_f_);
+        add_scaled(seen_, 1.0f, recent_, ld_f_);
+      }
+      factors[i] = finish_row_gradient(a_, a_.scale_at(b, h, n + i), queries_.phi() + at, seen_, grad_phi_ + at, ld_f_);
     }
+    if (a_.normalize) std::memcpy(state_.k_sum, seen_, sizeof(float) * ld_f_);
     queries_.backward(b, h, n, rows, grad_phi_, a_.grad_query);
     gemm<true>(a_.value_dim, a_.features, rows, values_, 1, ld_v_, keys_.phi(), ld_f_, state_t, ld_f_,
                both(next_inputs(a_, b, h, n + kChunk),
@@ -54,7 +60,7 @@ class CausalQueryGradient {
   const Arguments& a_;
   int ld_f_, ld_v_, ld_left_;
   float *left_, *right_;  // [dout | dout V^T] and [S^T ; phi(K)]
-  float *values_, *values_t_, *grad_phi_;
+  float *values_, *values_t_, *grad_phi_, *recent_, *seen_;  // z of the chunk's keys, and of all keys so far
   State state_;
   Side queries_, keys_;
 };
@@ -105,9 +111,7 @@ class CausalKeyGradient {
     gemm<true>(a_.value_dim, a_.features, rows, grad_output, 1, ld_v_, queries_.phi(), ld_f_, later_t(), ld_f_,
                both(next_inputs(a_, b, h, n - kChunk),
                     RowStream<>(a_.grad_output, b, h, n - kChunk, kChunk, a_.value_dim)));
-    if (!a_.normalize) return;
-    for (int i = 0; i < rows; ++i)
-      add_scaled(later_.k_sum, factors[i].denominator, queries_.phi() + ptrdiff_t(i) * ld_f_, ld_f_);
+    if (a_.normalize) add_rows(later_.k_sum, queries_.phi(), rows, ld_f_, grad_denominators_);
   }
 
   void value_gradient(int64_t b, int64_t h, int64_t n, int rows) {

@@ -32,13 +32,14 @@ inline Vec activate(Vec x) {
   }
 }
 
+// The gradient of x, of that of its activation.
 template <int A>
-inline Vec derivative(Vec x) {
-  const Vec one = splat(1.0f);
-  if constexpr (A == kIdentity) return one;
-  if constexpr (A == kElu) return x > 0.0f ? one : exp_of_negative(min(x, Vec{}));
-  if constexpr (A == kRelu) return x > 0.0f ? one : Vec{};
-  if constexpr (A == kSoftplus) return sigmoid(x);
+inline Vec chain(Vec gradient, Vec x) {
+  if constexpr (A == kIdentity) return gradient;
+  if constexpr (A == kElu) return x > 0.0f ? gradient : gradient * exp_of_negative(min(x, Vec{}));
+  // As torch's: a NaN counts as positive, and zero takes the place of any gradient, also of one that is no number.
+  if constexpr (A == kRelu) return x <= 0.0f ? Vec{} : gradient;
+  if constexpr (A == kSoftplus) return gradient * sigmoid(x);
 }
 
 // Calls f with the activation as a compile-time constant.
@@ -120,11 +121,11 @@ class FeatureMap {
           const ptrdiff_t at = ptrdiff_t(i) * ld_ + j;
           const Vec g = load(grad + at), z = load(before.data + i * before.ld + j);
           if (!gate_) {
-            store(grad_linear + at, g * derivative<A>(z));
+            store(grad_linear + at, chain<A>(g, z));
             continue;
           }
           const Vec open = sigmoid(load(gates + at));
-          store(grad_linear + at, g * open * derivative<A>(z));
+          store(grad_linear + at, chain<A>(g * open, z));
           store(gates + at, g * activate<A>(z) * open * (1.0f - open));
         }
     });

@@ -20,7 +20,7 @@ inline void gemm_tile(int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_co
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < Vecs; ++j) acc[i][j] = Accumulate ? load(c + i * ldc + j * kLanes) : Vec{};
+    for (int j = 0; j < Vecs; ++j) acc[i][j] = Vec{};
   for (int k = 0; k < depth; ++k) {
     Vec row[Vecs];
 #pragma GCC unroll 4
@@ -37,7 +37,11 @@ inline void gemm_tile(int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_co
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < Vecs; ++j) store(c + i * ldc + j * kLanes, acc[i][j]);
+    for (int j = 0; j < Vecs; ++j) {
+      // Added as a whole, so that a sum over many products C += A B is rounded once for each of them.
+      if constexpr (Accumulate) acc[i][j] += load(c + i * ldc + j * kLanes);
+      store(c + i * ldc + j * kLanes, acc[i][j]);
+    }
 }
 
 template <int Rows, bool Accumulate>

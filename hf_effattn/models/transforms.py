@@ -1,0 +1,51 @@
+"""Which of torch's function transforms a call runs under: they can only take plain tensor operations apart."""
+
+import torch
+from torch.autograd import forward_ad
+
+
+def transform_refusal() -> str | None:
+    """Why an operator that torch cannot look into would be left out of a derivative here, or None."""
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func's transforms (grad, vmap, jvp, ...) cannot look into compiled kernels"
+    # Torch has no public name for it; should this one go, plain operations are right at any level.
+    if getattr(forward_ad, "_current_level", 0) >= 0:
+        return "compiled kernels have no forward-mode derivative"
+    return None
+
+
+def values_are_hidden() -> bool:
+    """Whether no branch may depend on the values of a tensor: in a graph, and under torch.func's transforms."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+class _Once(torch.autograd.Function):
+    """The identity on a gradient that has no derivative: asked for one, it raises the error that it is given."""
+
+    @staticmethod
+    def forward(ctx, gradient, message):
+        ctx.message = message
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, _):
+        raise RuntimeError(ctx.message)
+
+
+def refuse_second_derivatives(output: torch.Tensor, remedy: str) -> None:
+    """Let a second derivative through the operator that made `output` raise an error that names the remedy.
+
+    First derivatives are left as they are, also with ``create_graph=True``. It costs a hook, and nothing in a graph.
+    """
+    node = output.grad_fn
+    if node is None or values_are_hidden():
+        return
+    # Not the node itself, which would keep its tensors alive by a circle.
+    message = f"second derivatives of {node.name()} are not implemented; {remedy}"
+
+    def mark(gradients: tuple[torch.Tensor | None, ...], _: tuple[torch.Tensor | None, ...]):
+        if not torch.is_grad_enabled():
+            return None
+        return tuple(part if part is None else _Once.apply(part, message) for part in gradients)
+
+    node.register_hook(mark)
