@@ -37,8 +37,10 @@ def refuse_second_derivatives(output: torch.Tensor, remedy: str) -> None:
 
     First derivatives are left as they are, also with ``create_graph=True``. It costs a hook, and nothing in a graph.
     """
+    if values_are_hidden():
+        return
     node = output.grad_fn
-    if node is None or values_are_hidden():
+    if node is None:
         return
     # Not the node itself, which would keep its tensors alive by a circle.
     message = f"second derivatives of {node.name()} are not implemented; {remedy}"

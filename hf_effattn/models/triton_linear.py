@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .ops_linear import TRITON_WIDTH
+from .transforms import refuse_second_derivatives
 from .triton_operators import read, read_gradients, step, sum_gradients, total_sums, walk, walk_gradients
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+SECOND_DERIVATIVES = 'use attention_backend="torch"'
 
 
 def triton_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -72,9 +75,11 @@ def triton_linear_attention(
         output, state = _Causal.apply(query, key, value, initial, key_mask, rows, normalize, eps, dtype)
     else:
         state = _Sum.apply(key, value, key_mask, normalize)
+        refuse_second_derivatives(state, SECOND_DERIVATIVES)
         state = state if initial is None else state + initial
         memory = torch.dropout(state, dropout_p, True) if dropout_p > 0 else state
         output = _Read.apply(query, memory, rows, normalize, eps, dtype)
+    refuse_second_derivatives(output, SECOND_DERIVATIVES)
     if outside is not None:
         output = (output * outside).to(query.dtype)
     return output, state

@@ -178,6 +178,23 @@ def checkpointing():
 
 
 @check
+def second_derivatives_name_what_serves():
+    """For every input; first derivatives of a graph that is kept are as ever."""
+    unnamed = 0
+    for causal, name in itertools.product((False, True), ("query", "key", "value")):
+        inputs = {key: tensor.requires_grad_() for key, tensor in small_inputs(5).items()}
+        output, _ = triton_linear_attention(**inputs, causal=causal, eps=EPS)
+        (gradient,) = torch.autograd.grad(output.pow(2).sum(), inputs[name], create_graph=True)
+        try:
+            gradient.sum().backward()
+        except RuntimeError as error:
+            unnamed += 'use attention_backend="torch"' not in str(error)
+        else:
+            unnamed += 1
+    return float(unnamed)
+
+
+@check
 def an_empty_batch():
     inputs = {name: tensor[:0] for name, tensor in small_inputs().items()}
     actual = [outputs_and_gradients(triton_linear_attention, inputs, causal=causal) for causal in (False, True)]
