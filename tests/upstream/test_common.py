@@ -50,7 +50,6 @@ OPTIONS = {
         "use_output_projection": True,
         "norm_position": "post",
         "block_skip": True,
-        "init_scheme": "authors",
     },
     "kernel_transformer": {
         "feature_map": "low_rank_glu",
@@ -68,7 +67,6 @@ OPTIONS = {
         "shared_projections": [],
         "embedding_norm": False,
         "last_norm": True,
-        "init_scheme": "authors",
     },
     "memory_transformer": {"segment_length": 4, "memory_filter": "conv", "last_norm": False, "embedding_norm": True},
     "vanilla_transformer": {"key_value_filter": "conv", "norm_type": "scale_norm", "cls_position": False},
