@@ -6,14 +6,18 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import disk_errors, fsync_tree, read_json, sha256, write_json
 from .checkpoint_files import EXPORT_RECORD
 
 
-def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> Path:
-    """Save weights, config, code and tokenizer, if any, to `folder`, replacing an earlier export once all is written.
+def export_checkpoint(
+    model: PreTrainedModel, processor: PreTrainedTokenizerBase | BaseImageProcessor | None, folder: str | Path
+) -> Path:
+    """Save weights, config, code and processor to `folder`, replacing an earlier export once all is written.
+
+    The processor is the tokenizer, or of a classifier of pictures the image processor, if there is one.
 
     An earlier export is known by the hashes that it has left in a hidden file, which is never published. Whatever else
     is in the folder, or was changed since, is never replaced.
@@ -34,8 +38,8 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     try:
         with disk_errors(folder, "make room, or choose another folder"):
             model.save_pretrained(staging)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(staging)
+            if processor is not None:
+                processor.save_pretrained(staging)
         hashes = {path: sha256(staging / path) for path in _files(staging)}
         write_json(staging / EXPORT_RECORD, {"hf_effattn": version("hf_effattn"), "files": hashes})
         fsync_tree(staging)

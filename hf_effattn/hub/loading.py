@@ -16,7 +16,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..families import Family, list_families
 from ..models.configuration_encoder import EncoderConfig
@@ -137,6 +143,18 @@ def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint
                 f"{config.vocab_size}"
             )
     return Checkpoint(model.eval(), tokenizer, auto_class)
+
+
+def load_image_processor(folder: Path) -> BaseImageProcessor | None:
+    """The image processor of a checkpoint, one of transformers' own, or None if there is none.
+
+    Raises:
+        ValueError: it is none of transformers'.
+        ImportError: pillow is not installed.
+    """
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def model_without_weights(model_class: Any, config: EncoderConfig) -> PreTrainedModel:

@@ -119,7 +119,8 @@ def check_content(
     """The one of the three that was given, checked for its shape and dtype.
 
     Raises:
-        ValueError: none, several, an empty one, one that is too long, or of another width than the model's.
+        ValueError: none, several, an empty one, one that is too long, or of another width than the model's; or
+            pictures in colour, where the model reads grey ones.
     """
     given = [
         (value, shape)
@@ -148,7 +149,23 @@ def check_content(
             f"the input has {length} positions, more than max_position_embeddings={limit}; "
             "truncate it (tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
         )
-    return value
+    return value if pixel_values is None else _grey_from_rgb(config, value)
+
+
+def _grey_from_rgb(config: EncoderConfig, pixel_values: torch.Tensor) -> torch.Tensor:
+    """One of three equal channels, for a model of one: transformers' pipelines make every picture RGB.
+
+    Where values cannot be read (`readable`) the three stay, and are refused as three.
+    """
+    if config.num_channels != 1 or pixel_values.shape[1] != 3 or not readable(pixel_values):
+        return pixel_values
+    grey = pixel_values[:, :1]
+    if not bool((pixel_values == grey).all()):
+        raise ValueError(
+            "this model reads grey pictures (num_channels=1), and the three channels of pixel_values differ: make the "
+            "pictures grey first, as those were that it was trained on"
+        )
+    return grey
 
 
 def _whole(tensor: torch.Tensor) -> bool:

@@ -125,6 +125,17 @@ def test_a_decoder_is_read_at_its_last_token(family):
 
 
 @over_families
+def test_grey_pictures_in_rgb_are_those_of_one_channel_and_colours_are_refused(family):
+    model = tiny_model(family, "AutoModelForImageClassification", num_channels=1)
+    grey = torch.rand(2, 1, 3, 4, dtype=torch.float64)
+    rgb = grey.expand(-1, 3, -1, -1).clone()
+    assert torch.equal(model(rgb).logits, model(grey).logits)
+    rgb[1, 2, 0, 0] += 0.5
+    with pytest.raises(ValueError, match=r"reads grey pictures \(num_channels=1\).* make the pictures grey first"):
+        model(rgb)
+
+
+@over_families
 def test_image_pixels_are_read_in_raster_order(family):
     model = tiny_model(family, num_channels=1)
     image = torch.rand(1, 1, 3, 4, dtype=torch.float64)
@@ -177,7 +188,7 @@ def test_unknown_arguments_and_wrong_uses_meet_a_clear_error(family):
     with pytest.raises(ValueError, match="num_channels=1: this model reads pixel_values"):
         images(IDS)
     with pytest.raises(ValueError, match=r"must be \[batch, num_channels=1, height, width\]"):
-        images(pixel_values=torch.rand(1, 3, 2, 2))
+        images(pixel_values=torch.rand(1, 2, 2, 2))
     with pytest.raises(ValueError, match="set num_channels"):
         family.model_class("AutoModelForImageClassification")(tiny_config(family))
     with pytest.raises(ValueError, match="a language model reads tokens"):
