@@ -110,6 +110,23 @@ def check_token_types(
         )
 
 
+def choices_as_rows(**given: torch.Tensor | None) -> tuple[int, dict[str, torch.Tensor | None]]:
+    """How many choices there are, and ``[batch, choices, length, ..]`` as rows ``[batch * choices, length, ..]``.
+
+    Raises:
+        ValueError: another number of dimensions, or tensors that differ in these three.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in given.items() if tensor is not None}
+    wrong = [name for name in shapes if len(shapes[name]) != (4 if name == "inputs_embeds" else 3)]
+    if wrong or len({tuple(shape[:3]) for shape in shapes.values()}) > 1:
+        raise ValueError(
+            f"multiple choice reads [batch, choices, length], the same in every tensor, got {shapes}; one text per "
+            "row is for ForSequenceClassification"
+        )
+    choices = next(iter(shapes.values()), [1, 1])[1]
+    return choices, {name: None if tensor is None else tensor.flatten(0, 1) for name, tensor in given.items()}
+
+
 def check_content(
     config: EncoderConfig,
     input_ids: torch.Tensor | None,

@@ -90,6 +90,13 @@ def test_an_image_processor_with_code_of_its_own_is_not_exported(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+def test_choices_are_verified(tmp_path):
+    export_tiny(FAMILIES[2], "AutoModelForMultipleChoice", tmp_path / "model", vocab_size=260)
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert "AutoModelForMultipleChoice: largest difference" in done.stdout
+
+
 def test_verify_shows_what_it_found(tmp_path):
     model = tiny_model(
         FAMILIES[2], "AutoModelForSequenceClassification", torch.float32, vocab_size=260, pair_features="interaction"

@@ -34,6 +34,12 @@ CASES = {
         TOKENS | {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])},
         (2, 11),
     ),
+    "AutoModelForMultipleChoice": (
+        {},
+        {name: torch.stack([tensor, tensor.flip(0)], dim=1) for name, tensor in TOKENS.items()}
+        | {"labels": torch.tensor([1, 0])},
+        (2, 2),
+    ),
     "AutoModelForImageClassification": (
         {"num_channels": 3, "num_labels": 3},
         {"pixel_values": torch.rand(2, 3, 5, 4), "labels": CLASSES},
@@ -57,10 +63,51 @@ def test_head(family, options, auto_class):
     output.loss.backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias that adds the same to all arguments of a softmax has no gradient but rounding: that of its keys, and that
-    # of the logits of all positions of an answer.
-    exempt = ["qa_outputs.bias"]
+    # of the logits of all positions of an answer, or of all choices.
+    exempt = ["qa_outputs.bias", *(["classifier.logits.bias"] if "Choice" in auto_class else [])]
     exempt += [] if family.attention.startswith(("Q", "φ")) else ["key.bias"]
     assert [name for name in unused if not name.endswith(tuple(exempt))] == []
+
+
+@over_families
+def test_every_choice_gets_the_logit_of_a_classifier_with_one(family):
+    model = tiny_model(family, "AutoModelForMultipleChoice")
+    one = tiny_model(family, "AutoModelForSequenceClassification", num_labels=1)
+    one.load_state_dict(model.state_dict())
+    ids, mask = padded([random_ids(1, length, seed=length)[0] for length in (9, 5, 7, 9, 1, 8)], "left")
+    batch = {"input_ids": ids.view(2, 3, 9), "attention_mask": mask.view(2, 3, 9)}
+    labels = torch.tensor([2, 0])
+    output = model(**batch, labels=labels)
+    alone = torch.cat([one(row[real.bool()][None]).logits for row, real in zip(ids, mask, strict=True)]).view(2, 3)
+    assert_close("logits", output.logits, alone)
+    assert_close("loss", output.loss, -alone.log_softmax(-1)[[0, 1], labels].mean())
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0).view(2, 3, 9), "token_type_ids": 0 * batch["input_ids"]}
+    assert_close("embedded", model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits, alone)
+    assert_close("extra", model(**batch, **extra, cache_position=None, tokenizer=None).logits, alone)
+
+
+@over_families
+def test_choices_of_another_shape_are_refused(family):
+    model = tiny_model(family, "AutoModelForMultipleChoice")
+    ids = random_ids(6, 9).view(2, 3, 9)
+    for wrong in (
+        {"input_ids": ids[:, 0]},
+        {"input_ids": ids, "attention_mask": torch.ones(2, 9)},
+        {"input_ids": ids, "attention_mask": torch.ones(3, 2, 9)},
+        {"input_ids": ids, "position_ids": torch.arange(9)[None, None]},
+        {"inputs_embeds": torch.rand(2, 9, 24)},
+    ):
+        with pytest.raises(ValueError, match=r"multiple choice reads \[batch, choices, length\].*\[2, .*SequenceCl"):
+            model(**wrong)
+    with pytest.raises(ValueError, match="give exactly one of input_ids"):
+        model()
+    with pytest.raises(ValueError, match="they would be lost"):
+        model(ids, token_type_ids=(torch.arange(9) > 3).long().expand_as(ids))
+    with pytest.raises(TypeError, match=r"unknown arguments \['atention_mask'\]"):
+        model(ids, atention_mask=None)
+    with pytest.raises(ValueError, match=r"'concat' is for classifiers of pairs.* set pair_features=None"):
+        tiny_model(family, "AutoModelForMultipleChoice", pair_features="concat")
 
 
 @over_families
