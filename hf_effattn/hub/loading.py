@@ -74,6 +74,8 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
         raise FileNotFoundError(f"the repository {source} has no revision {revision!r}") from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"there is no folder {source} here, and no repository was found: {error}") from error
+    except RuntimeError as error:
+        raise OSError(f"{source} cannot be downloaded: {error} Set HOME or HF_HOME to a folder of your own") from error
 
 
 def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
