@@ -117,14 +117,14 @@ def choices_as_rows(**given: torch.Tensor | None) -> tuple[int, dict[str, torch.
         ValueError: another number of dimensions, or tensors that differ in these three.
     """
     shapes = {name: list(tensor.shape) for name, tensor in given.items() if tensor is not None}
-    wrong = [name for name in shapes if len(shapes[name]) != (4 if name == "inputs_embeds" else 3)]
-    if wrong or len({tuple(shape[:3]) for shape in shapes.values()}) > 1:
+    first = next(iter(shapes.values()), [1, 1, 1])
+    wanted = {name: 4 if name == "inputs_embeds" else 3 for name in shapes}
+    if any(len(shape) != wanted[name] or shape[:3] != first[:3] for name, shape in shapes.items()):
         raise ValueError(
             f"multiple choice reads [batch, choices, length], the same in every tensor, got {shapes}; one text per "
             "row is for ForSequenceClassification"
         )
-    choices = next(iter(shapes.values()), [1, 1])[1]
-    return choices, {name: None if tensor is None else tensor.flatten(0, 1) for name, tensor in given.items()}
+    return first[1], {name: None if tensor is None else tensor.flatten(0, 1) for name, tensor in given.items()}
 
 
 def check_content(
