@@ -32,8 +32,10 @@ from .outputs import (
 from .sequence import real_tokens
 
 
+#: Heads read their base model's outputs by name, whatever form the config wants of their own.
+NAMED: dict[str, Any] = {"return_dict": True}
 #: Heads that read a whole input at once have no use for a decoder's cache.
-NO_CACHE: dict[str, Any] = {"use_cache": False}
+NO_CACHE = NAMED | {"use_cache": False}
 
 
 class EncoderHead(EncoderPreTrainedModel):
@@ -106,7 +108,7 @@ class EncoderForMaskedLM(EncoderHead):
             position_ids,
             inputs_embeds=inputs_embeds,
             token_type_ids=token_type_ids,
-            **kwargs,
+            **NAMED | kwargs,
         )
         logits = self.lm_head(self.head(outputs.last_hidden_state))
         loss = None
@@ -171,7 +173,7 @@ class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             token_type_ids=token_type_ids,
-            **kwargs,
+            **NAMED | kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None

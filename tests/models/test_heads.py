@@ -10,6 +10,7 @@ from tests.models.variants import (
     FAMILIES,
     over_causal_families,
     over_families,
+    over_heads,
     over_variants,
     padded,
     random_ids,
@@ -67,6 +68,17 @@ def test_head(family, options, auto_class):
     exempt = ["qa_outputs.bias", *(["classifier.logits.bias"] if "Choice" in auto_class else [])]
     exempt += [] if family.attention.startswith(("Q", "φ")) else ["key.bias"]
     assert [name for name in unused if not name.endswith(tuple(exempt))] == []
+
+
+@over_heads(*CASES)
+def test_a_config_may_want_tuples(family, auto_class):
+    options, inputs, shape = CASES[auto_class]
+    model = tiny_model(family, auto_class, **options)
+    expected = model(**inputs)
+    model.config.return_dict = False
+    loss, logits, *_ = model(**inputs)
+    assert torch.equal(loss, expected.loss) and logits.shape == shape
+    assert torch.equal(model(**inputs, return_dict=True).loss, loss)
 
 
 @over_families
