@@ -91,14 +91,18 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def _machine() -> list[tuple[str, str]]:
-    from .kernels.build import cache_folder
+    from .kernels.build import BuildError, cache_folder
 
-    kernels = sorted(path.name for path in cache_folder().glob("*.so")) if cache_folder().exists() else []
+    try:
+        folder = cache_folder()
+        kept = f"{folder}: {len(list(folder.glob('*.so')))}"
+    except BuildError as error:
+        kept = f"none: {error}"
     return [
         ("python", platform.python_version()),
         ("processor", _processor()),
         ("threads", str(torch.get_num_threads())),
-        ("compiled kernels", f"{cache_folder()}: {len(kernels)}"),
+        ("compiled kernels", kept),
     ]
 
 

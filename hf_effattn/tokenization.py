@@ -24,6 +24,9 @@ def byte_tokenizer(model_max_length: int, padding_side: Literal["left", "right"]
 
     ``word_ids()`` counts words as GPT-2's tokenizer does: letters, numbers or signs with the space before them.
 
+    The token classification pipeline gives pieces of the text as ``word`` with ``aggregation_strategy="simple"``. The
+    other strategies look for words by spaces alone, and decode them twice: beyond ASCII, read ``text[start:end]``.
+
     Args:
         model_max_length: where ``truncation=True`` cuts, special tokens included: `max_position_embeddings`.
         padding_side: ``"left"`` for a decoder that is to generate behind a batch of texts.

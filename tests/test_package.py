@@ -5,15 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from setuptools import Distribution
+from transformers import pipeline
 
 import hf_effattn
 from hf_effattn.files import read_json, write_json
 from hf_effattn.metrics import load_metric
 from hf_effattn.models.versions import check_version
 from hf_effattn.tokenization import VOCAB_SIZE
+from tests.models.variants import FAMILIES, tiny_model
 
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +104,25 @@ def test_configs_have_a_token_for_every_byte_by_default():
     assert len(hf_effattn.byte_tokenizer(8)) == VOCAB_SIZE
     for family in hf_effattn.list_families():
         assert family.config_class().vocab_size == VOCAB_SIZE
+
+
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+def test_the_token_classification_pipeline_finds_pieces_of_the_text(strategy, monkeypatch):
+    text, names = "Nováková is in Ústí nad Labem", {"Nováková": "PER", "Ústí nad Labem": "LOC"}
+    tokenizer = hf_effattn.byte_tokenizer(80)
+    labels = {0: "O", 1: "I-PER", 2: "I-LOC"}
+    model = tiny_model(FAMILIES[0], "AutoModelForTokenClassification", torch.float32, vocab_size=260, id2label=labels)
+    found = np.zeros(len(tokenizer(text)["input_ids"]), dtype=int)
+    for label, name in enumerate(names, start=1):
+        start = 1 + len(text[: text.index(name)].encode())
+        found[start : start + len(name.encode())] = label
+    logits = torch.nn.functional.one_hot(torch.from_numpy(found), 3)[None].float()
+    monkeypatch.setattr(model, "forward", lambda **inputs: {"logits": logits})
+    tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy=strategy)
+    entities = tag(text)
+    assert {text[entity["start"] : entity["end"]]: entity["entity_group"] for entity in entities} == names
+    if strategy == "simple":
+        assert {entity["word"]: entity["entity_group"] for entity in entities} == names
 
 
 def test_tokenizer_pairs_padding_and_truncation(tmp_path):

@@ -5,7 +5,7 @@
 
 Any argument of `transformers.TrainingArguments` may stand in the recipe or on the command line. The best checkpoint
 by validation accuracy is scored once on the test split. The run leaves in its output folder the checkpoints to
-resume from, ``model/`` (a self-contained checkpoint with its tokenizer) and ``results.json``.
+resume from, ``model/`` (a self-contained checkpoint with its tokenizer or image processor) and ``results.json``.
 """
 
 import logging
@@ -106,7 +106,7 @@ def build_trainer(prepared: Prepared, training: TrainingArguments) -> tuple[Trai
         data_collator=prepared.collate,
         train_dataset=prepared.encoded["train"],
         eval_dataset=prepared.encoded["validation"],
-        processing_class=prepared.tokenizer,
+        processing_class=prepared.processor,
         compute_metrics=compute_metrics,
         callbacks=[throughput],
     )

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         results = run_facts(lra, read, model, made) | best
         results["test"] = {f"test_{name}": value for name, value in scores.items()}
         if loop.accelerator.is_main_process:
-            store(model, prepared.tokenizer, Path(training.output_dir), results)
+            store(model, prepared.processor, Path(training.output_dir), results)
     logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
     loop.accelerator.end_training()
     return results

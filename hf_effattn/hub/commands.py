@@ -36,10 +36,11 @@ def export(
 ) -> None:
     """Write a checkpoint that carries its own code: that of this version of the package, whatever SOURCE has.
 
-    SOURCE needs weights, config and, if the model has one, tokenizer. A model card is not taken over.
+    SOURCE needs weights, config and, if the model has one, tokenizer or image processor. A model card is not taken
+    over.
     """
     from .export import export_checkpoint
-    from .loading import find_folder, head_classes, load_checkpoint
+    from .loading import find_folder, head_classes, load_checkpoint, load_image_processor
 
     with refusals():
         found = find_folder(source, revision)
@@ -47,7 +48,8 @@ def export(
         if len(auto_classes) != 1:
             raise ValueError(f"{source} records {len(auto_classes)} heads, {auto_classes}; a checkpoint is for one")
         checkpoint = load_checkpoint(found, family, auto_classes[0])
-        export_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+        processor = checkpoint.tokenizer or load_image_processor(found)
+        export_checkpoint(checkpoint.model, processor, folder)
     say(f"{folder} holds a {type(checkpoint.model).__name__} with its code; next: hf-effattn verify {folder}")
 
 

@@ -6,21 +6,27 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import disk_errors, fsync_tree, read_json, sha256, write_json
 from .checkpoint_files import EXPORT_RECORD
+from .drafts import draft_of
 
 
-def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> Path:
-    """Save weights, config, code and tokenizer, if any, to `folder`, replacing an earlier export once all is written.
+def export_checkpoint(
+    model: PreTrainedModel, processor: PreTrainedTokenizerBase | BaseImageProcessor | None, folder: str | Path
+) -> Path:
+    """Save weights, config, code and processor to `folder`, replacing an earlier export once all is written.
+
+    The processor is the tokenizer, or of a classifier of pictures the image processor, if there is one.
 
     An earlier export is known by the hashes that it has left in a hidden file, which is never published. Whatever else
     is in the folder, or was changed since, is never replaced.
 
     The files are written to a sibling folder, flushed to disk and moved into place; a full disk or an interrupt on
-    the way leaves the earlier checkpoint as it was. A kill between the two renames of the move leaves it in a hidden
-    folder beside, ``.<name>-old-*``.
+    the way leaves the earlier checkpoint as it was. So does a kill, and the next export removes what is left of the
+    new one (`draft_of`); between the two renames of the move it leaves the earlier checkpoint in a hidden folder
+    beside, ``.<name>-old-*``.
 
     Raises:
         FileExistsError: `folder` holds anything that no export has written, such as a card, or a model that was
@@ -30,18 +36,15 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     folder = Path(folder)
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with draft_of(folder) as staging:
         with disk_errors(folder, "make room, or choose another folder"):
             model.save_pretrained(staging)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(staging)
+            if processor is not None:
+                processor.save_pretrained(staging)
         hashes = {path: sha256(staging / path) for path in _files(staging)}
         write_json(staging / EXPORT_RECORD, {"hf_effattn": version("hf_effattn"), "files": hashes})
         fsync_tree(staging)
         _move_into_place(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 

@@ -13,8 +13,8 @@ LENGTH = 65
 def sample_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A batch of two that the model's forward takes, always the same: pixels, or tokens with padding, or pairs.
 
-    Tokens are drawn from the whole vocabulary, ``[2, length]``, and the end of the second row is padding. Pixels are
-    ``[2, channels, side, side]``.
+    Tokens are drawn from the whole vocabulary, ``[2, length]``, and the end of the second row is padding; choices are
+    ``[2, 2, length]``. Pixels are ``[2, channels, side, side]``.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -23,6 +23,9 @@ def sample_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         # One position is that of the CLS vector.
         side = max(1, math.isqrt(length - 1))
         return {"pixel_values": torch.randn(2, config.num_channels, side, side, generator=generator).to(model.dtype)}
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        choices = [_tokens(config.vocab_size, config.pad_token_id or 0, length, generator) for _ in range(2)]
+        return {name: torch.stack([choice[name] for choice in choices], dim=1) for name in choices[0]}
     inputs = _tokens(config.vocab_size, config.pad_token_id or 0, length, generator)
     # The base model of a pair classifier reads one sequence.
     if config.pair_features is not None and type(model).__name__.endswith("ForSequenceClassification"):

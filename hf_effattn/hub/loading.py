@@ -16,7 +16,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..families import Family, list_families
 from ..models.configuration_encoder import EncoderConfig
@@ -68,6 +74,8 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
         raise FileNotFoundError(f"the repository {source} has no revision {revision!r}") from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"there is no folder {source} here, and no repository was found: {error}") from error
+    except RuntimeError as error:
+        raise OSError(f"{source} cannot be downloaded: {error} Set HOME or HF_HOME to a folder of your own") from error
 
 
 def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
@@ -137,6 +145,18 @@ def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint
                 f"{config.vocab_size}"
             )
     return Checkpoint(model.eval(), tokenizer, auto_class)
+
+
+def load_image_processor(folder: Path) -> BaseImageProcessor | None:
+    """The image processor of a checkpoint, one of transformers' own, or None if there is none.
+
+    Raises:
+        ValueError: it is none of transformers'.
+        ImportError: pillow is not installed.
+    """
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def model_without_weights(model_class: Any, config: EncoderConfig) -> PreTrainedModel:

@@ -1,11 +1,18 @@
 """What a task is, and the table of tasks."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from datasets import DatasetDict
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TokenizersBackend, default_data_collator
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TokenizersBackend,
+    ViTImageProcessorPil,
+    default_data_collator,
+)
 
 from ..tokenization import byte_tokenizer, encode_data
 from . import image, listops, pathfinder, pathfinder_tracing, recall, retrieval, text
@@ -67,6 +74,18 @@ class LraTask:
         if self.tokenizer is not None:
             return len(self.tokenizer(0))
         return PIXEL_VOCABULARY if self.plain and self.pixels is not None else self.vocabulary
+
+    def image_processor(self) -> ViTImageProcessorPil | None:
+        """What makes of a picture, also in RGB, the pixels of `collator`; None if models read no pixels.
+
+        Pictures of another size get that of the task. It has three channels, which are equal where pictures are grey;
+        models of one channel take one of them, and refuse colours.
+        """
+        if self.pixels is None or self.plain or self.length is None:
+            return None
+        side, (mean, deviation) = math.isqrt(self.length - 1), self.pixels
+        size = {"height": side, "width": side}
+        return ViTImageProcessorPil(size=size, image_mean=[mean] * 3, image_std=[deviation] * 3)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase | None) -> Collator:
         """What makes batches of rows, given the tokenizer of the texts."""

@@ -54,9 +54,8 @@ def evaluator(task: str) -> Evaluator:
     """What ``evaluate.evaluator(task)`` gives, for transformers 5 and with the metrics of this package.
 
     The tasks of this library's models are ``"text-classification"``, ``"token-classification"`` and
-    ``"text-generation"``. A metric is one of `METRICS` by its name, or any `evaluate` module; token classification
-    wants one that takes lists of label names. Pipelines of images want an image processor, and models of this library,
-    which read arrays of pixels, have none: score their logits with ``load_metric("accuracy")``.
+    ``"text-generation"``, and ``"image-classification"`` for checkpoints with an image processor. A metric is one of
+    `METRICS` by its name, or any `evaluate` module; token classification wants one that takes lists of label names.
 
     Raises:
         ValueError: `evaluate` has no evaluator for the task, or transformers has no pipeline for it. That is so of

@@ -22,6 +22,7 @@ HEADS = {
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    "AutoModelForMultipleChoice": "ForMultipleChoice",
     "AutoModelForImageClassification": "ForImageClassification",
 }
 

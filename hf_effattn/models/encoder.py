@@ -253,7 +253,8 @@ class EncoderModel(EncoderPreTrainedModel):
             cache: a decoder's state from earlier calls (``transformers.DynamicCache(config=model.config)``), with as
                 many rows as the input; also under its old name `past_key_values`.
             inputs_embeds: ``[batch, length, hidden]``, in place of the token embeddings.
-            pixel_values: ``[batch, channels, height, width]``, read in raster order behind a CLS vector.
+            pixel_values: ``[batch, channels, height, width]``, read in raster order behind a CLS vector. A model of
+                one channel takes three that are equal, as grey pictures are in RGB.
             use_cache: whether a decoder makes and returns a cache; False while training.
             token_type_ids: ``[batch, length]``, of one segment per row, as tokenizers of BERT's kind return for single
                 texts. It changes nothing; several segments are refused.

@@ -16,6 +16,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from .configuration_encoder import EncoderConfig
 from .encoder import EncoderModel, EncoderPreTrainedModel
 from .generation import CachedGenerationMixin
+from .inputs import choices_as_rows
 from .layers import make_dropout, make_norm
 from .ops_reference import accumulation_dtype
 from .outputs import (
@@ -23,6 +24,7 @@ from .outputs import (
     EncoderOutput,
     ImageClassifierOutput,
     MaskedLMOutput,
+    MultipleChoiceOutput,
     QuestionAnsweringOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -30,8 +32,10 @@ from .outputs import (
 from .sequence import real_tokens
 
 
+#: Heads read their base model's outputs by name, whatever form the config wants of their own.
+NAMED: dict[str, Any] = {"return_dict": True}
 #: Heads that read a whole input at once have no use for a decoder's cache.
-NO_CACHE: dict[str, Any] = {"use_cache": False}
+NO_CACHE = NAMED | {"use_cache": False}
 
 
 class EncoderHead(EncoderPreTrainedModel):
@@ -104,7 +108,7 @@ class EncoderForMaskedLM(EncoderHead):
             position_ids,
             inputs_embeds=inputs_embeds,
             token_type_ids=token_type_ids,
-            **kwargs,
+            **NAMED | kwargs,
         )
         logits = self.lm_head(self.head(outputs.last_hidden_state))
         loss = None
@@ -169,7 +173,7 @@ class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             token_type_ids=token_type_ids,
-            **kwargs,
+            **NAMED | kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
@@ -318,6 +322,53 @@ class EncoderForQuestionAnswering(EncoderHead):
         return QuestionAnsweringOutput(
             **self.shared_fields(loss, outputs, share), start_logits=start_logits, end_logits=end_logits
         )
+
+
+class EncoderForMultipleChoice(EncoderHead):
+    """Chooses between texts: each is encoded by itself, and one classifier gives each a logit."""
+
+    def __init__(self, config: EncoderConfig):
+        if config.pair_features is not None:
+            raise ValueError(
+                f"pair_features={config.pair_features!r} is for classifiers of pairs, and every choice is one "
+                "sequence: set pair_features=None"
+            )
+        super().__init__(config)
+        self.pooling = config.resolved_pooling
+        self.classifier = ClassificationHead(config, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MultipleChoiceOutput:
+        """Logits ``[batch, choices]`` of inputs ``[batch, choices, length]``; `labels` ``[batch]`` are the right ones.
+
+        Raises:
+            ValueError: inputs without a dimension of choices, or not all of the same.
+        """
+        choices, rows = choices_as_rows(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+        )
+        outputs = self.model(**rows, **NO_CACHE | kwargs)
+        pooled = pool(outputs.last_hidden_state, rows["attention_mask"], self.pooling, outputs.memory)
+        logits = self.classifier(pooled).view(-1, choices)
+        loss, share = None, row_share(labels, num_items_in_batch)
+        if labels is not None:
+            loss = share * nn.functional.cross_entropy(logits, labels.to(logits.device))
+        return MultipleChoiceOutput(**self.shared_fields(loss, outputs, share), logits=logits)
 
 
 class EncoderForImageClassification(EncoderHead):

@@ -110,6 +110,23 @@ def check_token_types(
         )
 
 
+def choices_as_rows(**given: torch.Tensor | None) -> tuple[int, dict[str, torch.Tensor | None]]:
+    """How many choices there are, and ``[batch, choices, length, ..]`` as rows ``[batch * choices, length, ..]``.
+
+    Raises:
+        ValueError: another number of dimensions, or tensors that differ in these three.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in given.items() if tensor is not None}
+    first = next(iter(shapes.values()), [1, 1, 1])
+    wanted = {name: 4 if name == "inputs_embeds" else 3 for name in shapes}
+    if any(len(shape) != wanted[name] or shape[:3] != first[:3] for name, shape in shapes.items()):
+        raise ValueError(
+            f"multiple choice reads [batch, choices, length], the same in every tensor, got {shapes}; one text per "
+            "row is for ForSequenceClassification"
+        )
+    return first[1], {name: None if tensor is None else tensor.flatten(0, 1) for name, tensor in given.items()}
+
+
 def check_content(
     config: EncoderConfig,
     input_ids: torch.Tensor | None,
@@ -119,7 +136,8 @@ def check_content(
     """The one of the three that was given, checked for its shape and dtype.
 
     Raises:
-        ValueError: none, several, an empty one, one that is too long, or of another width than the model's.
+        ValueError: none, several, an empty one, one that is too long, or of another width than the model's; or
+            pictures in colour, where the model reads grey ones.
     """
     given = [
         (value, shape)
@@ -148,7 +166,23 @@ def check_content(
             f"the input has {length} positions, more than max_position_embeddings={limit}; "
             "truncate it (tokenizer(..., truncation=True)) or train with a larger max_position_embeddings"
         )
-    return value
+    return value if pixel_values is None else _grey_from_rgb(config, value)
+
+
+def _grey_from_rgb(config: EncoderConfig, pixel_values: torch.Tensor) -> torch.Tensor:
+    """One of three equal channels, for a model of one: transformers' pipelines make every picture RGB.
+
+    Where values cannot be read (`readable`) the three stay, and are refused as three.
+    """
+    if config.num_channels != 1 or pixel_values.shape[1] != 3 or not readable(pixel_values):
+        return pixel_values
+    grey = pixel_values[:, :1]
+    if not bool((pixel_values == grey).all()):
+        raise ValueError(
+            "this model reads grey pictures (num_channels=1), and the three channels of pixel_values differ: make the "
+            "pictures grey first, as those were that it was trained on"
+        )
+    return grey
 
 
 def _whole(tensor: torch.Tensor) -> bool:

@@ -6,6 +6,7 @@ from .filters import make_memory_filter
 from .heads import (
     EncoderForImageClassification,
     EncoderForMaskedLM,
+    EncoderForMultipleChoice,
     EncoderForQuestionAnswering,
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
@@ -51,6 +52,10 @@ class ConvLunaForQuestionAnswering(ConvLunaPreTrainedModel, EncoderForQuestionAn
     base_class = ConvLunaModel
 
 
+class ConvLunaForMultipleChoice(ConvLunaPreTrainedModel, EncoderForMultipleChoice):
+    base_class = ConvLunaModel
+
+
 class ConvLunaForImageClassification(ConvLunaPreTrainedModel, EncoderForImageClassification):
     base_class = ConvLunaModel
 
@@ -60,4 +65,5 @@ ConvLunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 ConvLunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 ConvLunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 ConvLunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+ConvLunaForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 ConvLunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")

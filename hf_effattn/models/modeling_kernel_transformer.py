@@ -10,6 +10,7 @@ from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
     EncoderForMaskedLM,
+    EncoderForMultipleChoice,
     EncoderForQuestionAnswering,
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
@@ -101,6 +102,10 @@ class KernelTransformerForQuestionAnswering(KernelTransformerPreTrainedModel, En
     base_class = KernelTransformerModel
 
 
+class KernelTransformerForMultipleChoice(KernelTransformerPreTrainedModel, EncoderForMultipleChoice):
+    base_class = KernelTransformerModel
+
+
 class KernelTransformerForImageClassification(KernelTransformerPreTrainedModel, EncoderForImageClassification):
     base_class = KernelTransformerModel
 
@@ -111,4 +116,5 @@ KernelTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 KernelTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 KernelTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 KernelTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+KernelTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 KernelTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

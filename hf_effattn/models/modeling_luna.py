@@ -5,6 +5,7 @@ from .encoder import EncoderPreTrainedModel
 from .heads import (
     EncoderForImageClassification,
     EncoderForMaskedLM,
+    EncoderForMultipleChoice,
     EncoderForQuestionAnswering,
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
@@ -42,6 +43,10 @@ class LunaForQuestionAnswering(LunaPreTrainedModel, EncoderForQuestionAnswering)
     base_class = LunaModel
 
 
+class LunaForMultipleChoice(LunaPreTrainedModel, EncoderForMultipleChoice):
+    base_class = LunaModel
+
+
 class LunaForImageClassification(LunaPreTrainedModel, EncoderForImageClassification):
     base_class = LunaModel
 
@@ -51,4 +56,5 @@ LunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 LunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 LunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 LunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+LunaForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 LunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")

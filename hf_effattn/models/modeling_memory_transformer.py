@@ -6,6 +6,7 @@ from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
     EncoderForMaskedLM,
+    EncoderForMultipleChoice,
     EncoderForQuestionAnswering,
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
@@ -47,6 +48,10 @@ class MemoryTransformerForQuestionAnswering(MemoryTransformerPreTrainedModel, En
     base_class = MemoryTransformerModel
 
 
+class MemoryTransformerForMultipleChoice(MemoryTransformerPreTrainedModel, EncoderForMultipleChoice):
+    base_class = MemoryTransformerModel
+
+
 class MemoryTransformerForImageClassification(MemoryTransformerPreTrainedModel, EncoderForImageClassification):
     base_class = MemoryTransformerModel
 
@@ -57,4 +62,5 @@ MemoryTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 MemoryTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 MemoryTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 MemoryTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+MemoryTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 MemoryTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

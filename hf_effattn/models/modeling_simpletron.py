@@ -9,6 +9,7 @@ from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
     EncoderForMaskedLM,
+    EncoderForMultipleChoice,
     EncoderForQuestionAnswering,
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
@@ -79,6 +80,10 @@ class SimpleTronForQuestionAnswering(SimpleTronPreTrainedModel, EncoderForQuesti
     base_class = SimpleTronModel
 
 
+class SimpleTronForMultipleChoice(SimpleTronPreTrainedModel, EncoderForMultipleChoice):
+    base_class = SimpleTronModel
+
+
 class SimpleTronForImageClassification(SimpleTronPreTrainedModel, EncoderForImageClassification):
     base_class = SimpleTronModel
 
@@ -89,4 +94,5 @@ SimpleTronForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 SimpleTronForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 SimpleTronForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 SimpleTronForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+SimpleTronForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 SimpleTronForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -12,6 +12,7 @@ from .heads import (
     EncoderForCausalLM,
     EncoderForImageClassification,
     EncoderForMaskedLM,
+    EncoderForMultipleChoice,
     EncoderForQuestionAnswering,
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
@@ -88,6 +89,10 @@ class VanillaTransformerForQuestionAnswering(VanillaTransformerPreTrainedModel, 
     base_class = VanillaTransformerModel
 
 
+class VanillaTransformerForMultipleChoice(VanillaTransformerPreTrainedModel, EncoderForMultipleChoice):
+    base_class = VanillaTransformerModel
+
+
 class VanillaTransformerForImageClassification(VanillaTransformerPreTrainedModel, EncoderForImageClassification):
     base_class = VanillaTransformerModel
 
@@ -98,4 +103,5 @@ VanillaTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 VanillaTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 VanillaTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 VanillaTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+VanillaTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 VanillaTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

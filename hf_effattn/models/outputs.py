@@ -56,5 +56,10 @@ class QuestionAnsweringOutput(EffAttnFields, modeling_outputs.QuestionAnsweringM
 
 
 @dataclass
+class MultipleChoiceOutput(EffAttnFields, modeling_outputs.MultipleChoiceModelOutput):
+    """`loss` includes `aux_loss`. What the encoder recorded has ``batch * choices`` rows."""
+
+
+@dataclass
 class ImageClassifierOutput(EffAttnFields, modeling_outputs.ImageClassifierOutput):
     """`loss` includes `aux_loss`."""

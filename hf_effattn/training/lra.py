@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import read_json
 from ..lra import LraTask, get_task
@@ -95,7 +95,7 @@ class Prepared:
     Attributes:
         task: the task, in the form that the model reads.
         model: a classifier for it.
-        tokenizer: that of its texts, if there are any.
+        processor: the tokenizer of its texts, or the image processor of its pictures, if there are any.
         collate: makes batches of rows.
         splits: the rows as they were loaded, those that are used alone.
         encoded: the rows that batches are made of.
@@ -103,7 +103,7 @@ class Prepared:
 
     task: LraTask
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
+    processor: PreTrainedTokenizerBase | BaseImageProcessor | None
     collate: Collator
     splits: DatasetDict
     encoded: DatasetDict
@@ -127,7 +127,8 @@ def prepare(lra: LraArguments) -> Prepared:
     splits = use_rows(task.load(str(lra.source)), {"validation": lra.validation_rows, "test": lra.test_rows})
     tokenizer = None if task.tokenizer is None else task.tokenizer(task.longest(lra.max_length))
     encoded = tokenize(splits, tokenizer, lra.max_length, joined=task.plain)
-    return Prepared(task, model, tokenizer, task.collator(tokenizer), splits, encoded)
+    processor = task.image_processor() if tokenizer is None else tokenizer
+    return Prepared(task, model, processor, task.collator(tokenizer), splits, encoded)
 
 
 def use_rows(splits: DatasetDict, rows: dict[str, int | None]) -> DatasetDict:

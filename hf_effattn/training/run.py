@@ -200,7 +200,7 @@ def chosen_weights(trainer: Any) -> dict[str, str] | None:
 
 def store(
     model: PreTrainedModel,
-    tokenizer: Any,
+    processor: Any,
     output_dir: Path,
     results: dict[str, Any],
     best: dict[str, str] | None = None,
@@ -211,7 +211,7 @@ def store(
 
     Args:
         model: with the weights that are left.
-        tokenizer: its tokenizer, if any.
+        processor: its tokenizer or image processor, if any.
         output_dir: the folder of the run.
         results: gets the checksums of the weights.
         best: those of the best weights, which these have to be.
@@ -220,9 +220,9 @@ def store(
         OSError: the disk is full, or cannot be written.
         RuntimeError: the weights are not the best ones.
     """
-    if tokenizer is not None and model.can_generate():
-        tokenizer.padding_side = "left"
-    folder = export_checkpoint(model, tokenizer, output_dir / "model")
+    if processor is not None and model.can_generate():
+        processor.padding_side = "left"
+    folder = export_checkpoint(model, processor, output_dir / "model")
     results["weights"] = weight_checksums(folder)
     if best is not None and results["weights"] != best:
         raise RuntimeError(f"the weights in {folder} are {results['weights']}, and the best ones were {best}")

@@ -7,9 +7,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as Picture
+from transformers import AutoImageProcessor
 
 from hf_effattn.lra import image
+from hf_effattn.lra.task import TASKS
 
 
 def cifar_batch(seed, rows=image.CIFAR_BATCH):
@@ -248,3 +252,18 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(image, "FASHION_FOLDER", tmp_path / "none")
     with pytest.raises(ValueError, match="apt install dataset-fashion-mnist, or give the folder"):
         image.load_fashion_mnist("system")
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.pixels is not None])
+def test_the_image_processor_gives_every_shade_as_in_training(name, tmp_path):
+    task = TASKS[name]
+    task.image_processor().save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    side = processor.size["height"]
+    assert side == processor.size["width"] and side**2 + 1 == task.length
+    shades = np.resize(np.arange(256, dtype=np.uint8), (side, side))
+    pixels = processor(Picture.fromarray(shades).convert("RGB"), return_tensors="pt")["pixel_values"]
+    wanted = task.collator(None)([{"image": shades, "label": 0}])["pixel_values"]
+    # Each of three channels; where torchvision is installed, it rounds in another order.
+    torch.testing.assert_close(pixels, wanted.expand(-1, 3, -1, -1), rtol=0, atol=1e-6)
+    assert task.for_plain_tokens().image_processor() is None

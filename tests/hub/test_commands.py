@@ -19,6 +19,7 @@ from hf_effattn.cli import app
 from hf_effattn.hub import verify
 from hf_effattn.hub.inputs import sample_inputs
 from hf_effattn.hub.loading import find_folder, head_classes, load_checkpoint
+from hf_effattn.lra import get_task
 from tests.hub.making import export_tiny
 from tests.models.variants import FAMILIES, over_heads, tiny_model
 
@@ -65,6 +66,35 @@ def test_export_adds_todays_code_to_bare_weights(tmp_path):
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer("a")["input_ids"] == [1, 101]
+
+
+def test_an_image_processor_is_verified_and_exported_with_its_model(tmp_path):
+    model = tiny_model(FAMILIES[0], "AutoModelForImageClassification", torch.float32, num_channels=1)
+    processor = get_task("fashion_mnist").image_processor()
+    hf_effattn.export_checkpoint(model, processor, tmp_path / "model")
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert run("export", tmp_path / "model", tmp_path / "again").exit_code == 0
+    found = transformers.AutoImageProcessor.from_pretrained(tmp_path / "again")
+    assert found.to_dict() == processor.to_dict()
+
+
+def test_an_image_processor_with_code_of_its_own_is_not_exported(tmp_path):
+    model = tiny_model(FAMILIES[0], "AutoModelForImageClassification", torch.float32, num_channels=1)
+    hf_effattn.export_checkpoint(model, None, tmp_path / "model")
+    config = {"image_processor_type": "Other", "auto_map": {"AutoImageProcessor": "other.Other"}}
+    (tmp_path / "model/preprocessor_config.json").write_text(json.dumps(config))
+    (tmp_path / "model/other.py").write_text("class Other: ...\n")
+    done = run("export", tmp_path / "model", tmp_path / "again")
+    assert done.exit_code == 1 and "refused:" in done.output, done.output
+    assert not (tmp_path / "again").exists()
+
+
+def test_choices_are_verified(tmp_path):
+    export_tiny(FAMILIES[2], "AutoModelForMultipleChoice", tmp_path / "model", vocab_size=260)
+    done = run("verify", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert "AutoModelForMultipleChoice: largest difference" in done.stdout
 
 
 def test_verify_shows_what_it_found(tmp_path):

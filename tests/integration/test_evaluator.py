@@ -2,11 +2,14 @@
 
 import datasets
 import evaluate
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 import hf_effattn
+from hf_effattn.lra import get_task
 from hf_effattn.metrics import evaluator
 from tests.models.variants import FAMILIES, over_causal_families, over_families, tiny_model
 
@@ -71,6 +74,25 @@ def test_the_metric_is_the_packages_own_by_default_and_bootstrapped_on_request()
     low, high = scores["accuracy"]["confidence_interval"]
     assert low <= scores["accuracy"]["score"] <= high
     assert "score" in scores["accuracy_low"], "which evaluate's own accuracy does not have"
+
+
+def test_image_classification_scores_a_checkpoint_with_its_image_processor(tmp_path):
+    model = model_of(FAMILIES[0], "AutoModelForImageClassification", num_channels=1, max_position_embeddings=785)
+    task = get_task("fashion_mnist")
+    hf_effattn.export_checkpoint(model, task.image_processor(), tmp_path / "model")
+    shades = np.random.default_rng(0).integers(0, 256, (4, 28, 28)).astype(np.uint8)
+    batch = task.collator(None)([{"image": picture, "label": 0} for picture in shades])
+    with torch.no_grad():
+        right = model(batch["pixel_values"]).logits.argmax(-1).tolist()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    labels = [1 - right[0], *right[1:]]
+    rows = datasets.Dataset.from_dict(
+        {"image": [Image.fromarray(picture) for picture in shades], "label": labels}, features=features
+    )
+    scores = evaluator("image-classification").compute(
+        str(tmp_path / "model"), rows, label_mapping=model.config.label2id
+    )
+    assert scores["accuracy"] == 3 / 4
 
 
 class WordAccuracy(evaluate.Metric):

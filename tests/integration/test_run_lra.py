@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from filelock import FileLock
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForImageClassification,
@@ -17,6 +18,7 @@ from transformers import (
     HfArgumentParser,
     TrainerCallback,
     TrainingArguments,
+    pipeline,
 )
 from transformers.optimization import get_inverse_sqrt_schedule
 
@@ -31,6 +33,7 @@ from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
 from tests.models.variants import FAMILIES, over_families, random_ids, tiny_config
+from tests.numerics import assert_close
 
 
 SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra.py"
@@ -150,13 +153,20 @@ class Killed(BaseException):
 
 def toy_pictures(source):
     """Dark pictures against light ones."""
-    shades = np.array([[[40 + 150 * (i % 2)] * 3] * 4 for i in range(64)], dtype=np.uint8)
+    shades = np.array([[[40 + 150 * (i % 2)] * 4] * 4 for i in range(64)], dtype=np.uint8)
     split = pictures(shades, np.arange(64) % 2, ("dark", "light"))
     return DatasetDict(train=split, validation=split.select(range(16)), test=split.select(range(16, 48)))
 
 
 PICTURES = LraTask(
-    "toy", ("dark", "light"), ("made",), toy_pictures, None, False, (0.5, 0.25), "AutoModelForImageClassification"
+    name="toy",
+    labels=("dark", "light"),
+    sources=("made",),
+    load=toy_pictures,
+    tokenizer=None,
+    pixels=(0.5, 0.25),
+    auto_class="AutoModelForImageClassification",
+    length=17,
 )
 
 
@@ -174,12 +184,19 @@ TOKENS = LraTask(
 
 @over_families
 def test_pictures(toy_run, tmp_path, family):
-    results = toy_run("run", family, steps=30, fields={"num_channels": 1}, task=PICTURES)
+    results = toy_run("run", family, steps=30, fields={"num_channels": 1}, task=PICTURES, max_length=None)
     assert results["test"]["test_accuracy"] == 1.0, "the toy task is learnt"
     assert results["tokens_per_second"] > 0
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
     batch = PICTURES.collator(None)(list(toy_pictures("made")["test"].with_format("numpy")))
-    assert torch.equal(model(batch["pixel_values"]).logits.argmax(-1), batch["labels"])
+    logits = model(batch["pixel_values"][:2]).logits
+    assert torch.equal(logits.argmax(-1), batch["labels"][:2])
+    # From the files of the checkpoint alone, and from pictures as they lie on disk.
+    classify = pipeline("image-classification", model=str(tmp_path / "run" / "model"))
+    for row, expected in zip(toy_pictures("made")["test"].select(range(2)), logits, strict=True):
+        Image.fromarray(np.array(row["image"], dtype=np.uint8)).save(tmp_path / "picture.png")
+        scores = {answer["label"]: answer["score"] for answer in classify(str(tmp_path / "picture.png"))}
+        assert_close("scores", torch.tensor([scores["dark"], scores["light"]]), expected.softmax(-1))
 
 
 @over_families
@@ -197,7 +214,7 @@ def test_a_label_per_token(toy_run, family):
 )
 def test_a_model_that_reads_something_else_is_refused(toy_run, task, channels, message):
     with pytest.raises(ValueError, match=message):
-        toy_run("run", fields={"num_channels": channels}, task=task)
+        toy_run("run", fields={"num_channels": channels}, task=task, max_length=None)
 
 
 class KillAfter(TrainerCallback):

@@ -14,13 +14,19 @@ LABELS = {
     "AutoModelForCausalLM": IDS,
     "AutoModelForTokenClassification": torch.where(IDS % 4 == 0, -100, IDS % 2),
     "AutoModelForSequenceClassification": torch.arange(8) % 2,
+    "AutoModelForMultipleChoice": torch.arange(8) % 3,
 }
 PENALTY = {"kernel_transformer": {"orthogonality_penalty": 5.0}}
 
 
+def rows_of(auto_class):
+    ids = IDS.view(8, 3, 3) if "Choice" in auto_class else IDS
+    return [{"input_ids": row, "labels": labels} for row, labels in zip(ids, LABELS[auto_class], strict=True)]
+
+
 def weights_after_one_step(family, auto_class, folder, batch_size):
     model = tiny_model(family, auto_class, **PENALTY.get(family.model_type, {}))
-    rows = [{"input_ids": IDS[i], "labels": LABELS[auto_class][i]} for i in range(8)]
+    rows = rows_of(auto_class)
     arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=batch_size,
@@ -72,8 +78,8 @@ def test_label_smoothing_knows_a_class_by_any_name(tmp_path):
 def test_evaluation_gives_a_loss(family, auto_class, tmp_path):
     """`Trainer` takes every argument of forward with "label" in its name for a column that must be there."""
     model = tiny_model(family, auto_class)
-    rows = [{"input_ids": IDS[i], "labels": LABELS[auto_class][i]} for i in range(8)]
+    rows = rows_of(auto_class)
     arguments = TrainingArguments(output_dir=tmp_path, disable_tqdm=True, use_cpu=True)
     scores = Trainer(model, arguments, eval_dataset=rows).evaluate()
-    expected = model.eval()(input_ids=IDS[:8], labels=torch.stack([LABELS[auto_class][i] for i in range(8)])).loss
+    expected = model.eval()(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]}).loss
     assert scores["eval_loss"] == pytest.approx(expected.item(), rel=1e-4)

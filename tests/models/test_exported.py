@@ -67,6 +67,22 @@ def test_segments_are_exported_for_one_length_and_refuse_to_vary(is_decoder):
         export(model, dynamic=True)
 
 
+def test_exported_models_take_any_number_of_choices():
+    model = tiny_model(FAMILIES[0], "AutoModelForMultipleChoice", torch.float32, num_hidden_layers=1)
+
+    def choices(batch, number, length):
+        rows = inputs(batch * number, length)
+        return {name: rows[name].view(batch, number, length) for name in ("input_ids", "attention_mask")}
+
+    free = {0: BATCH, 1: torch.export.Dim("choices", min=2, max=9), 2: LENGTH}
+    shapes = {"input_ids": free, "attention_mask": free}
+    exported = torch.export.export(model, (), kwargs=choices(3, 4, 12), dynamic_shapes=shapes)
+    for sizes in ((2, 3, 6), (4, 2, 31)):
+        given = choices(*sizes)
+        with torch.no_grad():
+            assert_close("logits", exported.module()(**given)[0], model(**given)[0])
+
+
 def test_a_backend_by_name_is_exported_as_asked():
     exported = export(made("simpletron", attention_backend="cpu"), dynamic=False)
     assert "hf_effattn_kernels.linear_attention.default" in operators(exported)

@@ -10,6 +10,7 @@ from tests.models.variants import (
     FAMILIES,
     over_causal_families,
     over_families,
+    over_heads,
     over_variants,
     padded,
     random_ids,
@@ -34,6 +35,12 @@ CASES = {
         TOKENS | {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])},
         (2, 11),
     ),
+    "AutoModelForMultipleChoice": (
+        {},
+        {name: torch.stack([tensor, tensor.flip(0)], dim=1) for name, tensor in TOKENS.items()}
+        | {"labels": torch.tensor([1, 0])},
+        (2, 2),
+    ),
     "AutoModelForImageClassification": (
         {"num_channels": 3, "num_labels": 3},
         {"pixel_values": torch.rand(2, 3, 5, 4), "labels": CLASSES},
@@ -57,10 +64,62 @@ def test_head(family, options, auto_class):
     output.loss.backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias that adds the same to all arguments of a softmax has no gradient but rounding: that of its keys, and that
-    # of the logits of all positions of an answer.
-    exempt = ["qa_outputs.bias"]
+    # of the logits of all positions of an answer, or of all choices.
+    exempt = ["qa_outputs.bias", *(["classifier.logits.bias"] if "Choice" in auto_class else [])]
     exempt += [] if family.attention.startswith(("Q", "φ")) else ["key.bias"]
     assert [name for name in unused if not name.endswith(tuple(exempt))] == []
+
+
+@over_heads(*CASES)
+def test_a_config_may_want_tuples(family, auto_class):
+    options, inputs, shape = CASES[auto_class]
+    model = tiny_model(family, auto_class, **options)
+    expected = model(**inputs)
+    model.config.return_dict = False
+    loss, logits, *_ = model(**inputs)
+    assert torch.equal(loss, expected.loss) and logits.shape == shape
+    assert torch.equal(model(**inputs, return_dict=True).loss, loss)
+
+
+@over_families
+def test_every_choice_gets_the_logit_of_a_classifier_with_one(family):
+    model = tiny_model(family, "AutoModelForMultipleChoice")
+    one = tiny_model(family, "AutoModelForSequenceClassification", num_labels=1)
+    one.load_state_dict(model.state_dict())
+    ids, mask = padded([random_ids(1, length, seed=length)[0] for length in (9, 5, 7, 9, 1, 8)], "left")
+    batch = {"input_ids": ids.view(2, 3, 9), "attention_mask": mask.view(2, 3, 9)}
+    labels = torch.tensor([2, 0])
+    output = model(**batch, labels=labels)
+    alone = torch.cat([one(row[real.bool()][None]).logits for row, real in zip(ids, mask, strict=True)]).view(2, 3)
+    assert_close("logits", output.logits, alone)
+    assert_close("loss", output.loss, -alone.log_softmax(-1)[[0, 1], labels].mean())
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0).view(2, 3, 9), "token_type_ids": 0 * batch["input_ids"]}
+    assert_close("embedded", model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits, alone)
+    assert_close("extra", model(**batch, **extra, cache_position=None, tokenizer=None).logits, alone)
+
+
+@over_families
+def test_choices_of_another_shape_are_refused(family):
+    model = tiny_model(family, "AutoModelForMultipleChoice")
+    ids = random_ids(6, 9).view(2, 3, 9)
+    for wrong in (
+        {"input_ids": ids[:, 0]},
+        {"input_ids": ids, "attention_mask": torch.ones(2, 9)},
+        {"input_ids": ids, "attention_mask": torch.ones(3, 2, 9)},
+        {"input_ids": ids, "position_ids": torch.arange(9)[None, None]},
+        {"inputs_embeds": torch.rand(2, 9, 24)},
+    ):
+        with pytest.raises(ValueError, match=r"multiple choice reads \[batch, choices, length\].*\[2, .*SequenceCl"):
+            model(**wrong)
+    with pytest.raises(ValueError, match="give exactly one of input_ids"):
+        model()
+    with pytest.raises(ValueError, match="they would be lost"):
+        model(ids, token_type_ids=(torch.arange(9) > 3).long().expand_as(ids))
+    with pytest.raises(TypeError, match=r"unknown arguments \['atention_mask'\]"):
+        model(ids, atention_mask=None)
+    with pytest.raises(ValueError, match=r"'concat' is for classifiers of pairs.* set pair_features=None"):
+        tiny_model(family, "AutoModelForMultipleChoice", pair_features="concat")
 
 
 @over_families
@@ -125,6 +184,17 @@ def test_a_decoder_is_read_at_its_last_token(family):
 
 
 @over_families
+def test_grey_pictures_in_rgb_are_those_of_one_channel_and_colours_are_refused(family):
+    model = tiny_model(family, "AutoModelForImageClassification", num_channels=1)
+    grey = torch.rand(2, 1, 3, 4, dtype=torch.float64)
+    rgb = grey.expand(-1, 3, -1, -1).clone()
+    assert torch.equal(model(rgb).logits, model(grey).logits)
+    rgb[1, 2, 0, 0] += 0.5
+    with pytest.raises(ValueError, match=r"reads grey pictures \(num_channels=1\).* make the pictures grey first"):
+        model(rgb)
+
+
+@over_families
 def test_image_pixels_are_read_in_raster_order(family):
     model = tiny_model(family, num_channels=1)
     image = torch.rand(1, 1, 3, 4, dtype=torch.float64)
@@ -177,7 +247,7 @@ def test_unknown_arguments_and_wrong_uses_meet_a_clear_error(family):
     with pytest.raises(ValueError, match="num_channels=1: this model reads pixel_values"):
         images(IDS)
     with pytest.raises(ValueError, match=r"must be \[batch, num_channels=1, height, width\]"):
-        images(pixel_values=torch.rand(1, 3, 2, 2))
+        images(pixel_values=torch.rand(1, 2, 2, 2))
     with pytest.raises(ValueError, match="set num_channels"):
         family.model_class("AutoModelForImageClassification")(tiny_config(family))
     with pytest.raises(ValueError, match="a language model reads tokens"):

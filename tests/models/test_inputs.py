@@ -266,11 +266,18 @@ def test_a_cache_of_another_kind_is_refused(family):
         model(IDS, cache=tiny_model(other, is_decoder=True)(IDS, use_cache=True).cache)
 
 
-@over_heads("AutoModelForSequenceClassification", "AutoModelForQuestionAnswering", "AutoModelForImageClassification")
+@over_heads(
+    "AutoModelForSequenceClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMultipleChoice",
+    "AutoModelForImageClassification",
+)
 def test_losses_of_rows_can_be_shares_of_a_larger_batch(family, auto_class):
     options = {"num_channels": 1} if "Image" in auto_class else {}
     inputs = {"pixel_values": torch.rand(2, 1, 3, 3, dtype=torch.float64)} if options else {"input_ids": IDS}
     labels = {"labels": torch.tensor([0, 1])}
+    if "Choice" in auto_class:
+        inputs = {"input_ids": IDS[:, None].expand(-1, 3, -1) + torch.arange(3)[:, None]}
     if "Question" in auto_class:
         labels = {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])}
     if family.model_type == "kernel_transformer":

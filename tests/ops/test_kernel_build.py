@@ -412,6 +412,21 @@ def test_a_forward_pass_of_a_user_without_a_home_runs_in_torch_and_says_why():
     )
 
 
+def test_the_commands_of_a_user_without_a_home_say_what_to_set():
+    """The doctor goes on without a cache; a download has nowhere to go."""
+    unset = ("HOME", "XDG_CACHE_HOME", "HF_EFFATTN_CACHE", "HF_HOME", "HF_HUB_CACHE")
+    code = f"import os, pwd\nfor name in {unset}:\n    os.environ.pop(name, None)\npwd.getpwuid = dict().__getitem__\n"
+    code += "from hf_effattn.cli import app\napp({})"
+    doctor = run(code.format(["doctor"]))
+    assert doctor.returncode == 1 and "compiled kernels  none: there is no folder ~/.cache" in doctor.stdout
+    assert "linear_attention: cpu does not run: there is no folder ~/.cache" in doctor.stdout.split("fastest first")[1]
+    export = run(code.format(["export", "owner/name", "model"]), HF_HUB_OFFLINE="1")
+    assert export.returncode == 1
+    assert "failed: owner/name cannot be downloaded: " in export.stderr and "Set HOME or HF_HOME" in export.stderr
+    for done in (doctor, export):
+        assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_without_a_compiler_torch_serves_and_says_so(tmp_path):
     code = ATTEND + "from hf_effattn import backends\nlinear_attention(rows, rows, rows)\n"
     code += "print(backends()['linear_attention']['torch'])\nlinear_attention(rows, rows, rows, backend='cpu')"

@@ -25,6 +25,7 @@ TABLES = {
     "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "AutoModelForMultipleChoice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
     "AutoModelForImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 }
 
@@ -80,6 +81,7 @@ class Tester:
     """What the common tests ask a model for: a small config and a batch of inputs."""
 
     batch_size, seq_length, num_hidden_layers, hidden_size, num_attention_heads = 3, 7, 2, 24, 3
+    num_choices = 4
     is_training = True
 
     def __init__(self, parent: unittest.TestCase, family: Family, images: bool, options: dict):
