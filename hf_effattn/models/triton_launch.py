@@ -166,15 +166,8 @@ def architecture(device: torch.device) -> Architecture:
     if device.type != "cuda" or not torch.cuda.is_available():
         return Architecture("sm80", 99)
     properties = torch.cuda.get_device_properties(device)
-    name = (
-        "rocm"
-        if torch.version.hip
-        else "sm80"
-        if properties.major < 9
-        else "sm90"
-        if properties.major == 9
-        else "sm100"
-    )
+    by_major = {9: "sm90"}.get(properties.major, "sm80" if properties.major < 9 else "sm100")
+    name = "rocm" if torch.version.hip else by_major
     # torch's types do not know this property, which every version that we support has.
     return Architecture(name, properties.shared_memory_per_block_optin // 1024)  # type: ignore[attr-defined]
 
