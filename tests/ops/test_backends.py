@@ -3,6 +3,7 @@ import torch
 
 import hf_effattn
 from hf_effattn.models import backends as table
+from hf_effattn.models import ops_linear, ops_softmax  # noqa: F401, register their backends before a test hides them
 from hf_effattn.models.backends import Backend, register_backend, resolve_backend
 
 
