@@ -2,8 +2,9 @@
 
 `attend_kernel` computes outputs and `gradient_kernel` gradients. In the causal form both walk over the tokens with the
 running state in registers, so that every tensor is read and written once; otherwise they read a state that is whole.
-`sum_kernel` makes that state, and the sums of parts that several programs of one causal walk start from.
-`step_kernel` is one step of decoding.
+`sum_kernel` makes that state, and the sums of parts that several programs of one causal walk start from. With
+normalisation `chunk_kernel` and `scan_kernel` sum the features before each block of tokens, and `weigh_kernel`
+prepares the gradients of numerators and denominators. `step_kernel` is one step of decoding.
 
 Rows ``[B, H, N, width]``, dense in their last dimension, and numbers ``[B, H, N]`` of tokens come as ``(pointer,
 stride of B, of H, of N)``, or None. A state is ``[F, columns]``: ``S = sum_m k_m v_m^T``, and with normalisation
