@@ -12,7 +12,7 @@ from . import auto
 from .auto import backends
 from .families import Family, list_families
 from .models.configuration_convluna import ConvLunaConfig
-from .models.configuration_encoder import HEADS, EncoderConfig
+from .models.configuration_effattn import HEADS, EffAttnConfig
 from .models.configuration_kernel_transformer import KernelTransformerConfig
 from .models.configuration_luna import LunaConfig
 from .models.configuration_memory_transformer import MemoryTransformerConfig
@@ -39,9 +39,9 @@ _LAZY = {
     "linear_attention": "hf_effattn.models.ops_linear",
     "linear_attention_step": "hf_effattn.models.ops_linear",
     "softmax_attention": "hf_effattn.models.ops_softmax",
-    "pack_attention": "hf_effattn.models.ops_memory",
-    "unpack_attention": "hf_effattn.models.ops_memory",
-    "KeyValueFilter": "hf_effattn.models.filters",
+    "pack_attention": "hf_effattn.models.ops_pack",
+    "unpack_attention": "hf_effattn.models.ops_pack",
+    "KeyValueFilter": "hf_effattn.models.layer_filters",
     "diagnose": "hf_effattn.diagnostics.collect",
     "DiagnosticsCallback": "hf_effattn.diagnostics.callback",
     "attention_figure": "hf_effattn.diagnostics.figure",
@@ -56,7 +56,7 @@ _LAZY |= {name: family.modeling_module for family in list_families() for name in
 
 __all__ = [
     "ConvLunaConfig",
-    "EncoderConfig",
+    "EffAttnConfig",
     "Family",
     "HEADS",
     "KernelTransformerConfig",

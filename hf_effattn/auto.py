@@ -6,8 +6,8 @@ import torch
 import transformers
 
 from .families import list_families
-from .models import backends as table
-from .models.configuration_encoder import EncoderConfig
+from .models import backend_table as table
+from .models.configuration_effattn import EffAttnConfig
 
 
 def register_configs() -> None:
@@ -18,7 +18,7 @@ def register_configs() -> None:
     """
     for family in list_families():
         transformers.AutoConfig.register(family.model_type, family.config_class)
-    EncoderConfig.before_first_config = register_models
+    EffAttnConfig.before_first_config = register_models
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import importlib
 from dataclasses import dataclass
 
-from .models.configuration_encoder import HEADS, EncoderConfig
+from .models.configuration_effattn import HEADS, EffAttnConfig
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Family:
         return {auto: self.name + suffix for auto, suffix in HEADS.items() if auto not in absent}
 
     @property
-    def config_class(self) -> type[EncoderConfig]:
+    def config_class(self) -> type[EffAttnConfig]:
         """The family's config."""
         return getattr(importlib.import_module(self.configuration_module), f"{self.name}Config")
 

@@ -14,7 +14,7 @@ from transformers import pipeline
 import hf_effattn
 from hf_effattn.files import read_json, write_json
 from hf_effattn.metrics import load_metric
-from hf_effattn.models.versions import check_version
+from hf_effattn.models.base_versions import check_version
 from hf_effattn.tokenization import VOCAB_SIZE
 from tests.models.variants import FAMILIES, tiny_model
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ..models.encoder import EncoderModel, EncoderPreTrainedModel
-from ..models.linear_layer import LinearAttentionLayer
-from ..models.luna_layer import LunaBlock, PackUnpackAttention
-from ..models.memory_model import MemoryEncoderModel
+from ..models.base_sequence import SequenceInfo
+from ..models.family_luna import LunaBlock, PackUnpackAttention
+from ..models.family_memory_transformer import MemoryEncoderModel
+from ..models.layer_linear_attention import LinearAttentionLayer
 from ..models.modeling_kernel_transformer import KernelTransformerAttention
-from ..models.sequence import SequenceInfo
+from ..models.skeleton_model import EffAttnModel, EffAttnPreTrainedModel
 from .measures import (
     attention_entropy,
     denominator_range,
@@ -29,7 +29,7 @@ FULL_WEIGHTS = 0.99
 
 
 @torch.no_grad()
-def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
+def diagnose(model: EffAttnPreTrainedModel, **inputs: Any) -> dict[str, float]:
     """Measures of a model on a batch, by layer: ``{"layer_0/memory_cosine": 0.93, ...}``.
 
     - Families with a memory: `memory_cosine` (of two cells or more), `memory_stable_rank` and `memory_effective_rank`
@@ -50,7 +50,7 @@ def diagnose(model: EncoderPreTrainedModel, **inputs: Any) -> dict[str, float]:
         ValueError: a family whose layers have none of these measures.
     """
     found: dict[str, list[float]] = {}
-    base = model if isinstance(model, EncoderModel) else model.model
+    base = model if isinstance(model, EffAttnModel) else model.model
     places = {base: "memory"}
     for index, layer in enumerate(base.layers):
         places |= {layer: f"layer_{index}", layer.attention: f"layer_{index}"}

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ..models.encoder import EncoderPreTrainedModel
+from ..models.skeleton_model import EffAttnPreTrainedModel
 from .modes import evaluating
 
 
 @torch.no_grad()
-def attention_figure(model: EncoderPreTrainedModel, **inputs: Any) -> Figure:
+def attention_figure(model: EffAttnPreTrainedModel, **inputs: Any) -> Figure:
     """One column per layer, for the first sequence of a batch: attention maps, and how its rows spread.
 
     The first row shows `attentions` (the implied map, or how tokens read the memory), the second, for Luna and

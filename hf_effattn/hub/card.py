@@ -13,7 +13,7 @@ from transformers import __version__ as transformers_version
 from ..families import Family
 from ..files import read_json
 from ..lra import LraTask, get_task
-from ..models.configuration_encoder import EncoderConfig
+from ..models.configuration_effattn import EffAttnConfig
 from . import card_facts as facts
 from .audit import audit_checkpoint
 from .card_checks import check_of_a_task, check_same_model, check_same_weights, check_task, check_values
@@ -90,7 +90,7 @@ def write_card(
     return card
 
 
-def _model_of(results: Mapping[str, Any], folder: Path) -> tuple[LraTask, Family, EncoderConfig]:
+def _model_of(results: Mapping[str, Any], folder: Path) -> tuple[LraTask, Family, EffAttnConfig]:
     """The task, family and config of a checkpoint, once it is sure that the results are those of this model.
 
     Raises:
@@ -126,7 +126,7 @@ def _check_replaceable(readme: Path) -> None:
         )
 
 
-def _of_run(results: dict[str, Any], task: LraTask, config: EncoderConfig) -> dict[str, Any]:
+def _of_run(results: dict[str, Any], task: LraTask, config: EffAttnConfig) -> dict[str, Any]:
     """What the template says of the training run and its model."""
     return {
         "config_name": type(config).__name__,

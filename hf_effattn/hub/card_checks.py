@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lra import LraTask
-from ..models.configuration_encoder import EncoderConfig
+from ..models.configuration_effattn import EffAttnConfig
 from .card_facts import architecture, fact, scores
 from .export import weight_checksums
 from .loading import model_without_weights
@@ -35,7 +35,7 @@ def check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> Non
         raise ValueError(f"task {task.name!r} has the labels {list(task.labels)}, but the checkpoint has {labels}")
 
 
-def check_same_model(results: Mapping[str, Any], config: EncoderConfig) -> None:
+def check_same_model(results: Mapping[str, Any], config: EffAttnConfig) -> None:
     """Raise ValueError if the results are those of a model with another architecture."""
     # A field that did not exist when the results were written had the value that is the default now.
     defaults = architecture(type(config)())
@@ -57,7 +57,7 @@ def check_same_weights(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def check_values(
-    results: Mapping[str, Any], model_class: Callable[[EncoderConfig], Any], config: EncoderConfig
+    results: Mapping[str, Any], model_class: Callable[[EffAttnConfig], Any], config: EffAttnConfig
 ) -> None:
     """Raise ValueError for numbers that no run can give, such as an accuracy of 9.9, and for tables that break.
 

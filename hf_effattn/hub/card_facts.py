@@ -10,8 +10,8 @@ from tabulate import tabulate
 from transformers import TrainingArguments
 
 from ..lra import LraTask
-from ..models.configuration_encoder import EncoderConfig
-from ..models.versions import SUPPORTED
+from ..models.base_versions import SUPPORTED
+from ..models.configuration_effattn import EffAttnConfig
 
 
 #: Training arguments that say where a run is kept and watched, or that follow from others: by their beginnings.
@@ -55,7 +55,7 @@ def fact(results: Mapping[str, Any], *path: str) -> Any:
     return value
 
 
-def architecture(config: EncoderConfig) -> dict[str, Any]:
+def architecture(config: EffAttnConfig) -> dict[str, Any]:
     """The declared fields of a config that describe the model."""
     names = {field.name for field in dataclasses.fields(config)} - NOT_ARCHITECTURE
     return {name: getattr(config, name) for name in sorted(names)}
@@ -70,7 +70,7 @@ def kind_of_input(task: LraTask) -> str:
     return "ids" if task.tokenizer is None else "text"
 
 
-def input_facts(results: Mapping[str, Any], task: LraTask, config: EncoderConfig) -> dict[str, Any]:
+def input_facts(results: Mapping[str, Any], task: LraTask, config: EffAttnConfig) -> dict[str, Any]:
     """What the examples need."""
     longest = config.max_input_length
     mean, deviation = task.pixels or (None, None)
@@ -148,7 +148,7 @@ def scores(results: Mapping[str, Any]) -> tuple[float, float, float]:
     return accuracy, low, high
 
 
-def config_table(config: EncoderConfig) -> str:
+def config_table(config: EffAttnConfig) -> str:
     """The fields of a config that are not the defaults of its class."""
     defaults = architecture(type(config)())
     changed = [(f"`{name}`", f"`{value}`") for name, value in architecture(config).items() if value != defaults[name]]

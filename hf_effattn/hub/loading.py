@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from ..families import Family, list_families
-from ..models.configuration_encoder import EncoderConfig
+from ..models.configuration_effattn import EffAttnConfig
 from .audit import check_is_checkpoint
 from .references import read_strictly
 
@@ -104,7 +104,7 @@ def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
     return family, [heads[name] for name in dict.fromkeys(recorded)]
 
 
-def load_config(folder: Path, family: Family) -> EncoderConfig:
+def load_config(folder: Path, family: Family) -> EffAttnConfig:
     """The config of a checkpoint.
 
     Raises:
@@ -159,7 +159,7 @@ def load_image_processor(folder: Path) -> BaseImageProcessor | None:
     return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
-def model_without_weights(model_class: Any, config: EncoderConfig) -> PreTrainedModel:
+def model_without_weights(model_class: Any, config: EffAttnConfig) -> PreTrainedModel:
     """A model of a config on torch's meta device, which has shapes alone and takes no memory."""
     with torch.device("meta"):
         return model_class(copy.deepcopy(config))

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..families import list_families
-from ..models.configuration_encoder import auto_map
+from ..models.configuration_effattn import auto_map
 
 
 #: The most levels of a JSON file; no config of a model has more than ten.

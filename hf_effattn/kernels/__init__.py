@@ -1,7 +1,7 @@
 """Compiled CPU kernels of linear attention, built by the system's compiler when they are first asked for.
 
 This package is not part of a checkpoint. Checkpoints find it where hf_effattn is installed, and run in plain torch
-where it is not; see `hf_effattn.models.backends`.
+where it is not; see `hf_effattn.models.backend_table`.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The layer that the ``kernels`` library puts in the place of `hf_effattn.models.kernel_layer.LinearAttention`."""
+"""The layer that the ``kernels`` library puts in the place of `hf_effattn.models.layer_kernelize.LinearAttention`."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ from .ops import linear_attention as operator
 
 
 class FusedMap(Protocol):
-    """What is read of a `hf_effattn.models.ops_maps.MapLayer`; this package knows nothing of the models."""
+    """What is read of a `hf_effattn.models.base_map_layer.MapLayer`; this package knows nothing of the models."""
 
     activation: str
     weight: torch.Tensor | None

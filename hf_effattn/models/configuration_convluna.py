@@ -3,9 +3,9 @@
 from dataclasses import field
 from typing import ClassVar, Literal
 
+from .configuration_checks import strict_config
 from .configuration_luna import LunaConfig, Temperature
 from .configuration_memory_filter import MemoryFilterFields
-from .configuration_strict import strict_config
 
 
 @strict_config

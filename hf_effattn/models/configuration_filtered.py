@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from .configuration_encoder import EncoderConfig
-from .configuration_strict import strict_config
+from .configuration_checks import strict_config
+from .configuration_effattn import EffAttnConfig
 
 
 @strict_config
-class FilteredEncoderConfig(EncoderConfig):
+class FilteredConfig(EffAttnConfig):
     """An encoder with a filter over the sequence axis of the keys and values of every layer, see `filters`.
 
     Args:
@@ -15,7 +15,7 @@ class FilteredEncoderConfig(EncoderConfig):
             decoder's filter ends with its own token, and its cache keeps the last ``filter_kernel_size - 1`` tokens.
         filter_kernel_size: tokens that a filter reads at once.
 
-    The other fields are those of `EncoderConfig`.
+    The other fields are those of `EffAttnConfig`.
     """
 
     key_value_filter: Literal["none", "conv", "max_pool", "avg_pool"] = "none"
@@ -33,4 +33,4 @@ class FilteredEncoderConfig(EncoderConfig):
         return 1 if self.key_value_filter == "none" else 2
 
 
-__all__ = ["FilteredEncoderConfig"]
+__all__ = ["FilteredConfig"]

@@ -2,8 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from .configuration_filtered import FilteredEncoderConfig
-from .configuration_strict import strict_config
+from .configuration_checks import strict_config
+from .configuration_filtered import FilteredConfig
 
 
 #: Maps that are applied entry by entry, so their features are as many as the head is wide.
@@ -13,7 +13,7 @@ LAYERED = ("linear", "ffn", "glu", "low_rank_glu")
 
 
 @strict_config
-class KernelTransformerConfig(FilteredEncoderConfig):
+class KernelTransformerConfig(FilteredConfig):
     """Kernel attention ``phi(q) . sum phi(k) v^T / phi(q) . sum phi(k)`` (Yorsh & Kovalenko 2022, arXiv 2211.04076).
 
     Args:
@@ -32,9 +32,9 @@ class KernelTransformerConfig(FilteredEncoderConfig):
         num_mixtures: Gaussians per head of ``"spectral"``.
         redraw_interval: training passes between two draws of the frequencies of ``"favor"``; None never redraws.
         normalizer_eps: added to the denominator; 0 gives the authors' form (a query that sees no key reads zeros).
-            Beside the features of ``"favor"`` and ``"spectral"`` it is relative, see `feature_maps.ExponentialMap`.
+            Beside the features of ``"favor"`` and ``"spectral"`` it is relative: `layer_feature_maps.ExponentialMap`.
 
-    The other fields are those of `FilteredEncoderConfig`, but for `attention_probs_dropout_prob`, which has to be
+    The other fields are those of `FilteredConfig`, but for `attention_probs_dropout_prob`, which has to be
     zero: the weights that it would act on are never built.
     """
 

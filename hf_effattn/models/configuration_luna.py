@@ -3,8 +3,8 @@
 from dataclasses import field
 from typing import ClassVar, Literal
 
-from .configuration_encoder import EncoderConfig, _require
-from .configuration_strict import strict_config
+from .configuration_checks import strict_config
+from .configuration_effattn import EffAttnConfig, _require
 
 
 #: The projections of an attention layer, in the order in which they are applied.
@@ -14,7 +14,7 @@ Temperature = Literal["unit", "sqrt", "learned"]
 
 
 @strict_config
-class LunaConfig(EncoderConfig):
+class LunaConfig(EffAttnConfig):
     """Luna: attention through a memory that the layers hand on (Ma et al. 2021, arXiv 2106.01540).
 
     A layer packs the sequence into its memory and unpacks what it has packed: ``Y_P = Attn(P, X, X)`` and
@@ -37,7 +37,7 @@ class LunaConfig(EncoderConfig):
         is_decoder: always False. What a token reads has been packed from the whole sequence. The paper's causal
             variant is another function: it packs by a softplus instead of the softmax, and has one memory per token.
 
-    The other fields are those of `EncoderConfig`.
+    The other fields are those of `EffAttnConfig`.
     """
 
     model_type: ClassVar[str] = "luna"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .configuration_encoder import _require
+from .configuration_effattn import _require
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from typing import ClassVar
 
-from .configuration_encoder import EncoderConfig, _require
+from .configuration_checks import strict_config
+from .configuration_effattn import EffAttnConfig, _require
 from .configuration_memory_filter import MemoryFilterFields
-from .configuration_strict import strict_config
 
 
 @strict_config
-class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
+class MemoryTransformerConfig(MemoryFilterFields, EffAttnConfig):
     """A Transformer with memory tokens beside its input, or with a memory that segments hand on.
 
     Without `segment_length` it is the Memory Transformer (Burtsev et al. 2020, arXiv 2006.11527). With it the input is
@@ -30,7 +30,7 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
         pooling: with `segment_length` an encoder is read at its ``"memory"`` by default, since its first token has
             seen the first segment only; ``"cls"`` is refused. A decoder has a memory to read if it has segments.
 
-    The other fields are those of `EncoderConfig`.
+    The other fields are those of `EffAttnConfig`.
     """
 
     model_type: ClassVar[str] = "memory_transformer"
@@ -85,7 +85,7 @@ class MemoryTransformerConfig(MemoryFilterFields, EncoderConfig):
 
     @property
     def resolved_pooling(self) -> str:
-        """As `EncoderConfig.resolved_pooling`, but the memory for an encoder with segments.
+        """As `EffAttnConfig.resolved_pooling`, but the memory for an encoder with segments.
 
         Raises:
             ValueError: if an encoder with segments is to be read at its first token.

@@ -2,12 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from .configuration_filtered import FilteredEncoderConfig
-from .configuration_strict import strict_config
+from .configuration_checks import strict_config
+from .configuration_filtered import FilteredConfig
 
 
 @strict_config
-class SimpleTronConfig(FilteredEncoderConfig):
+class SimpleTronConfig(FilteredConfig):
     """SimpleTRON: attention without softmax, ``Q (K^T V) / sqrt(n)`` (Yorsh et al. 2021, arXiv 2111.15588).
 
     Args:
@@ -19,7 +19,7 @@ class SimpleTronConfig(FilteredEncoderConfig):
         attention_probs_dropout_prob: dropout on the entries of ``K^T V``, as the authors do. It is not defined for
             the causal form, which raises when it is trained with a value above zero.
 
-    The other fields are those of `FilteredEncoderConfig`.
+    The other fields are those of `FilteredConfig`.
     """
 
     model_type: ClassVar[str] = "simpletron"

@@ -2,18 +2,18 @@
 
 from typing import ClassVar
 
-from .configuration_filtered import FilteredEncoderConfig
-from .configuration_strict import strict_config
+from .configuration_checks import strict_config
+from .configuration_filtered import FilteredConfig
 
 
 @strict_config
-class VanillaTransformerConfig(FilteredEncoderConfig):
+class VanillaTransformerConfig(FilteredConfig):
     """The softmax Transformer (Vaswani et al. 2017, arXiv 1706.03762) on the skeleton of the other families.
 
     Args:
         attention_probs_dropout_prob: dropout on the attention weights.
 
-    The other fields are those of `FilteredEncoderConfig`.
+    The other fields are those of `FilteredConfig`.
     """
 
     model_type: ClassVar[str] = "vanilla_transformer"

@@ -1,18 +1,18 @@
 """ConvLuna: Luna with a filter on what it packs (Yorsh et al. 2024, arXiv 2404.00798)."""
 
 from .configuration_convluna import ConvLunaConfig
-from .encoder import EncoderPreTrainedModel
-from .filters import make_memory_filter
-from .heads import (
-    EncoderForImageClassification,
-    EncoderForMaskedLM,
-    EncoderForMultipleChoice,
-    EncoderForQuestionAnswering,
-    EncoderForSequenceClassification,
-    EncoderForTokenClassification,
-)
-from .luna_layer import LunaBlock, LunaEncoderModel, PackUnpackAttention
+from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
+from .layer_filters import make_memory_filter
 from .ops_softmax import OPERATOR
+from .skeleton_heads import (
+    EffAttnForImageClassification,
+    EffAttnForMaskedLM,
+    EffAttnForMultipleChoice,
+    EffAttnForQuestionAnswering,
+    EffAttnForSequenceClassification,
+    EffAttnForTokenClassification,
+)
+from .skeleton_model import EffAttnPreTrainedModel
 
 
 class ConvLunaAttention(PackUnpackAttention):
@@ -23,7 +23,7 @@ class ConvLunaAttention(PackUnpackAttention):
         self.filter = make_memory_filter(config, self.num_heads)
 
 
-class ConvLunaPreTrainedModel(EncoderPreTrainedModel):
+class ConvLunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = ConvLunaConfig
     attention_class = ConvLunaAttention
     attention_operator = OPERATOR
@@ -36,27 +36,27 @@ class ConvLunaModel(ConvLunaPreTrainedModel, LunaEncoderModel):
     """ConvLuna without a head."""
 
 
-class ConvLunaForMaskedLM(ConvLunaPreTrainedModel, EncoderForMaskedLM):
+class ConvLunaForMaskedLM(ConvLunaPreTrainedModel, EffAttnForMaskedLM):
     base_class = ConvLunaModel
 
 
-class ConvLunaForSequenceClassification(ConvLunaPreTrainedModel, EncoderForSequenceClassification):
+class ConvLunaForSequenceClassification(ConvLunaPreTrainedModel, EffAttnForSequenceClassification):
     base_class = ConvLunaModel
 
 
-class ConvLunaForTokenClassification(ConvLunaPreTrainedModel, EncoderForTokenClassification):
+class ConvLunaForTokenClassification(ConvLunaPreTrainedModel, EffAttnForTokenClassification):
     base_class = ConvLunaModel
 
 
-class ConvLunaForQuestionAnswering(ConvLunaPreTrainedModel, EncoderForQuestionAnswering):
+class ConvLunaForQuestionAnswering(ConvLunaPreTrainedModel, EffAttnForQuestionAnswering):
     base_class = ConvLunaModel
 
 
-class ConvLunaForMultipleChoice(ConvLunaPreTrainedModel, EncoderForMultipleChoice):
+class ConvLunaForMultipleChoice(ConvLunaPreTrainedModel, EffAttnForMultipleChoice):
     base_class = ConvLunaModel
 
 
-class ConvLunaForImageClassification(ConvLunaPreTrainedModel, EncoderForImageClassification):
+class ConvLunaForImageClassification(ConvLunaPreTrainedModel, EffAttnForImageClassification):
     base_class = ConvLunaModel
 
 

@@ -3,21 +3,21 @@
 import torch
 from transformers.cache_utils import Cache
 
+from .base_sequence import SequenceInfo
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel
-from .feature_maps import FeatureMap, features_to_come, make_feature_map
-from .heads import (
-    EncoderForCausalLM,
-    EncoderForImageClassification,
-    EncoderForMaskedLM,
-    EncoderForMultipleChoice,
-    EncoderForQuestionAnswering,
-    EncoderForSequenceClassification,
-    EncoderForTokenClassification,
-)
-from .linear_layer import LinearAttentionLayer
+from .layer_feature_maps import FeatureMap, features_to_come, make_feature_map
+from .layer_linear_attention import LinearAttentionLayer
 from .ops_linear import OPERATOR
-from .sequence import SequenceInfo
+from .skeleton_heads import (
+    EffAttnForCausalLM,
+    EffAttnForImageClassification,
+    EffAttnForMaskedLM,
+    EffAttnForMultipleChoice,
+    EffAttnForQuestionAnswering,
+    EffAttnForSequenceClassification,
+    EffAttnForTokenClassification,
+)
+from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
 
 
 class KernelTransformerAttention(LinearAttentionLayer):
@@ -57,11 +57,11 @@ class KernelTransformerAttention(LinearAttentionLayer):
         return self.attend(*inputs, normalize=True, eps=self.eps, feature_map=last_layer)
 
 
-class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):
+class KernelTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = KernelTransformerConfig
     attention_class = KernelTransformerAttention
     attention_operator = OPERATOR
-    _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": KernelTransformerAttention}
+    _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": KernelTransformerAttention}
 
     @property
     def attention_width(self) -> int:
@@ -73,7 +73,7 @@ class KernelTransformerPreTrainedModel(EncoderPreTrainedModel):
             module.reset(self.config.initializer_range)
 
 
-class KernelTransformerModel(KernelTransformerPreTrainedModel, EncoderModel):
+class KernelTransformerModel(KernelTransformerPreTrainedModel, EffAttnModel):
     """The kernel attention model without a head."""
 
     def before_training_pass(self) -> None:
@@ -82,31 +82,31 @@ class KernelTransformerModel(KernelTransformerPreTrainedModel, EncoderModel):
                 attention.feature_map.count_pass()
 
 
-class KernelTransformerForMaskedLM(KernelTransformerPreTrainedModel, EncoderForMaskedLM):
+class KernelTransformerForMaskedLM(KernelTransformerPreTrainedModel, EffAttnForMaskedLM):
     base_class = KernelTransformerModel
 
 
-class KernelTransformerForCausalLM(KernelTransformerPreTrainedModel, EncoderForCausalLM):
+class KernelTransformerForCausalLM(KernelTransformerPreTrainedModel, EffAttnForCausalLM):
     base_class = KernelTransformerModel
 
 
-class KernelTransformerForSequenceClassification(KernelTransformerPreTrainedModel, EncoderForSequenceClassification):
+class KernelTransformerForSequenceClassification(KernelTransformerPreTrainedModel, EffAttnForSequenceClassification):
     base_class = KernelTransformerModel
 
 
-class KernelTransformerForTokenClassification(KernelTransformerPreTrainedModel, EncoderForTokenClassification):
+class KernelTransformerForTokenClassification(KernelTransformerPreTrainedModel, EffAttnForTokenClassification):
     base_class = KernelTransformerModel
 
 
-class KernelTransformerForQuestionAnswering(KernelTransformerPreTrainedModel, EncoderForQuestionAnswering):
+class KernelTransformerForQuestionAnswering(KernelTransformerPreTrainedModel, EffAttnForQuestionAnswering):
     base_class = KernelTransformerModel
 
 
-class KernelTransformerForMultipleChoice(KernelTransformerPreTrainedModel, EncoderForMultipleChoice):
+class KernelTransformerForMultipleChoice(KernelTransformerPreTrainedModel, EffAttnForMultipleChoice):
     base_class = KernelTransformerModel
 
 
-class KernelTransformerForImageClassification(KernelTransformerPreTrainedModel, EncoderForImageClassification):
+class KernelTransformerForImageClassification(KernelTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = KernelTransformerModel
 
 

@@ -1,20 +1,20 @@
 """Luna: attention through a memory that the layers hand on (Ma et al. 2021, arXiv 2106.01540)."""
 
 from .configuration_luna import LunaConfig
-from .encoder import EncoderPreTrainedModel
-from .heads import (
-    EncoderForImageClassification,
-    EncoderForMaskedLM,
-    EncoderForMultipleChoice,
-    EncoderForQuestionAnswering,
-    EncoderForSequenceClassification,
-    EncoderForTokenClassification,
-)
-from .luna_layer import LunaBlock, LunaEncoderModel, PackUnpackAttention
+from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
 from .ops_softmax import OPERATOR
+from .skeleton_heads import (
+    EffAttnForImageClassification,
+    EffAttnForMaskedLM,
+    EffAttnForMultipleChoice,
+    EffAttnForQuestionAnswering,
+    EffAttnForSequenceClassification,
+    EffAttnForTokenClassification,
+)
+from .skeleton_model import EffAttnPreTrainedModel
 
 
-class LunaPreTrainedModel(EncoderPreTrainedModel):
+class LunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = LunaConfig
     attention_class = PackUnpackAttention
     attention_operator = OPERATOR
@@ -27,27 +27,27 @@ class LunaModel(LunaPreTrainedModel, LunaEncoderModel):
     """Luna without a head."""
 
 
-class LunaForMaskedLM(LunaPreTrainedModel, EncoderForMaskedLM):
+class LunaForMaskedLM(LunaPreTrainedModel, EffAttnForMaskedLM):
     base_class = LunaModel
 
 
-class LunaForSequenceClassification(LunaPreTrainedModel, EncoderForSequenceClassification):
+class LunaForSequenceClassification(LunaPreTrainedModel, EffAttnForSequenceClassification):
     base_class = LunaModel
 
 
-class LunaForTokenClassification(LunaPreTrainedModel, EncoderForTokenClassification):
+class LunaForTokenClassification(LunaPreTrainedModel, EffAttnForTokenClassification):
     base_class = LunaModel
 
 
-class LunaForQuestionAnswering(LunaPreTrainedModel, EncoderForQuestionAnswering):
+class LunaForQuestionAnswering(LunaPreTrainedModel, EffAttnForQuestionAnswering):
     base_class = LunaModel
 
 
-class LunaForMultipleChoice(LunaPreTrainedModel, EncoderForMultipleChoice):
+class LunaForMultipleChoice(LunaPreTrainedModel, EffAttnForMultipleChoice):
     base_class = LunaModel
 
 
-class LunaForImageClassification(LunaPreTrainedModel, EncoderForImageClassification):
+class LunaForImageClassification(LunaPreTrainedModel, EffAttnForImageClassification):
     base_class = LunaModel
 
 

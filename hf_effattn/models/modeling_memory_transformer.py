@@ -1,22 +1,22 @@
 """The memory transformer: memory tokens beside the input (2006.11527), or from segment to segment (2207.06881)."""
 
 from .configuration_memory_transformer import MemoryTransformerConfig
-from .encoder import EncoderPreTrainedModel
-from .heads import (
-    EncoderForCausalLM,
-    EncoderForImageClassification,
-    EncoderForMaskedLM,
-    EncoderForMultipleChoice,
-    EncoderForQuestionAnswering,
-    EncoderForSequenceClassification,
-    EncoderForTokenClassification,
-)
-from .memory_layer import MemoryAttention
-from .memory_model import MemoryEncoderModel
+from .family_memory_transformer import MemoryEncoderModel
+from .layer_memory_transformer import MemoryAttention
 from .ops_softmax import OPERATOR
+from .skeleton_heads import (
+    EffAttnForCausalLM,
+    EffAttnForImageClassification,
+    EffAttnForMaskedLM,
+    EffAttnForMultipleChoice,
+    EffAttnForQuestionAnswering,
+    EffAttnForSequenceClassification,
+    EffAttnForTokenClassification,
+)
+from .skeleton_model import EffAttnPreTrainedModel
 
 
-class MemoryTransformerPreTrainedModel(EncoderPreTrainedModel):
+class MemoryTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = MemoryTransformerConfig
     attention_class = MemoryAttention
     attention_operator = OPERATOR
@@ -28,31 +28,31 @@ class MemoryTransformerModel(MemoryTransformerPreTrainedModel, MemoryEncoderMode
     """The memory transformer without a head."""
 
 
-class MemoryTransformerForMaskedLM(MemoryTransformerPreTrainedModel, EncoderForMaskedLM):
+class MemoryTransformerForMaskedLM(MemoryTransformerPreTrainedModel, EffAttnForMaskedLM):
     base_class = MemoryTransformerModel
 
 
-class MemoryTransformerForCausalLM(MemoryTransformerPreTrainedModel, EncoderForCausalLM):
+class MemoryTransformerForCausalLM(MemoryTransformerPreTrainedModel, EffAttnForCausalLM):
     base_class = MemoryTransformerModel
 
 
-class MemoryTransformerForSequenceClassification(MemoryTransformerPreTrainedModel, EncoderForSequenceClassification):
+class MemoryTransformerForSequenceClassification(MemoryTransformerPreTrainedModel, EffAttnForSequenceClassification):
     base_class = MemoryTransformerModel
 
 
-class MemoryTransformerForTokenClassification(MemoryTransformerPreTrainedModel, EncoderForTokenClassification):
+class MemoryTransformerForTokenClassification(MemoryTransformerPreTrainedModel, EffAttnForTokenClassification):
     base_class = MemoryTransformerModel
 
 
-class MemoryTransformerForQuestionAnswering(MemoryTransformerPreTrainedModel, EncoderForQuestionAnswering):
+class MemoryTransformerForQuestionAnswering(MemoryTransformerPreTrainedModel, EffAttnForQuestionAnswering):
     base_class = MemoryTransformerModel
 
 
-class MemoryTransformerForMultipleChoice(MemoryTransformerPreTrainedModel, EncoderForMultipleChoice):
+class MemoryTransformerForMultipleChoice(MemoryTransformerPreTrainedModel, EffAttnForMultipleChoice):
     base_class = MemoryTransformerModel
 
 
-class MemoryTransformerForImageClassification(MemoryTransformerPreTrainedModel, EncoderForImageClassification):
+class MemoryTransformerForImageClassification(MemoryTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = MemoryTransformerModel
 
 

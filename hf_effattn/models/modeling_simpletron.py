@@ -3,21 +3,21 @@
 import torch
 from transformers.cache_utils import Cache
 
+from .base_sequence import SequenceInfo
 from .configuration_simpletron import SimpleTronConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel
-from .heads import (
-    EncoderForCausalLM,
-    EncoderForImageClassification,
-    EncoderForMaskedLM,
-    EncoderForMultipleChoice,
-    EncoderForQuestionAnswering,
-    EncoderForSequenceClassification,
-    EncoderForTokenClassification,
-)
-from .linear_layer import LinearAttentionLayer
+from .layer_linear_attention import LinearAttentionLayer
 from .ops_linear import OPERATOR
 from .ops_reference import accumulation_dtype
-from .sequence import SequenceInfo
+from .skeleton_heads import (
+    EffAttnForCausalLM,
+    EffAttnForImageClassification,
+    EffAttnForMaskedLM,
+    EffAttnForMultipleChoice,
+    EffAttnForQuestionAnswering,
+    EffAttnForSequenceClassification,
+    EffAttnForTokenClassification,
+)
+from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
 
 
 class SimpleTronAttention(LinearAttentionLayer):
@@ -49,42 +49,42 @@ class SimpleTronAttention(LinearAttentionLayer):
         return self.attend(*inputs, normalize=False, scale=scale, dropout_p=self.dropout_p)
 
 
-class SimpleTronPreTrainedModel(EncoderPreTrainedModel):
+class SimpleTronPreTrainedModel(EffAttnPreTrainedModel):
     config_class = SimpleTronConfig
     attention_class = SimpleTronAttention
     attention_operator = OPERATOR
-    _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": SimpleTronAttention}
+    _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": SimpleTronAttention}
 
 
-class SimpleTronModel(SimpleTronPreTrainedModel, EncoderModel):
+class SimpleTronModel(SimpleTronPreTrainedModel, EffAttnModel):
     """SimpleTRON without a head."""
 
 
-class SimpleTronForMaskedLM(SimpleTronPreTrainedModel, EncoderForMaskedLM):
+class SimpleTronForMaskedLM(SimpleTronPreTrainedModel, EffAttnForMaskedLM):
     base_class = SimpleTronModel
 
 
-class SimpleTronForCausalLM(SimpleTronPreTrainedModel, EncoderForCausalLM):
+class SimpleTronForCausalLM(SimpleTronPreTrainedModel, EffAttnForCausalLM):
     base_class = SimpleTronModel
 
 
-class SimpleTronForSequenceClassification(SimpleTronPreTrainedModel, EncoderForSequenceClassification):
+class SimpleTronForSequenceClassification(SimpleTronPreTrainedModel, EffAttnForSequenceClassification):
     base_class = SimpleTronModel
 
 
-class SimpleTronForTokenClassification(SimpleTronPreTrainedModel, EncoderForTokenClassification):
+class SimpleTronForTokenClassification(SimpleTronPreTrainedModel, EffAttnForTokenClassification):
     base_class = SimpleTronModel
 
 
-class SimpleTronForQuestionAnswering(SimpleTronPreTrainedModel, EncoderForQuestionAnswering):
+class SimpleTronForQuestionAnswering(SimpleTronPreTrainedModel, EffAttnForQuestionAnswering):
     base_class = SimpleTronModel
 
 
-class SimpleTronForMultipleChoice(SimpleTronPreTrainedModel, EncoderForMultipleChoice):
+class SimpleTronForMultipleChoice(SimpleTronPreTrainedModel, EffAttnForMultipleChoice):
     base_class = SimpleTronModel
 
 
-class SimpleTronForImageClassification(SimpleTronPreTrainedModel, EncoderForImageClassification):
+class SimpleTronForImageClassification(SimpleTronPreTrainedModel, EffAttnForImageClassification):
     base_class = SimpleTronModel
 
 

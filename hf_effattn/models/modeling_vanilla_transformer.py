@@ -5,21 +5,21 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from .attention import MultiHeadAttention, refuse_long_map
+from .base_sequence import SequenceInfo
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .encoder import EncoderBlock, EncoderModel, EncoderPreTrainedModel, attention_backend
-from .heads import (
-    EncoderForCausalLM,
-    EncoderForImageClassification,
-    EncoderForMaskedLM,
-    EncoderForMultipleChoice,
-    EncoderForQuestionAnswering,
-    EncoderForSequenceClassification,
-    EncoderForTokenClassification,
-)
+from .layer_attention import MultiHeadAttention, refuse_long_map
 from .ops_reference import softmax_attention_map
 from .ops_softmax import OPERATOR, softmax_attention
-from .sequence import SequenceInfo
+from .skeleton_heads import (
+    EffAttnForCausalLM,
+    EffAttnForImageClassification,
+    EffAttnForMaskedLM,
+    EffAttnForMultipleChoice,
+    EffAttnForQuestionAnswering,
+    EffAttnForSequenceClassification,
+    EffAttnForTokenClassification,
+)
+from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel, attention_backend
 
 
 class VanillaTransformerAttention(MultiHeadAttention):
@@ -57,43 +57,43 @@ class VanillaTransformerAttention(MultiHeadAttention):
         return self.merge(attended), weights
 
 
-class VanillaTransformerPreTrainedModel(EncoderPreTrainedModel):
+class VanillaTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = VanillaTransformerConfig
     attention_class = VanillaTransformerAttention
     attention_operator = OPERATOR
     _supports_sdpa = True
-    _can_record_outputs = {"hidden_states": EncoderBlock, "attentions": VanillaTransformerAttention}
+    _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": VanillaTransformerAttention}
 
 
-class VanillaTransformerModel(VanillaTransformerPreTrainedModel, EncoderModel):
+class VanillaTransformerModel(VanillaTransformerPreTrainedModel, EffAttnModel):
     """The softmax Transformer without a head."""
 
 
-class VanillaTransformerForMaskedLM(VanillaTransformerPreTrainedModel, EncoderForMaskedLM):
+class VanillaTransformerForMaskedLM(VanillaTransformerPreTrainedModel, EffAttnForMaskedLM):
     base_class = VanillaTransformerModel
 
 
-class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, EncoderForCausalLM):
+class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, EffAttnForCausalLM):
     base_class = VanillaTransformerModel
 
 
-class VanillaTransformerForSequenceClassification(VanillaTransformerPreTrainedModel, EncoderForSequenceClassification):
+class VanillaTransformerForSequenceClassification(VanillaTransformerPreTrainedModel, EffAttnForSequenceClassification):
     base_class = VanillaTransformerModel
 
 
-class VanillaTransformerForTokenClassification(VanillaTransformerPreTrainedModel, EncoderForTokenClassification):
+class VanillaTransformerForTokenClassification(VanillaTransformerPreTrainedModel, EffAttnForTokenClassification):
     base_class = VanillaTransformerModel
 
 
-class VanillaTransformerForQuestionAnswering(VanillaTransformerPreTrainedModel, EncoderForQuestionAnswering):
+class VanillaTransformerForQuestionAnswering(VanillaTransformerPreTrainedModel, EffAttnForQuestionAnswering):
     base_class = VanillaTransformerModel
 
 
-class VanillaTransformerForMultipleChoice(VanillaTransformerPreTrainedModel, EncoderForMultipleChoice):
+class VanillaTransformerForMultipleChoice(VanillaTransformerPreTrainedModel, EffAttnForMultipleChoice):
     base_class = VanillaTransformerModel
 
 
-class VanillaTransformerForImageClassification(VanillaTransformerPreTrainedModel, EncoderForImageClassification):
+class VanillaTransformerForImageClassification(VanillaTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = VanillaTransformerModel
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from .backends import Backend, register_backend, resolve_backend
-from .installed_kernels import cpu_linear_attention, cpu_refusal
-from .ops_maps import MapLayer
+from .backend_cpu import cpu_linear_attention, cpu_refusal
+from .backend_table import Backend, register_backend, resolve_backend
+from .base_map_layer import MapLayer
 from .ops_reference import accumulation_dtype, denominator, reference_linear_attention
 
 
@@ -320,21 +320,21 @@ def triton_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernels cannot serve, or None. Triton is not imported before a tensor is on a device for it."""
     if device.type == "cpu" and "TRITON_INTERPRET" not in os.environ:
         return "it runs on CUDA and ROCm devices"
-    from .triton_linear import triton_refusal as refusal
+    from .backend_triton import triton_refusal as refusal
 
     return refusal(device, dtype)
 
 
 def triton_linear_attention(*tensors: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """`triton_linear.triton_linear_attention`, imported when it is first called."""
-    from .triton_linear import triton_linear_attention as function
+    """`backend_triton.triton_linear_attention`, imported when it is first called."""
+    from .backend_triton import triton_linear_attention as function
 
     return function(*tensors, **options)
 
 
 def triton_linear_attention_step(*tensors: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """`triton_linear.triton_linear_attention_step`, imported when it is first called."""
-    from .triton_linear import triton_linear_attention_step as function
+    """`backend_triton.triton_linear_attention_step`, imported when it is first called."""
+    from .backend_triton import triton_linear_attention_step as function
 
     return function(*tensors, **options)
 

@@ -6,10 +6,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .backends import Backend, register_backend, resolve_backend
+from .backend_table import Backend, register_backend, resolve_backend
+from .base_transforms import refuse_second_derivatives, transform_refusal
 from .ops_linear import check_devices, check_key_mask
 from .ops_reference import reference_softmax_attention, visible_keys
-from .transforms import refuse_second_derivatives, transform_refusal
 
 
 OPERATOR = "softmax_attention"

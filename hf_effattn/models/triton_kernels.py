@@ -1,4 +1,4 @@
-"""The Triton kernels of linear attention; `triton_linear` launches them.
+"""The Triton kernels of linear attention; `backend_triton` launches them.
 
 `attend_kernel` computes outputs and `gradient_kernel` gradients. In the causal form both walk over the tokens with the
 running state in registers, so that every tensor is read and written once; otherwise they read a state that is whole.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_effattn.models.sequence import SequenceInfo
+from hf_effattn.models.base_sequence import SequenceInfo
 from tests.authors.compare import Comparison, build, preset
 from tests.authors.published import PRESETS, VARIANTS, Case
 

@@ -108,8 +108,8 @@ def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path)
 PRESENT = {"torch", "transformers", "huggingface_hub", "packaging", *sys.stdlib_module_names}
 
 #: Files that may ask for a package which makes something faster where it is installed.
-ASKING = {"installed_kernels.py": {"hf_effattn"}, "kernel_layer.py": {"kernels"}}
-ASKING |= {"triton_linear.py": {"triton"}, "triton_kernels.py": {"triton"}}
+ASKING = {"backend_cpu.py": {"hf_effattn"}, "layer_kernelize.py": {"kernels"}}
+ASKING |= {"backend_triton.py": {"triton"}, "triton_kernels.py": {"triton"}}
 
 
 def names_made_by(tree):

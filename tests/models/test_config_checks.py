@@ -11,9 +11,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
-from hf_effattn.models.backends import LIBRARY_BACKENDS, Backend, backends, register_backend
-from hf_effattn.models.configuration_encoder import EncoderConfig
-from hf_effattn.models.configuration_strict import strict_config
+from hf_effattn.models.backend_table import LIBRARY_BACKENDS, Backend, backends, register_backend
+from hf_effattn.models.configuration_checks import strict_config
+from hf_effattn.models.configuration_effattn import EffAttnConfig
 from tests.models.variants import CAUSAL_FAMILIES, FAMILIES, over_families, random_ids, tiny_config, tiny_model
 
 
@@ -57,9 +57,9 @@ def test_a_number_that_makes_no_sense_is_refused_when_it_is_set(family):
 
 def test_a_family_may_have_numbers_below_zero():
     @strict_config
-    class SignedConfig(EncoderConfig):
+    class SignedConfig(EffAttnConfig):
         model_type: ClassVar[str] = "signed"
-        lowest_values: ClassVar[dict[str, float]] = EncoderConfig.lowest_values | {"offset": -2}
+        lowest_values: ClassVar[dict[str, float]] = EffAttnConfig.lowest_values | {"offset": -2}
 
         offset: float = 0.0
 
@@ -283,7 +283,7 @@ def test_backends_are_refused_where_nobody_registered_them(family):
 
 def test_backends_that_somebody_registered_are_known(monkeypatch):
     assert set(LIBRARY_BACKENDS) == {name for table in backends().values() for name in table}
-    monkeypatch.setattr("hf_effattn.models.backends._BACKENDS", {})
+    monkeypatch.setattr("hf_effattn.models.backend_table._BACKENDS", {})
     register_backend("toy", Backend("theirs", max))
     assert tiny_config(FAMILIES[0], attention_backend="theirs").attention_backend == "theirs"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import elu, relu, softplus
 
-from hf_effattn.models.feature_maps import FEATURE_MAPS, make_feature_map
+from hf_effattn.models.layer_feature_maps import FEATURE_MAPS, make_feature_map
 from hf_effattn.models.ops_linear import linear_attention
 from hf_effattn.models.ops_reference import reference_softmax_attention
 from tests.models.variants import FAMILIES, random_ids, tiny_config, tiny_model

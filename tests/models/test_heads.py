@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hf_effattn.models.heads import pool
-from hf_effattn.models.sequence import SequenceInfo
+from hf_effattn.models.base_sequence import SequenceInfo
+from hf_effattn.models.skeleton_heads import pool
 from tests.models.variants import (
     FAMILIES,
     over_causal_families,

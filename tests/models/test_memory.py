@@ -56,7 +56,7 @@ def test_a_luna_layer_is_its_equations(options):
     attention = tiny_model(LUNA, **options).layers[0].attention
     generator = torch.Generator().manual_seed(0)
     x, p = (torch.randn(n, 24, generator=generator, dtype=torch.float64) for n in (13, 5))
-    sequence = hf_effattn.models.sequence.SequenceInfo(13, None, None, None)
+    sequence = hf_effattn.models.base_sequence.SequenceInfo(13, None, None, None)
     read, _, packed, _ = attention(x[None], p[None], sequence)
     taus = {"sqrt": 8**0.5, "unit": 1.0}
     tau_pack = taus[options.get("pack_temperature", "sqrt")]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_effattn.diagnostics import diagnose
-from hf_effattn.models.feature_maps import FeatureMap
+from hf_effattn.models.layer_feature_maps import FeatureMap
 from tests.models.variants import FAMILIES, over_directions, over_families, padded, random_ids, tiny_model
 from tests.numerics import assert_close
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 import hf_effattn
-from hf_effattn.models import backends as table
+from hf_effattn.models import backend_table as table
 from hf_effattn.models import ops_linear, ops_softmax  # noqa: F401, register their backends before a test hides them
-from hf_effattn.models.backends import Backend, register_backend, resolve_backend
+from hf_effattn.models.backend_table import Backend, register_backend, resolve_backend
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_wide_heads_go_past_the_triton_kernels():
     assert resolve_backend(*place, 257).name == "torch"
     with pytest.raises(RuntimeError, match=r"'triton' cannot run .* width up to 256, not 257"):
         resolve_backend("linear_attention", "triton", *place[2:], 257)
-    table = hf_effattn.models.backends.backends("cuda", torch.float32, 257)
+    table = hf_effattn.models.backend_table.backends("cuda", torch.float32, 257)
     assert table["linear_attention"] == table["linear_attention"] | {"torch": "chosen"}
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hf_effattn.kernels import INTERFACE, ops
-from hf_effattn.models import installed_kernels
+from hf_effattn.models import backend_cpu
+from hf_effattn.models.base_map_layer import ACTIVATIONS, MapLayer
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
-from hf_effattn.models.ops_maps import ACTIVATIONS, MapLayer
 from hf_effattn.models.ops_reference import reference_linear_attention
 from tests.numerics import assert_close, relative_error
 from tests.ops.test_ops_linear import EPS, FORM_NAMES, FORMS, make_inputs, make_mask
@@ -241,15 +241,15 @@ def test_second_derivative_is_refused():
 
 
 def test_what_the_kernels_cannot_serve_says_so(monkeypatch):
-    assert installed_kernels.INTERFACE == INTERFACE
+    assert backend_cpu.INTERFACE == INTERFACE
     inputs = make_inputs(4)
     with pytest.raises(RuntimeError, match=r"take float32 and bfloat16, not torch\.float64"):
         linear_attention(**inputs, backend="cpu")
-    installed_kernels._refusal_of_dtype.cache_clear()
+    backend_cpu._refusal_of_dtype.cache_clear()
     monkeypatch.setattr("hf_effattn.kernels.INTERFACE", 99)
     with pytest.raises(RuntimeError, match="interface 99, this checkpoint's code needs 1"):
         linear_attention(**make_inputs(4, torch.float32), backend="cpu")
-    installed_kernels._refusal_of_dtype.cache_clear()
+    backend_cpu._refusal_of_dtype.cache_clear()
     refused = torch.empty(1, 1, 1, 1, device="meta")
     with pytest.raises(RuntimeError, match="it runs on the CPU"):
         linear_attention(refused, refused, refused, backend="cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_effattn.models.filters import KeyValueFilter
+from hf_effattn.models.layer_filters import KeyValueFilter
 from hf_effattn.models.ops_reference import reference_filter
 from tests.numerics import assert_close
 

@@ -456,7 +456,7 @@ ON_OTHER_PROCESSORS = """
 import json, torch
 from hf_effattn.kernels import build
 from hf_effattn.models.ops_linear import linear_attention
-from hf_effattn.models.ops_maps import MapLayer
+from hf_effattn.models.base_map_layer import MapLayer
 from tests.numerics import relative_error
 
 build.native_flags = lambda: json.loads({flags!r})

@@ -13,7 +13,7 @@ import hf_effattn
 import hf_effattn.kernels
 from hf_effattn.kernels.library import ACTIVATIONS
 from hf_effattn.kernels.repository import write_repository
-from hf_effattn.models import ops_maps
+from hf_effattn.models import base_map_layer
 from tests.models.variants import padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
@@ -72,4 +72,4 @@ def test_nothing_is_overwritten(repository):
 
 
 def test_the_kernels_number_the_activations_as_the_models_name_them():
-    assert list(ops_maps.ACTIVATIONS) == list(ACTIVATIONS)
+    assert list(base_map_layer.ACTIVATIONS) == list(ACTIVATIONS)

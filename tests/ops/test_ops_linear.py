@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hf_effattn.models.backends import backend_names
+from hf_effattn.models.backend_table import backend_names
 from hf_effattn.models.ops_linear import CHUNK_LENGTH, OPERATOR, linear_attention, linear_attention_step
 from hf_effattn.models.ops_reference import linear_attention_map, reference_linear_attention
 from tests.numerics import assert_close

@@ -9,9 +9,9 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 from hf_effattn.kernels.layers import LinearAttention
-from hf_effattn.models.backends import resolve_backend
+from hf_effattn.models.backend_table import resolve_backend
+from hf_effattn.models.base_map_layer import MapLayer
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
-from hf_effattn.models.ops_maps import MapLayer
 from hf_effattn.models.ops_softmax import softmax_attention
 from tests.models.variants import over_families, over_heads, random_ids, tiny_model
 from tests.numerics import assert_close, relative_error

@@ -17,14 +17,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hf_effattn.models import triton_launch, triton_operators
-from hf_effattn.models.ops_linear import TRITON_WIDTH
-from hf_effattn.models.triton_kernels import KERNELS
-from hf_effattn.models.triton_launch import Architecture
-from hf_effattn.models.triton_linear import (
+from hf_effattn.models.backend_triton import (
     triton_linear_attention,
     triton_linear_attention_step,
     triton_refusal,
 )
+from hf_effattn.models.ops_linear import TRITON_WIDTH
+from hf_effattn.models.triton_kernels import KERNELS
+from hf_effattn.models.triton_launch import Architecture
 from tests.numerics import TOLERANCE
 from tests.ops.triton_cases import CASES, CHECKS, DEVICE
 
@@ -198,7 +198,7 @@ def test_wide_heads_and_float64_name_the_remedy():
 def test_without_triton_all_but_the_kernels_is_imported():
     program = (
         "import sys; sys.modules['triton'] = None\n"
-        "from hf_effattn.models import triton_linear\n"
+        "from hf_effattn.models import backend_triton\n"
         "try:\n    from hf_effattn.models import triton_kernels\n"
         "except ImportError as error:\n    print(error)"
     )

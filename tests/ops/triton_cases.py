@@ -12,9 +12,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from hf_effattn.models import triton_operators
+from hf_effattn.models.backend_triton import triton_linear_attention, triton_linear_attention_step
 from hf_effattn.models.ops_linear import torch_linear_attention, torch_linear_attention_step
 from hf_effattn.models.ops_reference import reference_linear_attention
-from hf_effattn.models.triton_linear import triton_linear_attention, triton_linear_attention_step
 from tests.numerics import relative_error
 from tests.ops.test_ops_linear import EPS, FORMS, make_inputs, make_mask, outputs_and_gradients
 

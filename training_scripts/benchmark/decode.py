@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from hf_effattn.models.base_map_layer import MapLayer
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
-from hf_effattn.models.ops_maps import MapLayer
 from hf_effattn.tokenization import VOCAB_SIZE
 
 from .check import TOLERANCE, relative_error

@@ -284,8 +284,8 @@ def part_bidirectional(small: bool) -> Iterator[dict[str, Any]]:
 
 def part_maps(small: bool) -> Iterator[dict[str, Any]]:
     """Trained maps: heads of 64, mapped to 64, 128 and 256 features by a gated layer."""
+    from hf_effattn.models.base_map_layer import MapLayer
     from hf_effattn.models.ops_linear import linear_attention
-    from hf_effattn.models.ops_maps import MapLayer
 
     shape = (1, 2, 64, 64) if small else (2, 16, 16384, 64)
     for causal, features in [(causal, features) for causal in (False, True) for features in (64, 128, 256)]:

@@ -4,8 +4,8 @@ from functools import partial
 
 import torch
 
+from hf_effattn.models.base_map_layer import MapLayer
 from hf_effattn.models.ops_linear import linear_attention
-from hf_effattn.models.ops_maps import MapLayer
 from hf_effattn.models.ops_softmax import softmax_attention
 
 from .candidate import OURS, PEER, Candidate, Prepared

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .base_map_layer import MapLayer
+from .base_module_hooks import is_hooked
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .module_hooks import is_hooked
-from .ops_maps import MapLayer
 from .ops_reference import accumulation_dtype
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .configuration_encoder import EncoderConfig
-from .sequence import readable
+from .base_sequence import readable
+from .configuration_effattn import EffAttnConfig
 
 
 class ScaleNorm(nn.Module):
@@ -20,7 +20,7 @@ class ScaleNorm(nn.Module):
         return nn.functional.rms_norm(hidden_states, hidden_states.shape[-1:], eps=self.eps) * self.weight
 
 
-def make_norm(config: EncoderConfig) -> nn.Module:
+def make_norm(config: EffAttnConfig) -> nn.Module:
     """The norm that `config.norm_type` names."""
     if config.norm_type == "layer_norm":
         return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -29,7 +29,7 @@ def make_norm(config: EncoderConfig) -> nn.Module:
     return ScaleNorm(config.layer_norm_eps)
 
 
-def make_dropout(config: EncoderConfig, field: str) -> nn.Dropout:
+def make_dropout(config: EffAttnConfig, field: str) -> nn.Dropout:
     """Dropout with the probability that `field` of the config names, `hidden_dropout_prob` where it is None."""
     probability = getattr(config, field)
     return nn.Dropout(config.hidden_dropout_prob if probability is None else probability)
@@ -38,7 +38,7 @@ def make_dropout(config: EncoderConfig, field: str) -> nn.Dropout:
 class MLP(nn.Module):
     """``W_2 act(W_1 x)``, with dropout after both maps."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__()
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -61,7 +61,7 @@ class Embeddings(nn.Module):
     learned CLS vector, since no token can take that part.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__()
         self.config = config
         if config.num_channels is None:

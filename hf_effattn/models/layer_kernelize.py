@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from .configuration_encoder import EncoderConfig
-from .encoder import attention_backend
+from .base_map_layer import MapLayer
+from .configuration_effattn import EffAttnConfig
 from .ops_linear import linear_attention, linear_attention_step
-from .ops_maps import MapLayer
+from .skeleton_model import attention_backend
 
 
 try:
@@ -29,7 +29,7 @@ class LinearAttention(nn.Module):
         config: says which backend, whenever it runs: a user may change that later.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__()
         self.config = config
 

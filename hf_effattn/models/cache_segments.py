@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache
 
-from .memory_layer import Stretch
-from .recurrent_cache import load_state, store_state
+from .cache_states import load_state, store_state
+from .layer_memory_transformer import Stretch
 
 
 #: Where the first layer keeps the memory; its state 0 counts tokens.

@@ -13,15 +13,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .configuration_encoder import EncoderConfig
-from .encoder import EncoderModel, EncoderPreTrainedModel
-from .generation import CachedGenerationMixin
-from .inputs import choices_as_rows
-from .layers import make_dropout, make_norm
+from .base_sequence import real_tokens
+from .configuration_effattn import EffAttnConfig
+from .layer_common import make_dropout, make_norm
 from .ops_reference import accumulation_dtype
-from .outputs import (
+from .skeleton_generation import CachedGenerationMixin
+from .skeleton_inputs import choices_as_rows
+from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
+from .skeleton_outputs import (
     CausalLMOutput,
-    EncoderOutput,
+    EffAttnOutput,
     ImageClassifierOutput,
     MaskedLMOutput,
     MultipleChoiceOutput,
@@ -29,7 +30,6 @@ from .outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from .sequence import real_tokens
 
 
 #: Heads read their base model's outputs by name, whatever form the config wants of their own.
@@ -38,19 +38,19 @@ NAMED: dict[str, Any] = {"return_dict": True}
 NO_CACHE = NAMED | {"use_cache": False}
 
 
-class EncoderHead(EncoderPreTrainedModel):
+class EffAttnHead(EffAttnPreTrainedModel):
     """A model with a head on top of its family's base model.
 
     A module of the head must not be called like a child of the base model (``embeddings``, ``layers``, ``norm``):
     transformers 5.24 takes a checkpoint's ``norm.weight`` for the base model's and silently swaps the two.
     """
 
-    base_class: ClassVar[type[EncoderModel]]
+    base_class: ClassVar[type[EffAttnModel]]
     #: Whether `forward` takes `num_items_in_batch` and divides its loss by it. `Trainer` reads this; left to itself it
     #: takes any `**kwargs` for a yes, and stops dividing the loss by the steps of gradient accumulation.
     accepts_loss_kwargs: bool = False
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         self.num_labels = int(config.num_labels or 0)
         self.model = self.base_class(config)
@@ -63,7 +63,7 @@ class EncoderHead(EncoderPreTrainedModel):
         self.model.set_input_embeddings(value)
 
     def shared_fields(
-        self, loss: torch.Tensor | None, outputs: EncoderOutput, share: float | torch.Tensor = 1.0
+        self, loss: torch.Tensor | None, outputs: EffAttnOutput, share: float | torch.Tensor = 1.0
     ) -> dict[str, Any]:
         """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded.
 
@@ -77,13 +77,13 @@ class EncoderHead(EncoderPreTrainedModel):
         return {"loss": loss, **{name: getattr(outputs, name) for name in handed_on}}
 
 
-class EncoderForMaskedLM(EncoderHead):
+class EffAttnForMaskedLM(EffAttnHead):
     """Predicts masked tokens. Always bidirectional: it clears `is_decoder` in its config."""
 
     accepts_loss_kwargs = True
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.tokens.weight"}
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(_for_tokens(config, is_decoder=False))
         self.head = MaskedLMHead(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
@@ -119,13 +119,13 @@ class EncoderForMaskedLM(EncoderHead):
         )
 
 
-class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
+class EffAttnForCausalLM(EffAttnHead, CachedGenerationMixin):
     """Predicts the next token, and generates. Always causal: it sets `is_decoder` in its config."""
 
     accepts_loss_kwargs = True
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.tokens.weight"}
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(_for_tokens(config, is_decoder=True))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -188,10 +188,10 @@ class EncoderForCausalLM(EncoderHead, CachedGenerationMixin):
         )
 
 
-class EncoderForSequenceClassification(EncoderHead):
+class EffAttnForSequenceClassification(EffAttnHead):
     """Classifies a sequence, or with `config.pair_features` a pair of sequences that are encoded one by one."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         self.pooling = config.resolved_pooling
         self.classifier = ClassificationHead(config, self.num_labels)
@@ -239,12 +239,12 @@ class EncoderForSequenceClassification(EncoderHead):
         return SequenceClassifierOutput(**self.shared_fields(loss, outputs, share), logits=logits)
 
 
-class EncoderForTokenClassification(EncoderHead):
+class EffAttnForTokenClassification(EffAttnHead):
     """Classifies every token."""
 
     accepts_loss_kwargs = True
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         self.dropout = make_dropout(config, "classifier_dropout")
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
@@ -280,10 +280,10 @@ class EncoderForTokenClassification(EncoderHead):
         )
 
 
-class EncoderForQuestionAnswering(EncoderHead):
+class EffAttnForQuestionAnswering(EffAttnHead):
     """Finds the span that answers a question: one logit for its first token and one for its last."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         self.dropout = make_dropout(config, "classifier_dropout")
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
@@ -324,10 +324,10 @@ class EncoderForQuestionAnswering(EncoderHead):
         )
 
 
-class EncoderForMultipleChoice(EncoderHead):
+class EffAttnForMultipleChoice(EffAttnHead):
     """Chooses between texts: each is encoded by itself, and one classifier gives each a logit."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         if config.pair_features is not None:
             raise ValueError(
                 f"pair_features={config.pair_features!r} is for classifiers of pairs, and every choice is one "
@@ -371,12 +371,12 @@ class EncoderForMultipleChoice(EncoderHead):
         return MultipleChoiceOutput(**self.shared_fields(loss, outputs, share), logits=logits)
 
 
-class EncoderForImageClassification(EncoderHead):
+class EffAttnForImageClassification(EffAttnHead):
     """Classifies an image that is read pixel by pixel, in raster order; needs `config.num_channels`."""
 
     main_input_name = "pixel_values"
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         if config.num_channels is None:
             raise ValueError("image classification reads pixels: set num_channels (1 for grey, 3 for colour)")
         super().__init__(config)
@@ -405,7 +405,7 @@ class EncoderForImageClassification(EncoderHead):
 class MaskedLMHead(nn.Module):
     """The layer between the encoder and the vocabulary, as in BERT: linear, activation, norm."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
@@ -416,9 +416,9 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, hidden layers of the widths `EncoderConfig.classifier_widths`, and the logits."""
+    """Dropout, hidden layers of the widths `EffAttnConfig.classifier_widths`, and the logits."""
 
-    def __init__(self, config: EncoderConfig, num_labels: int):
+    def __init__(self, config: EffAttnConfig, num_labels: int):
         super().__init__()
         vectors = {None: 1, "concat": 2, "interaction": 4}[config.pair_features]
         widths = [vectors * config.hidden_size, *config.classifier_widths]
@@ -479,14 +479,14 @@ def pool(
 
 
 def combine_pair(first: torch.Tensor, second: torch.Tensor, pair_features: str | None) -> torch.Tensor:
-    """What a pair classifier reads of two pooled vectors, see `EncoderConfig.pair_features`."""
+    """What a pair classifier reads of two pooled vectors, see `EffAttnConfig.pair_features`."""
     features = [first, second]
     if pair_features == "interaction":
         features += [first * second, first - second]
     return torch.cat(features, dim=-1)
 
 
-def _for_tokens(config: EncoderConfig, is_decoder: bool) -> EncoderConfig:
+def _for_tokens(config: EffAttnConfig, is_decoder: bool) -> EffAttnConfig:
     """The config with the direction that a language modelling head needs; the caller's config stays as it is."""
     if config.num_channels is not None:
         raise ValueError(f"a language model reads tokens, but num_channels={config.num_channels} asks for pixels")

@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from transformers.cache_utils import Cache
 
+from .base_sequence import SequenceInfo, readable
+from .cache_segments import SegmentState, compact, filled, restore, unrolled
 from .configuration_memory_transformer import MemoryTransformerConfig
-from .encoder import EncoderBlock, EncoderModel
-from .memory import LearnedMemory
-from .memory_layer import MemoryBlock, Stretch
-from .outputs import EncoderOutput
-from .segments import SegmentState, compact, filled, restore, unrolled
-from .sequence import SequenceInfo, readable
+from .layer_learned_memory import LearnedMemory
+from .layer_memory_transformer import MemoryBlock, Stretch
+from .skeleton_model import EffAttnBlock, EffAttnModel
+from .skeleton_outputs import EffAttnOutput
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Passed:
     memory_weights: list[torch.Tensor]
 
 
-class MemoryEncoderModel(EncoderModel):
+class MemoryEncoderModel(EffAttnModel):
     """Embeddings, blocks, a last norm if the config has one, and the memory that they read and write.
 
     An encoder's memory tokens go through the layers beside the tokens. A decoder's can not, since what they have read
@@ -36,7 +36,7 @@ class MemoryEncoderModel(EncoderModel):
     """
 
     config: MemoryTransformerConfig
-    block_class: ClassVar[type[EncoderBlock]] = MemoryBlock
+    block_class: ClassVar[type[EffAttnBlock]] = MemoryBlock
 
     def __init__(self, config: MemoryTransformerConfig):
         super().__init__(config)
@@ -50,7 +50,7 @@ class MemoryEncoderModel(EncoderModel):
         cache: Cache | None,
         output_attentions: bool,
         output_hidden_states: bool,
-    ) -> EncoderOutput:
+    ) -> EffAttnOutput:
         if self.config.segment_length is None:
             passed = self._whole(hidden_states, sequence, cache, output_attentions)
             memory, hidden = passed.memory, passed.hidden
@@ -63,7 +63,7 @@ class MemoryEncoderModel(EncoderModel):
             hidden, memory = self._segments(hidden_states, sequence, cache)
         last = self.norm(hidden[-1])
         recorded = (hidden_states, *hidden[:-1], last) if output_hidden_states else None
-        outputs = EncoderOutput(last_hidden_state=last, memory=memory, hidden_states=recorded)
+        outputs = EffAttnOutput(last_hidden_state=last, memory=memory, hidden_states=recorded)
         if output_attentions:
             outputs.attentions = tuple(passed.weights)
             outputs.pack_attentions = None if passed.memory is None else tuple(passed.memory_weights)

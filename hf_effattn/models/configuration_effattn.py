@@ -9,9 +9,9 @@ from transformers import GenerationConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
-from .backends import known_backends
-from .configuration_strict import FieldTypeError, FieldValueError, check_number, strict_config
-from .versions import SUPPORTED
+from .backend_table import known_backends
+from .base_versions import SUPPORTED
+from .configuration_checks import FieldTypeError, FieldValueError, check_number, strict_config
 
 
 #: Auto class -> the suffix of the class that it loads, for every head that a family has.
@@ -48,7 +48,7 @@ _TRANSFORMERS_KEYS = frozenset(
 
 
 @strict_config
-class EncoderConfig(PreTrainedConfig):
+class EffAttnConfig(PreTrainedConfig):
     """What every family shares: sizes, embeddings, norms, pooling, heads. The defaults are those of BERT-base.
 
     Args:
@@ -68,7 +68,7 @@ class EncoderConfig(PreTrainedConfig):
             front is a vector of its own without a position, and the table has a row less.
         layer_norm_eps: epsilon of every norm.
         init_scheme: how weights start. ``"normal"``: N(0, initializer_range), biases at zero. ``"authors"``: as in
-            their code, see `initial_weights`; ``"authors_2021"`` is the same, but for a [CLS] that starts at zero.
+            their code, see `skeleton_initial_weights`; ``"authors_2021"`` is the same, but its [CLS] starts at zero.
         initializer_range: standard deviation of linear and token embedding weights with ``init_scheme="normal"``.
         norm_position: ``"pre"`` (norm before each sublayer) or ``"post"`` (after each residual sum).
         embedding_norm: whether a norm follows the embeddings; None means with ``"post"`` only.
@@ -104,7 +104,7 @@ class EncoderConfig(PreTrainedConfig):
         TypeError: an unknown field (the message names the nearest one), or a value of a wrong type.
         ValueError: a value that its field cannot have, or values that clash; the message names both.
 
-    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_strict`.
+    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_checks`.
     """
 
     vocab_size: int = 260
@@ -164,8 +164,8 @@ class EncoderConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss", "memory", "pack_attentions"]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if EncoderConfig.before_first_config is not None:
-            EncoderConfig.before_first_config()
+        if EffAttnConfig.before_first_config is not None:
+            EffAttnConfig.before_first_config()
         self._refuse_unknown(kwargs)
         self._check_new_labels(kwargs.get("num_labels"))
         if self.family_name and kwargs.get("auto_map") is None:
@@ -355,7 +355,7 @@ def auto_map(model_type: str, family_name: str, causal: bool) -> dict[str, str]:
     return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
 
 
-def _field_names(config_class: type[EncoderConfig]) -> frozenset[str]:
+def _field_names(config_class: type[EffAttnConfig]) -> frozenset[str]:
     return frozenset(field.name for field in fields(config_class))
 
 
@@ -378,4 +378,4 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-__all__ = ["HEADS", "SUPPORTED", "EncoderConfig", "auto_map"]
+__all__ = ["HEADS", "SUPPORTED", "EffAttnConfig", "auto_map"]

@@ -12,28 +12,28 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import AttentionLayer, refuse_long_map
-from .backends import backends, check_backend_name, resolve_backend
-from .configuration_encoder import EncoderConfig
-from .filters import KeyValueFilter
-from .initial_weights import start_linear, start_pixels, start_tokens
-from .inputs import check_content, check_names, check_position_ids, check_token_types
-from .layers import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
-from .memory import LearnedMemory
-from .module_hooks import execution_device
-from .outputs import EncoderOutput
-from .past import Past
-from .sequence import SequenceInfo, check_attention_mask
+from .backend_table import backends, check_backend_name, resolve_backend
+from .base_module_hooks import execution_device
+from .base_sequence import SequenceInfo, check_attention_mask
+from .cache_past import Past
+from .configuration_effattn import EffAttnConfig
+from .layer_attention import AttentionLayer, refuse_long_map
+from .layer_common import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
+from .layer_filters import KeyValueFilter
+from .layer_learned_memory import LearnedMemory
+from .skeleton_initial_weights import start_linear, start_pixels, start_tokens
+from .skeleton_inputs import check_content, check_names, check_position_ids, check_token_types
+from .skeleton_outputs import EffAttnOutput
 
 
-class EncoderBlock(GradientCheckpointingLayer):
+class EffAttnBlock(GradientCheckpointingLayer):
     """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post).
 
     With `block_skip` the block's input is added to the second sum as well: ``x_1 + f(norm(x_1)) + x_0`` (pre) or
     ``norm(x_1 + f(x_1) + x_0)`` (post), where ``x_1`` is what the attention's branch gave.
     """
 
-    def __init__(self, config: EncoderConfig, attention: AttentionLayer):
+    def __init__(self, config: EffAttnConfig, attention: AttentionLayer):
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.attention_norm = make_norm(config)
@@ -65,22 +65,22 @@ class EncoderBlock(GradientCheckpointingLayer):
         return output if self.pre_norm else self.mlp_norm(output)
 
 
-class EncoderPreTrainedModel(PreTrainedModel):
+class EffAttnPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation. A family derives from it and names its config and its attention."""
 
-    config: EncoderConfig
-    config_class = EncoderConfig
+    config: EffAttnConfig
+    config_class = EffAttnConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["EncoderBlock"]
+    _no_split_modules = ["EffAttnBlock"]
     #: The attention module of the family, called with the config and the index of the layer. Its forward takes
     #: (hidden_states, sequence, cache, output_attentions) and returns the output and the attention map or None.
     attention_class: ClassVar[type[Any]]
-    block_class: ClassVar[type[EncoderBlock]] = EncoderBlock
+    block_class: ClassVar[type[EffAttnBlock]] = EffAttnBlock
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         # The whole again, because a head or a user may have changed a config after it was made.
         config.validate()
@@ -182,7 +182,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
         ``"backends"`` are about the first layer.
         """
         requested, operator = attention_backend(self.config), self.attention_operator
-        base = self if isinstance(self, EncoderModel) else self.model
+        base = self if isinstance(self, EffAttnModel) else self.model
         devices = [execution_device(layer) or self.device for layer in base.layers]
         first = devices[0] if devices else self.device
         found = [resolve_backend(operator, requested, at, self.dtype, self.attention_width).name for at in devices]
@@ -196,7 +196,7 @@ class EncoderPreTrainedModel(PreTrainedModel):
         }
 
 
-def attention_backend(config: EncoderConfig) -> str:
+def attention_backend(config: EffAttnConfig) -> str:
     """The backend that the config asks for: `attention_backend`, or what `attn_implementation` stands for.
 
     transformers' ``attn_implementation="eager"`` asks a softmax model for the plain form, our ``"reference"``. A
@@ -206,10 +206,10 @@ def attention_backend(config: EncoderConfig) -> str:
     return "reference" if config.attention_backend == "auto" and eager else config.attention_backend
 
 
-class EncoderModel(EncoderPreTrainedModel):
+class EffAttnModel(EffAttnPreTrainedModel):
     """Embeddings, blocks and a last norm if the config has one. Encoder, or decoder with ``is_decoder=True``."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         self.embeddings = Embeddings(config)
         attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
@@ -240,7 +240,7 @@ class EncoderModel(EncoderPreTrainedModel):
         use_cache: bool | None = None,
         token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> EncoderOutput:
+    ) -> EffAttnOutput:
         """Hidden states of a batch of sequences. Everything is checked first: a refused call changes no cache.
 
         Args:
@@ -308,11 +308,11 @@ class EncoderModel(EncoderPreTrainedModel):
         cache: Cache | None,
         output_attentions: bool,
         output_hidden_states: bool,
-    ) -> EncoderOutput:
+    ) -> EffAttnOutput:
         """The blocks over embedded tokens ``[batch, length, hidden]``. A family with a memory carries it through."""
         for layer in self.layers:
             hidden_states = layer(hidden_states, sequence, cache=cache, output_attentions=output_attentions)
-        return EncoderOutput(last_hidden_state=self.norm(hidden_states))
+        return EffAttnOutput(last_hidden_state=self.norm(hidden_states))
 
     def _positions(self, position_ids: torch.Tensor | None, sequence: SequenceInfo) -> torch.Tensor:
         """Which learned position every token gets, ``[batch or 1, length]``."""

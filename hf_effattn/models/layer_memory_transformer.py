@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache
 
-from .attention import ProjectedAttention, refuse_long_map
 from .configuration_memory_transformer import MemoryTransformerConfig
-from .encoder import EncoderBlock, attention_backend
-from .filters import make_memory_filter
+from .layer_attention import ProjectedAttention, refuse_long_map
+from .layer_filters import make_memory_filter
 from .ops_reference import softmax_attention_map
 from .ops_softmax import softmax_attention
+from .skeleton_model import EffAttnBlock, attention_backend
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class MemoryAttention(ProjectedAttention):
         return Attended(self.merge(attended), own, weights)
 
 
-class MemoryBlock(EncoderBlock):
+class MemoryBlock(EffAttnBlock):
     """An encoder block over tokens, and over memory tokens beside them if there are any."""
 
     attention: MemoryAttention

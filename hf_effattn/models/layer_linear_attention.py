@@ -5,19 +5,19 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from .attention import MultiHeadAttention, refuse_long_map
-from .configuration_filtered import FilteredEncoderConfig
-from .kernel_layer import LinearAttention
-from .ops_maps import MapLayer
+from .base_map_layer import MapLayer
+from .base_sequence import SequenceInfo
+from .cache_states import load_state, store_state
+from .configuration_filtered import FilteredConfig
+from .layer_attention import MultiHeadAttention, refuse_long_map
+from .layer_kernelize import LinearAttention
 from .ops_reference import linear_attention_map
-from .recurrent_cache import load_state, store_state
-from .sequence import SequenceInfo
 
 
 class LinearAttentionLayer(MultiHeadAttention):
     """Projections around `linear_attention`; a family says what the queries, keys and scale are."""
 
-    def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
+    def __init__(self, config: FilteredConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(config, layer_idx, output_projection)
         self.operator = LinearAttention(config)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from .configuration_encoder import EncoderConfig
-from .sequence import SequenceInfo, readable
+from .base_sequence import SequenceInfo, readable
+from .configuration_effattn import EffAttnConfig
 
 
 #: Arguments that the encoder reads beside those in its signature: those of transformers, and one of ours.
@@ -23,7 +23,7 @@ _UNPACK = (
 )
 
 
-def check_names(model: str, given: Mapping[str, Any], config: EncoderConfig) -> None:
+def check_names(model: str, given: Mapping[str, Any], config: EffAttnConfig) -> None:
     """Refuse arguments that a model does not know, and those that ask for what it does not do.
 
     Raises:
@@ -128,7 +128,7 @@ def choices_as_rows(**given: torch.Tensor | None) -> tuple[int, dict[str, torch.
 
 
 def check_content(
-    config: EncoderConfig,
+    config: EffAttnConfig,
     input_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
     pixel_values: torch.Tensor | None,
@@ -169,7 +169,7 @@ def check_content(
     return value if pixel_values is None else _grey_from_rgb(config, value)
 
 
-def _grey_from_rgb(config: EncoderConfig, pixel_values: torch.Tensor) -> torch.Tensor:
+def _grey_from_rgb(config: EffAttnConfig, pixel_values: torch.Tensor) -> torch.Tensor:
     """One of three equal channels, for a model of one: transformers' pipelines make every picture RGB.
 
     Where values cannot be read (`readable`) the three stay, and are refused as three.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .configuration_encoder import EncoderConfig
+from .configuration_effattn import EffAttnConfig
 
 
 #: Standard deviation of the bias of the pixel projection.
@@ -29,7 +29,7 @@ def start_linear(layer: nn.Linear) -> None:
     init.uniform_(layer.weight, -bound, bound)
 
 
-def start_tokens(embedding: nn.Embedding, config: EncoderConfig) -> None:
+def start_tokens(embedding: nn.Embedding, config: EffAttnConfig) -> None:
     """Rows of N(0, 1), but for those of [CLS] and of padding."""
     init.normal_(embedding.weight)
     # The rows are slices, which have lost the mark of weights that were loaded.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers.utils.import_utils import is_tracing
 
-from .transforms import values_are_hidden
+from .base_transforms import values_are_hidden
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .base_transforms import refuse_second_derivatives
 from .ops_linear import TRITON_WIDTH
-from .transforms import refuse_second_derivatives
 from .triton_operators import read, read_gradients, step, sum_gradients, total_sums, walk, walk_gradients
 
 

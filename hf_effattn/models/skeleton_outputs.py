@@ -26,7 +26,7 @@ class EffAttnFields:
 
 
 @dataclass
-class EncoderOutput(EffAttnFields, modeling_outputs.BaseModelOutputWithPast):
+class EffAttnOutput(EffAttnFields, modeling_outputs.BaseModelOutputWithPast):
     """Hidden states, and what the family adds."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .transforms import transform_refusal
+from .base_transforms import transform_refusal
 
 
 #: Answers why a backend cannot serve a device and dtype, or None when it can.

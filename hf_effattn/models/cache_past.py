@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache, EncoderDecoderCache, LinearAttentionCacheLayerMixin, StaticLayer
 
-from .configuration_encoder import EncoderConfig
-from .recurrent_cache import cached_token_count, check_recurrent_cache
+from .cache_states import cached_token_count, check_recurrent_cache
+from .configuration_effattn import EffAttnConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Past:
     rows: int | None = None
 
     @classmethod
-    def of(cls, cache: Cache | None, config: EncoderConfig) -> "Past":
+    def of(cls, cache: Cache | None, config: EffAttnConfig) -> "Past":
         """The past that `cache` holds for the models of a config.
 
         Raises:
@@ -50,7 +50,7 @@ class Past:
             )
 
 
-def check_cache(cache: Cache, config: EncoderConfig) -> None:
+def check_cache(cache: Cache, config: EffAttnConfig) -> None:
     """Raise ValueError unless `cache` is one that a decoder with this config can go on from."""
     build = "Build it with transformers.DynamicCache(config=model.config)."
     if not isinstance(cache, Cache):

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from .configuration_encoder import EncoderConfig
-from .configuration_filtered import FilteredEncoderConfig
-from .filters import KeyValueFilter
-from .recurrent_cache import recall_columns
-from .sequence import SequenceInfo
+from .base_sequence import SequenceInfo
+from .cache_states import recall_columns
+from .configuration_effattn import EffAttnConfig
+from .configuration_filtered import FilteredConfig
+from .layer_filters import KeyValueFilter
 
 
 #: The longest input for which `output_attentions=True` builds a square map: at 4,096 positions one head of one
@@ -42,7 +42,7 @@ class ProjectedAttention(AttentionLayer):
         output_projection: whether a linear map mixes the heads at the end.
     """
 
-    def __init__(self, config: EncoderConfig, layer_idx: int, output_projection: bool = True):
+    def __init__(self, config: EffAttnConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(layer_idx)
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -66,7 +66,7 @@ class ProjectedAttention(AttentionLayer):
 class MultiHeadAttention(ProjectedAttention):
     """Attention of a sequence over itself, with a filter on its keys and values; a family adds `forward`."""
 
-    def __init__(self, config: FilteredEncoderConfig, layer_idx: int, output_projection: bool = True):
+    def __init__(self, config: FilteredConfig, layer_idx: int, output_projection: bool = True):
         super().__init__(config, layer_idx, output_projection)
         self.is_causal = config.is_decoder
         self.filter = None

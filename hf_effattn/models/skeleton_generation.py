@@ -8,10 +8,10 @@ from transformers.generation import GenerationMixin, StoppingCriteria, StoppingC
 from transformers.utils import logging
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .configuration_encoder import EncoderConfig
-from .past import Past
-from .recurrent_cache import unseen_length
-from .sequence import check_mask_values
+from .base_sequence import check_mask_values
+from .cache_past import Past
+from .cache_states import unseen_length
+from .configuration_effattn import EffAttnConfig
 
 
 logger = logging.get_logger(__name__)
@@ -41,7 +41,7 @@ class CachedGenerationMixin(GenerationMixin):
     (transformers looks for ``GenerationMixin`` in the names of a model's bases to tell whether it generates.)
     """
 
-    config: EncoderConfig
+    config: EffAttnConfig
 
     @deprecate_kwarg("past_key_values", "6.0.0", new_name="cache", raise_if_both_names=True)
     def generate(

@@ -7,16 +7,16 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
-from .attention import AttentionLayer, join_heads, refuse_long_map, split_heads
+from .base_sequence import SequenceInfo
 from .configuration_luna import PROJECTIONS, LunaConfig
-from .encoder import EncoderBlock, EncoderModel, attention_backend
-from .filters import KeyValueFilter
-from .layers import make_dropout, make_norm
-from .memory import LearnedMemory
-from .ops_memory import pack_attention, unpack_attention
+from .layer_attention import AttentionLayer, join_heads, refuse_long_map, split_heads
+from .layer_common import make_dropout, make_norm
+from .layer_filters import KeyValueFilter
+from .layer_learned_memory import LearnedMemory
+from .ops_pack import pack_attention, unpack_attention
 from .ops_reference import softmax_attention_map
-from .outputs import EncoderOutput
-from .sequence import SequenceInfo
+from .skeleton_model import EffAttnBlock, EffAttnModel, attention_backend
+from .skeleton_outputs import EffAttnOutput
 
 
 class PackUnpackAttention(AttentionLayer):
@@ -132,7 +132,7 @@ class PackUnpackAttention(AttentionLayer):
         return softmax_attention_map(query, key, key_mask=mask, scale=1.0).to(query.dtype)
 
 
-class LunaBlock(EncoderBlock):
+class LunaBlock(EffAttnBlock):
     """An encoder block whose attention also renews the memory: ``P' = norm(P + Y_P)``; only tokens have an MLP."""
 
     attention: PackUnpackAttention
@@ -161,11 +161,11 @@ class LunaBlock(EncoderBlock):
         return self.finish(hidden_states, read), memory if self.pre_norm else self.memory_norm(memory), pack_weights
 
 
-class LunaEncoderModel(EncoderModel):
+class LunaEncoderModel(EffAttnModel):
     """Embeddings, blocks that hand a memory on, and a last norm of tokens and of cells if the config has one."""
 
     config: LunaConfig
-    block_class: ClassVar[type[EncoderBlock]] = LunaBlock
+    block_class: ClassVar[type[EffAttnBlock]] = LunaBlock
 
     def __init__(self, config: LunaConfig):
         super().__init__(config)
@@ -181,13 +181,13 @@ class LunaEncoderModel(EncoderModel):
         cache: Cache | None,
         output_attentions: bool,
         output_hidden_states: bool,
-    ) -> EncoderOutput:
+    ) -> EffAttnOutput:
         memory = self.memory(hidden_states)
         pack_attentions = []
         for layer in self.layers:
             hidden_states, memory, weights = layer(hidden_states, memory, sequence, output_attentions)
             pack_attentions.append(weights)
-        return EncoderOutput(
+        return EffAttnOutput(
             last_hidden_state=self.norm(hidden_states),
             memory=self.memory_norm(memory),
             pack_attentions=tuple(pack_attentions) if output_attentions else None,
