@@ -28,23 +28,23 @@ def checkpoint(tmp_path):
     (folder / "figures").mkdir(parents=True)
     (folder / "__pycache__").mkdir()
     (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling_luna.LunaModel"}}')
-    for name in ("modeling_luna.py", "heads.py"):
+    for name in ("modeling_luna.py", "skeleton_heads.py"):
         shutil.copy(MODELS / name, folder)
     (folder / "README.md").write_text("Über ein Modell")
     (folder / "LICENSE").write_text("free")
     (folder / "figures/attention.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
-    (folder / "__pycache__/heads.pyc").write_bytes(b"\0\0")
+    (folder / "__pycache__/skeleton_heads.pyc").write_bytes(b"\0\0")
     save_file({"weight": torch.zeros(640)}, folder / "model.safetensors")
     return folder
 
 
 def test_what_a_checkpoint_brings_with_it(checkpoint):
     audit = hf_effattn.audit_checkpoint(checkpoint)
-    names = ("LICENSE", "README.md", "config.json", "figures/attention.png", "heads.py", "model.safetensors")
+    names = ("LICENSE", "README.md", "config.json", "figures/attention.png", "skeleton_heads.py", "model.safetensors")
     assert audit.files == {
         name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in (*names, "modeling_luna.py")
     }
-    assert audit.code == {name: own_code()[name] for name in ("heads.py", "modeling_luna.py")}
+    assert audit.code == {name: own_code()[name] for name in ("skeleton_heads.py", "modeling_luna.py")}
     assert (audit.weights, audit.foreign) == (("model.safetensors",), ())
 
 
@@ -74,10 +74,12 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("line", STRANGERS)
-@pytest.mark.parametrize("path", ["heads.py", "more.py", "custom_generate/generate.py", "sub/heads.py"])
+@pytest.mark.parametrize(
+    "path", ["skeleton_heads.py", "more.py", "custom_generate/generate.py", "sub/skeleton_heads.py"]
+)
 def test_code_that_is_not_the_packages_own_is_refused(checkpoint, path, line):
     (checkpoint / path).parent.mkdir(exist_ok=True)
-    known = (MODELS / "heads.py").read_text() if path == "heads.py" else ""
+    known = (MODELS / "skeleton_heads.py").read_text() if path == "skeleton_heads.py" else ""
     (checkpoint / path).write_text(known + (line or " "))
     with pytest.raises(ValueError, match=rf"{path}: is n(ot code of hf_effattn \d|either text)") as refused:
         hf_effattn.audit_checkpoint(checkpoint)
@@ -88,11 +90,11 @@ def test_code_that_is_not_the_packages_own_is_refused(checkpoint, path, line):
 
 def test_own_code_is_known_by_its_place_too(checkpoint):
     (checkpoint / "sub").mkdir()
-    shutil.copy(MODELS / "heads.py", checkpoint / "sub")
-    shutil.copy(MODELS / "heads.py", checkpoint / "modeling_simpletron.py")
+    shutil.copy(MODELS / "skeleton_heads.py", checkpoint / "sub")
+    shutil.copy(MODELS / "skeleton_heads.py", checkpoint / "modeling_simpletron.py")
     assert hf_effattn.audit_checkpoint(checkpoint, foreign_code=True).foreign == (
         "modeling_simpletron.py",
-        "sub/heads.py",
+        "sub/skeleton_heads.py",
     )
 
 
@@ -265,7 +267,7 @@ def test_results_may_hold_the_config_of_a_run(checkpoint):
 
 
 @pytest.mark.parametrize(
-    "shard", [".cache/w.bin", "../w.safetensors", "ghost.safetensors", "heads.py", "/a.safetensors"]
+    "shard", [".cache/w.bin", "../w.safetensors", "ghost.safetensors", "skeleton_heads.py", "/a.safetensors"]
 )
 @pytest.mark.parametrize("form", ["map", "list", "map of lists"])
 def test_shards_are_safetensors_in_the_folder(checkpoint, shard, form):

@@ -295,7 +295,7 @@ def test_a_card_written_by_hand_stays(run):
 
 
 def test_no_card_is_written_for_code_of_others(run):
-    with (run / "model/heads.py").open("a") as file:
+    with (run / "model/skeleton_heads.py").open("a") as file:
         file.write("\n")
     with pytest.raises(ValueError, match=r"heads\.py: is not code of hf_effattn"):
         hf_effattn.write_card(run / "model", run / "results.json")

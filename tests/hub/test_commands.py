@@ -119,7 +119,7 @@ def append(path, code):
 
 def test_verify_compares_code_of_others_with_the_package(tmp_path):
     export_tiny(FAMILIES[5], "AutoModelForImageClassification", tmp_path / "model", vocab_size=260, num_channels=1)
-    path = tmp_path / "model/heads.py"
+    path = tmp_path / "model/skeleton_heads.py"
     changed = path.read_text().replace("return self.logits(pooled)", "return self.logits(pooled) + 0.01")
     assert changed != path.read_text()
     path.write_text(changed)
@@ -145,13 +145,15 @@ def test_verify_says_which_code_is_not_the_packages_and_tries_the_tokenizer(tmp_
     (tmp_path / "model/tokenizer.json").write_text("{}")
     with pytest.raises(RuntimeError, match="does not load through AutoModelForMaskedLM in a clean process"):
         verify(expected, tokenizer)
-    append(tmp_path / "model/heads.py", "\n")
+    append(tmp_path / "model/skeleton_heads.py", "\n")
     tokenizer.save_pretrained(tmp_path / "model")
     done = run("verify", tmp_path / "model", "--run-foreign-code")
-    assert done.exit_code == 0 and ": all but heads.py\n" in done.stdout, done.output
+    assert done.exit_code == 0 and ": all but skeleton_heads.py\n" in done.stdout, done.output
 
 
-@pytest.mark.parametrize("name", ["heads.py", "modeling_simpletron.py", "custom_generate/generate.py", "evil.py"])
+@pytest.mark.parametrize(
+    "name", ["skeleton_heads.py", "modeling_simpletron.py", "custom_generate/generate.py", "evil.py"]
+)
 def test_verify_runs_no_code_of_others(tmp_path, name):
     export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
     (tmp_path / "model/custom_generate").mkdir()
@@ -172,7 +174,7 @@ def test_verify_runs_no_code_of_others(tmp_path, name):
 )
 def test_code_of_others_cannot_feign_success(tmp_path, code, message):
     export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
-    append(tmp_path / "model/heads.py", code)
+    append(tmp_path / "model/skeleton_heads.py", code)
     done = run("verify", tmp_path / "model", "--run-foreign-code")
     assert done.exit_code == 1
     assert re.search(rf"failed: .*{message}", done.stderr), done.stderr
@@ -180,7 +182,7 @@ def test_code_of_others_cannot_feign_success(tmp_path, code, message):
 
 def test_verify_has_an_end(tmp_path):
     export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model", vocab_size=260)
-    append(tmp_path / "model/heads.py", "while True:\n    pass\n")
+    append(tmp_path / "model/skeleton_heads.py", "while True:\n    pass\n")
     done = run("verify", tmp_path / "model", "--run-foreign-code", "--time-limit", 1)
     assert done.exit_code == 1
     assert "does not load through AutoModel in time: it was stopped after 1 seconds" in done.stderr
@@ -192,7 +194,7 @@ def test_what_runs_is_what_was_read(tmp_path, monkeypatch):
     load = verify.load_checkpoint
 
     def load_and_change(folder, family, auto_class):
-        append(folder / "heads.py", "raise SystemExit('this ran')\n")
+        append(folder / "skeleton_heads.py", "raise SystemExit('this ran')\n")
         return load(folder, family, auto_class)
 
     monkeypatch.setattr(verify, "load_checkpoint", load_and_change)

@@ -234,7 +234,7 @@ def test_nothing_is_sent_of_what_is_refused(versions, tmp_path, monkeypatch):
 
 
 def test_what_changes_after_the_verification_is_not_published(client, versions, tmp_path):
-    cases = [("heads.py", "changed"), ("model.safetensors", "changed"), ("LICENSE", "removed")]
+    cases = [("skeleton_heads.py", "changed"), ("model.safetensors", "changed"), ("LICENSE", "removed")]
     cases += [("model.safetensors", "uploaded"), ("README.md", "uploaded")]
     steps = []
     for number, (name, when) in enumerate(cases):
