@@ -243,8 +243,14 @@ OTHER = "takes code from another repository"
         ({"image_processor": {"auto_map": {"AutoImageProcessor": "e/c--p.P"}}}, f"auto_map {OTHER}"),
         ({"parts": [{"custom_pipelines": {"x": {"impl": "e/c--p.P"}}}]}, f"custom_pipelines {OTHER}"),
         ({"auto_map": {"AutoModel": "../outside.Model"}}, r"auto_map names '\.\./outside\.Model', but there is no"),
-        ({"auto_map": {"AutoModel": "heads.torch"}}, r"auto_map names 'heads\.torch', which is no class"),
-        ({"auto_map": {"AutoTokenizer": ["heads.Path", None]}}, r"auto_map names 'heads\.Path', which is no class"),
+        (
+            {"auto_map": {"AutoModel": "skeleton_heads.torch"}},
+            r"auto_map names 'skeleton_heads\.torch', which is no class",
+        ),
+        (
+            {"auto_map": {"AutoTokenizer": ["skeleton_heads.Path", None]}},
+            r"auto_map names 'skeleton_heads\.Path', which is no class",
+        ),
         ({"configuration_files": ["config.9.json"]}, "configuration_files has another file read"),
         ({"fast_tokenizer_files": ["tokenizer.9.json"]}, "fast_tokenizer_files has another file read"),
         ({"transformers_weights": "adapter_model.bin"}, "transformers_weights has another file read"),

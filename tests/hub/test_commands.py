@@ -198,7 +198,7 @@ def test_what_runs_is_what_was_read(tmp_path, monkeypatch):
         return load(folder, family, auto_class)
 
     monkeypatch.setattr(verify, "load_checkpoint", load_and_change)
-    with pytest.raises(ValueError, match=r"was changed while it was verified: heads\.py; verify it again"):
+    with pytest.raises(ValueError, match=r"was changed while it was verified: skeleton_heads\.py; verify it again"):
         verify.verify_folder(tmp_path / "model")
 
 
