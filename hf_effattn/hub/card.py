@@ -183,4 +183,4 @@ def _metadata(
 def _render(context: dict[str, Any]) -> str:
     # `ModelCard.from_template` would leave a blank where a value is missing.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    return environment.from_string(TEMPLATE.read_text()).render(context)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
