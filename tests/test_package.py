@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from transformers import pipeline
+from typer.testing import CliRunner
 
 import hf_effattn
+from hf_effattn.cli import app
 from hf_effattn.files import read_json, write_json
 from hf_effattn.metrics import load_metric
 from hf_effattn.models.base_versions import check_version
 from hf_effattn.tokenization import VOCAB_SIZE
+from hf_effattn.training.measure import environment
 from tests.models.variants import FAMILIES, tiny_model
 
 
@@ -52,6 +55,14 @@ assert type(transformers.AutoModel.from_config(config)) is hf_effattn.SimpleTron
 
 def test_importing_the_package_imports_no_models_and_still_registers_them():
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", LIGHT], check=True)
+
+
+def test_the_version_is_in_every_report():
+    version = hf_effattn.__version__
+    assert environment()["versions"]["hf_effattn"] == version
+    assert ["hf_effattn", version] in [
+        line.split() for line in CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
+    ]
 
 
 def test_every_public_name_exists():
