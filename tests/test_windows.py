@@ -9,11 +9,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 import hf_effattn
 from hf_effattn.hub import isolation
-from hf_effattn.training import measure
 
 
 WITHOUT_POSIX = """
@@ -86,12 +84,3 @@ def test_a_clean_process_ends_in_time_without_groups_of_processes(monkeypatch, t
     monkeypatch.setattr(isolation, "signal", SimpleNamespace())
     with pytest.raises(TimeoutError, match=r"stopped after 0\.2 seconds"):
         isolation.run_alone([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0.2)
-
-
-def test_peak_memory_comes_from_psutil(monkeypatch):
-    if torch.cuda.is_available():
-        pytest.skip("the peak is that of the GPU")
-    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123))
-    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=lambda: process))
-    monkeypatch.setattr(measure, "sys", SimpleNamespace(platform="win32"))
-    assert measure.peak_memory_bytes() == 123

@@ -66,10 +66,7 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has held: on the GPU if there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
+    # Windows has no such module.
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
