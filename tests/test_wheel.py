@@ -81,7 +81,7 @@ def test_every_door_opens_from_the_wheel(installed, tmp_path):
     shutil.copytree(ROOT / "model_cards/simpletron-reviews", tmp_path / "shipped")
     # Without `site` nobody reads the files by which a checkout is installed, and sees the checkout.
     packages = [path for path in sys.path if {"site-packages", "dist-packages"} & {*Path(path).parts}]
-    paths = ":".join([str(installed), *packages])
+    paths = os.pathsep.join([str(installed), *packages])
     done = subprocess.run(
         [sys.executable, "-S", "-c", OPEN_EVERY_DOOR],
         capture_output=True,

@@ -139,10 +139,7 @@ def refusals() -> Iterator[None]:
     """End with status 1 and the reason where a checkpoint is refused, or a file, the network or a library fails."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        say(f"failed: {error}", error=True)
-        raise typer.Exit(1) from error
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ModuleNotFoundError, ValueError, OSError, RuntimeError) as error:
         say(f"refused: {error}" if isinstance(error, ValueError) else f"failed: {error}", error=True)
         raise typer.Exit(1) from error
     except Exception as error:
