@@ -11,17 +11,18 @@ from tabulate import tabulate
 
 from .auto import backends
 from .hub import commands
+from .version import __version__
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-#: Packages whose versions decide what can run.
-PACKAGES = ("hf_effattn", "torch", "transformers", "triton", "kernels")
+#: Packages beside this one whose versions decide what can run.
+PACKAGES = ("torch", "transformers", "triton", "kernels")
 
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"hf_effattn {importlib.metadata.version('hf_effattn')}")
+        typer.echo(f"hf_effattn {__version__}")
         raise typer.Exit
 
 
@@ -87,7 +88,8 @@ def _advice(device: str, table: dict[str, dict[str, str]]) -> str:
 
 def _versions() -> list[tuple[str, str]]:
     installed = {distribution.name for distribution in importlib.metadata.distributions()}
-    return [(name, importlib.metadata.version(name) if name in installed else "not installed") for name in PACKAGES]
+    found = [(name, importlib.metadata.version(name) if name in installed else "not installed") for name in PACKAGES]
+    return [("hf_effattn", __version__), *found]
 
 
 def _machine() -> list[tuple[str, str]]:
@@ -108,6 +110,6 @@ def _machine() -> list[tuple[str, str]]:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import resource
 import sys
 import time
 from importlib.metadata import version
@@ -13,11 +12,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..version import __version__
 from .trainer import CheckedTrainer
 
 
-#: Packages whose versions can change a result.
-PACKAGES = ("hf_effattn", "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "numpy")
+#: Packages beside this one whose versions can change a result.
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "numpy")
 
 
 class ThroughputCallback(TrainerCallback):
@@ -66,6 +66,9 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has held: on the GPU if there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    # Windows has no such module.
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -86,5 +89,5 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"hf_effattn": __version__} | {package: version(package) for package in PACKAGES},
     }
