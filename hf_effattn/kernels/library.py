@@ -171,7 +171,7 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def call(function: str, arguments: Arguments) -> None:
+def run_kernel(function: str, arguments: Arguments) -> None:
     """Run a kernel with torch's number of threads.
 
     Raises:
@@ -191,4 +191,4 @@ def _function(name: str) -> Any:
 
 def block_count(length: int) -> int:
     """Into how many parts the bidirectional operators divide a sequence."""
-    return library().effattn_block_count(length)
+    return int(library().effattn_block_count(length))

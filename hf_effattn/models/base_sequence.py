@@ -1,5 +1,6 @@
 """What layers know of a sequence beside its hidden states, and the check of the mask that says it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,9 @@ class SequenceInfo:
         return None if self.attention_mask is None else self.attention_mask[:, -self.length :]
 
 
+_unique: Callable[[torch.Tensor], torch.Tensor] = torch.unique
+
+
 def readable(tensor: torch.Tensor) -> bool:
     """Whether a check may look at values.
 
@@ -63,7 +67,7 @@ def check_mask_values(attention_mask: torch.Tensor) -> None:
         return
     if bool(((attention_mask == 0) | (attention_mask == 1)).all()):
         return
-    found = attention_mask.unique()[:4].tolist()
+    found = _unique(attention_mask)[:4].tolist()
     if not attention_mask.is_floating_point() and found[0] >= 0:
         raise ValueError(
             f"attention_mask holds {found}: numbers of packed documents are not supported, since the documents would "

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The Triton kernels of linear attention; `backend_triton` launches them.
 
 `attend_kernel` computes outputs and `gradient_kernel` gradients. In the causal form both walk over the tokens with the

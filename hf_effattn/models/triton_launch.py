@@ -75,7 +75,7 @@ class Tiling:
     @property
     def chunk_length(self) -> int:
         """Tokens of one block."""
-        return self.constants["BLOCK_N"]
+        return int(self.constants["BLOCK_N"])
 
     @classmethod
     def of(

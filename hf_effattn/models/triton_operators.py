@@ -160,7 +160,9 @@ def _(query, key, value, mask, scale, initial, normalize, eps, dtype):
     return _made_by_walk(query, key, value, normalize, dtype)
 
 
-def _made_by_walk(query, key, value, normalize: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _made_by_walk(
+    query: Tensor, key: Tensor, value: Tensor, normalize: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     dim = value.shape[-1]
     return _rows_like(query, dim, dtype), _numbers_like(query, normalize), _new_state(key, dim, normalize)
 
@@ -238,7 +240,7 @@ def _(query, key, value, state, mask, scale, normalize, eps, dtype):
     return _rows_like(query, value.shape[-1], dtype), torch.empty_like(state)
 
 
-def _total_sums(left, right, mask, weight: Tensor | None, normalize: bool) -> Tensor:
+def _total_sums(left: Tensor, right: Tensor, mask: Tensor | None, weight: Tensor | None, normalize: bool) -> Tensor:
     """``sum_n left_n right_n^T`` over the real tokens and, with `normalize`, ``sum_n weight_n left_n``."""
     tiling = Tiling.of("sum", left.shape[-1], right.shape[-1], False, left.device, left, right)
     parts = Parts.of(left, tiling.tiles, SHORT_PROGRAMS)
@@ -246,7 +248,9 @@ def _total_sums(left, right, mask, weight: Tensor | None, normalize: bool) -> Te
     return sums.squeeze(2) if parts.count == 1 else sums.sum(2)
 
 
-def _sums_between(left, right, mask, normalize: bool, parts: Parts, reverse: bool) -> Tensor | None:
+def _sums_between(
+    left: Tensor, right: Tensor, mask: Tensor | None, normalize: bool, parts: Parts, reverse: bool
+) -> Tensor | None:
     """What the parts of a causal walk begin with: the sums of all parts but the last, with `reverse` but the first."""
     if parts.count == 1:
         return None
@@ -255,7 +259,16 @@ def _sums_between(left, right, mask, normalize: bool, parts: Parts, reverse: boo
     return _sums(left, right, mask, None, normalize, False, finer, needed)
 
 
-def _sums(left, right, mask, weight, has_column: bool, fill_column: bool, parts: Parts, needed: range) -> Tensor:
+def _sums(
+    left: Tensor,
+    right: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    has_column: bool,
+    fill_column: bool,
+    parts: Parts,
+    needed: range,
+) -> Tensor:
     """The sums of the parts that are `needed`, ``[B, H, parts, F, columns]``."""
     features, dim = left.shape[-1], right.shape[-1]
     tiling = Tiling.of("sum", features, dim, False, left.device, left, right)
@@ -274,7 +287,13 @@ def _sums(left, right, mask, weight, has_column: bool, fill_column: bool, parts:
 
 
 def _border(
-    tensor, mask, weight, edge: Tensor | None, total: Tensor | None, tiling: Tiling, reverse: bool
+    tensor: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    edge: Tensor | None,
+    total: Tensor | None,
+    tiling: Tiling,
+    reverse: bool,
 ) -> tuple[Tensor, int, int, int]:
     """The weighted sums of rows before each block of tokens, with `reverse` behind it, ``[B, H, blocks, F]``.
 
@@ -325,7 +344,15 @@ def _weigh(
     return weighted, shift
 
 
-def _read_gradient(role: str, u, mask, shift, edge: Tensor, gradient: Tensor, normalize: bool) -> None:
+def _read_gradient(
+    role: str,
+    u: Tensor,
+    mask: Tensor | None,
+    shift: Tensor | None,
+    edge: Tensor,
+    gradient: Tensor,
+    normalize: bool,
+) -> None:
     """Write the gradient of queries, keys or values that have read or written one state."""
     tiling = Tiling.of("gradient", u.shape[-1], gradient.shape[-1], False, u.device, gradient)
     border = column_as_border(edge) if normalize and role != "value" else None
@@ -333,13 +360,24 @@ def _read_gradient(role: str, u, mask, shift, edge: Tensor, gradient: Tensor, no
 
 
 def _gradient(
-    role: str, u, w, x, mask, shift, normalize: bool, border, edge, gradient, of_initial, tiling: Tiling
+    role: str,
+    u: Tensor,
+    w: Tensor | None,
+    x: Tensor | None,
+    mask: Tensor | None,
+    shift: Tensor | None,
+    normalize: bool,
+    border: tuple[Tensor, int, int, int] | None,
+    edge: Tensor | None,
+    gradient: Tensor,
+    of_initial: Tensor | None,
+    tiling: Tiling,
 ) -> None:
     """Write `gradient` and, for causal values, the matrix of `of_initial`; for the others see `gradient_kernel`."""
     inner, outer = u.shape[-1], gradient.shape[-1]
     parts = Parts.of(u, tiling.tiles, SHORT_PROGRAMS if w is None else 1)
     sums = None
-    if w is not None:
+    if w is not None and x is not None:
         left, right = (w, x) if role == "value" else (x, w)
         of_query = role == "query"
         sums = _sums_between(left, right, mask if of_query else None, normalize, parts, reverse=not of_query)

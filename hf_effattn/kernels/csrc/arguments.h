@@ -66,8 +66,8 @@ bool for_each_task(int64_t tasks, int threads, MakeWorker make_worker) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     try {
-      Arena arena;
-      auto worker = make_worker(arena);
+      Scratch scratch;
+      auto worker = make_worker(scratch);
       for (int64_t task; !failed && (task = next++) < tasks;) worker(task);
     } catch (const std::bad_alloc&) {
       failed = true;
@@ -80,16 +80,16 @@ bool for_each_task(int64_t tasks, int threads, MakeWorker make_worker) {
 class Side {
  public:
   // The features go to `phi` [kChunk, ld_phi], or to a buffer of its own if null.
-  Side(Arena& arena, const Arguments& a, const Tensor& rows, bool masked, bool backward, float* phi = nullptr,
+  Side(Scratch& scratch, const Arguments& a, const Tensor& rows, bool masked, bool backward, float* phi = nullptr,
        int ld_phi = 0)
-      : a_(a), rows_(rows), masked_(masked && a.key_mask), map_(arena, a.map, a.dim, a.features, backward),
+      : a_(a), rows_(rows), masked_(masked && a.key_mask), map_(scratch, a.map, a.dim, a.features, backward),
         ld_x_(round_up(a.dim)), ld_phi_(phi ? ld_phi : map_.ld()) {
-    buffer_ = arena.take(ptrdiff_t(kChunk) * ld_x_);
-    phi_ = phi ? phi : arena.take(ptrdiff_t(kChunk) * ld_phi_);
-    if (backward) grad_x_ = arena.take(ptrdiff_t(kChunk) * ld_x_);
+    buffer_ = scratch.take(ptrdiff_t(kChunk) * ld_x_);
+    phi_ = phi ? phi : scratch.take(ptrdiff_t(kChunk) * ld_phi_);
+    if (backward) grad_x_ = scratch.take(ptrdiff_t(kChunk) * ld_x_);
     if (map_.elementwise()) return;
-    linear_ = arena.take(ptrdiff_t(kChunk) * map_.ld());
-    gates_ = arena.take(ptrdiff_t(kChunk) * map_.ld());
+    linear_ = scratch.take(ptrdiff_t(kChunk) * map_.ld());
+    gates_ = scratch.take(ptrdiff_t(kChunk) * map_.ld());
   }
 
   FeatureMap& map() { return map_; }
@@ -133,9 +133,9 @@ struct State {
   float *kv, *k_sum;
 
   // S goes to `at` if that is not null.
-  State(Arena& arena, const Arguments& a, float* at = nullptr)
+  State(Scratch& scratch, const Arguments& a, float* at = nullptr)
       : ld(round_up(a.value_dim)), features(a.features), columns(a.value_dim), normalize(a.normalize),
-        kv(at ? at : arena.take(ptrdiff_t(round_up(a.features)) * ld)), k_sum(arena.take(round_up(a.features))) {}
+        kv(at ? at : scratch.take(ptrdiff_t(round_up(a.features)) * ld)), k_sum(scratch.take(round_up(a.features))) {}
 
   // From and to the contiguous form in which states cross the interface; a null pointer is a state of zeros.
   // The padding is zeroed as well: a NaN in another row of the batch has spread to it.

@@ -56,20 +56,20 @@ inline void with_activation(int32_t activation, F f) {
 // The map of one head at a time, with its own copies of the parameters, and of their gradients if asked for.
 class FeatureMap {
  public:
-  FeatureMap(Arena& arena, const MapArguments& arguments, int dim, int features, bool backward)
+  FeatureMap(Scratch& scratch, const MapArguments& arguments, int dim, int features, bool backward)
       : arguments_(arguments), dim_(dim), features_(features), ld_dim_(round_up(dim)), ld_(round_up(features)) {
     if (!arguments.weight) return;
     const ptrdiff_t size = ptrdiff_t(ld_dim_) * ld_;
-    weight_ = arena.take(size);
-    bias_ = arena.take(ld_);
-    if (arguments.gate) gate_ = arena.take(size);
+    weight_ = scratch.take(size);
+    bias_ = scratch.take(ld_);
+    if (arguments.gate) gate_ = scratch.take(size);
     if (!backward) return;
-    weight_t_ = arena.take(size);
-    grad_weight_ = arena.take(size);
-    grad_bias_ = arena.take(ld_);
+    weight_t_ = scratch.take(size);
+    grad_weight_ = scratch.take(size);
+    grad_bias_ = scratch.take(ld_);
     if (!gate_) return;
-    gate_t_ = arena.take(size);
-    grad_gate_ = arena.take(size);
+    gate_t_ = scratch.take(size);
+    grad_gate_ = scratch.take(size);
   }
 
   bool elementwise() const { return !weight_; }
