@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,6 +7,8 @@ import hf_effattn
 from hf_effattn.models import backend_table as table
 from hf_effattn.models import ops_linear, ops_softmax  # noqa: F401, register their backends before a test hides them
 from hf_effattn.models.backend_table import Backend, register_backend, resolve_backend
+from hf_effattn.models.base_call import LinearAttentionCall
+from hf_effattn.models.base_map_layer import MapLayer
 
 
 @pytest.fixture
@@ -66,3 +70,29 @@ def test_no_automatic_backend_says_why(monkeypatch):
     register_backend("toy", Backend("oracle", sum, automatic=False))
     with pytest.raises(RuntimeError, match=r"no backend of 'toy' serves.*oracle: only runs when asked for by name"):
         resolve("auto")
+
+
+@pytest.mark.parametrize("fuses_maps", [False, True])
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_backend_receives_the_call_as_it_was_made(monkeypatch, length, fuses_maps):
+    """A feature map is the one thing that is taken out, where the backend does not run it itself."""
+    received = []
+
+    def function(query, key, value, call):
+        received.append((query, call))
+        return value, call.initial_state
+
+    def step(*arguments):
+        assert length == 1, "a step is for one token"
+        return function(*arguments)
+
+    monkeypatch.setattr(table, "_BACKENDS", {})
+    register_backend("linear_attention", Backend("toy", function, step, fuses_maps=fuses_maps))
+    rows = -torch.ones(1, 2, length, 4)
+    options = {"key_mask": torch.ones(1, length, dtype=torch.bool), "causal": True, "normalize": False, "scale": 0.5}
+    call = LinearAttentionCall(**options, eps=0.1, initial_state=torch.zeros(1, 2, 4, 4), feature_map=MapLayer("relu"))
+    ops_linear.run_linear_attention(rows, rows, rows, call)
+    query, given = received.pop()
+    assert (given is call) == fuses_maps
+    assert given == (call if fuses_maps else replace(call, feature_map=None))
+    assert torch.equal(query, rows if fuses_maps else torch.zeros_like(rows))

@@ -97,7 +97,7 @@ def test_mask_scale_and_state_equal_oracle(backend, causal, normalize, length):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("eps", [EPS, 0.0])
 def test_fully_masked_row_gives_zeros_and_finite_gradients(backend, causal, normalize, eps):
