@@ -39,7 +39,7 @@ class MapLayer:
     bias: torch.Tensor | None = None
     gate: torch.Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {self.activation!r}; choose from {sorted(ACTIVATIONS)}")
         if self.weight is None:
