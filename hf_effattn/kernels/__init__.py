@@ -1,4 +1,4 @@
-"""Compiled CPU kernels of linear attention, built by the system's compiler when they are first asked for.
+"""Compiled CPU kernels of linear attention, built by the system's compiler when they are first needed.
 
 This package is not part of a checkpoint. Checkpoints find it where hf_effattn is installed, and run in plain torch
 where it is not; see `hf_effattn.models.backend_table`.

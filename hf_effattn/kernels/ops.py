@@ -2,7 +2,7 @@
 
 The operator takes queries and keys ``[B, H, N, d]`` before the feature map, whose parameters (float32, contiguous; see
 `MapLayer` in the models) go with them, and computes the features chunk by chunk, again in the backward pass. The
-operator of the gradients has none itself: a second derivative raises, and says what serves.
+operator of the gradients has no derivative itself: a second derivative raises an error that names the remedy.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
         key_mask: ``[B, N]``, bool.
         scale: ``[B, H, N]``, float32.
         initial_state: ``[B, H, F, D]``, with `normalize` ``[B, H, F, D + 1]``, float32.
-        keep: like a state; what bidirectional queries read is multiplied by it.
+        keep: dropout, shaped like a state: the state that bidirectional queries read is multiplied by it.
         weight, bias, gate: parameters of the feature map.
         activation: that of the map, a name of `library.ACTIVATIONS`.
         causal, normalize: see `linear_attention` in the models.

@@ -1,4 +1,4 @@
-"""The last layer of a feature map, in a form that an operator can run itself.
+"""The last layer of a feature map, as a value that an operator can run itself.
 
 A backend that takes it (`Backend.fuses_maps`) never holds the features of a whole sequence: they are computed chunk
 by chunk, and once more in the backward pass. For every other backend `linear_attention` calls the layer first.

@@ -53,10 +53,10 @@ def linear_attention(
         normalize: whether to divide by ``q_n . z + eps``; the features must then be non-negative.
         scale: a factor on the output: a number, or a tensor that broadcasts to ``[B, H, N, 1]``.
         eps: added to the denominator; where the sum is 0 even so, which only ``eps=0`` allows, it is taken for 1.
-        initial_state: the state that earlier tokens left, see Returns.
+        initial_state: the state after earlier tokens, see Returns.
         dropout_p: dropout on the entries of `S`, defined with ``causal=False`` and ``normalize=False`` only.
-        feature_map: what is still to be done to query and key. A backend that can do it on the way never holds the
-            features of the whole sequence.
+        feature_map: the last layer of a feature map, which query and key still have to pass. A backend that runs it
+            chunk by chunk never holds the features of the whole sequence.
         backend: ``"auto"``, or the name of a backend (`hf_effattn.backends()` lists them).
 
     Returns:

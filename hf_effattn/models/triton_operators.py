@@ -275,7 +275,7 @@ def _total_sums(left: Tensor, right: Tensor, mask: Tensor | None, weight: Tensor
 def _sums_between(
     left: Tensor, right: Tensor, mask: Tensor | None, normalize: bool, parts: Parts, reverse: bool
 ) -> Tensor | None:
-    """What the parts of a causal walk begin with: the sums of all parts but the last, with `reverse` but the first."""
+    """The sums that parts of a causal walk start from: of all but the last, with `reverse` of all but the first."""
     if parts.count == 1:
         return None
     needed = range(SUMS_OF_PART, parts.slots) if reverse else range(parts.slots - SUMS_OF_PART)
@@ -319,9 +319,9 @@ def _border(
     tiling: Tiling,
     reverse: bool,
 ) -> tuple[Tensor, int, int, int]:
-    """The weighted sums of rows before each block of tokens, with `reverse` behind it, ``[B, H, blocks, F]``.
+    """The weighted sums of rows before each block of tokens, with `reverse` after it, ``[B, H, blocks, F]``.
 
-    They begin with the column of the state `edge`. What all rows sum to goes to the column of the state `total`.
+    They start from the column of the state `edge`. The sum of all rows is written to the column of the state `total`.
     """
     batch, heads, tokens, features = tensor.shape
     chunks = count(tokens, tiling.chunk_length)

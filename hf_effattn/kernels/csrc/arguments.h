@@ -1,4 +1,4 @@
-// What every operator is called with, and what their loops over heads and chunks share.
+// The arguments of every operator, and what their loops over heads and chunks share.
 #pragma once
 
 #include <algorithm>
@@ -40,12 +40,12 @@ struct Arguments {
   float scale_at(int64_t b, int64_t h, int64_t n) const {
     return scale ? factor * static_cast<const float*>(scale.data)[scale.offset(b, h, n)] : factor;
   }
-  // Of a sum of 0 without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
+  // 1 for a sum of 0 without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
   float denominator(float total) const { return total + eps == 0 ? 1 : total + eps; }
 };
 
-// The bidirectional operators divide a sequence among tasks. How, depends on its length alone, so that neither the
-// batch nor the number of threads changes a result.
+// The bidirectional operators divide a sequence among tasks. The division depends on its length only, so that neither
+// the batch nor the number of threads changes a result.
 constexpr int64_t kBlock = 2048, kMaxBlocks = 16;
 
 inline int64_t block_length(int64_t length) {
@@ -180,8 +180,8 @@ inline void add_rows(float* to, const float* from, int rows, int ld, const float
   }
 }
 
-// What the chain rule makes of one row of the output, out = scale * n / den: the gradient of its features on the way
-// (`grad` holds S dout and becomes dphi), the factor of the gradient of n, and the gradient of den.
+// The chain rule for one row of the output, out = scale * n / den: `grad` holds S dout and becomes the gradient dphi of
+// its features; the results are the factor of the gradient of n, and the gradient of den.
 struct RowGradient {
   float factor, denominator;
 };

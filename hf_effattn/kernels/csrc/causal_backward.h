@@ -8,7 +8,7 @@
 
 namespace effattn {
 
-// dphi(q_n) = S_n dn_n + dden_n z_n. Leaves the factors of the rows for the pass that follows.
+// dphi(q_n) = S_n dn_n + dden_n z_n. Stores the factors of the rows for the next pass.
 class CausalQueryGradient {
  public:
   CausalQueryGradient(Scratch& scratch, const Arguments& a)
