@@ -333,6 +333,16 @@ class EffAttnConfig(PreTrainedConfig):
         return self.max_position_embeddings
 
     @property
+    def resolved_backend(self) -> str:
+        """`attention_backend`, or the backend that `attn_implementation` stands for.
+
+        With transformers' ``attn_implementation="eager"`` a softmax model runs our ``"reference"``, unless
+        `attention_backend` names another. transformers calls every other family eager, which means nothing there.
+        """
+        eager = self.softmax and self._attn_implementation == "eager"
+        return "reference" if self.attention_backend == "auto" and eager else self.attention_backend
+
+    @property
     def resolved_pooling(self) -> str:
         """`pooling`, or its default for an encoder or a decoder.
 

@@ -13,9 +13,9 @@ from .layer_attention import AttentionLayer, join_heads, refuse_long_map, split_
 from .layer_common import make_dropout, make_norm
 from .layer_filters import KeyValueFilter
 from .layer_learned_memory import LearnedMemory
+from .ops_attention_maps import softmax_attention_map
 from .ops_pack import pack_attention, unpack_attention
-from .ops_reference import softmax_attention_map
-from .skeleton_model import EffAttnBlock, EffAttnModel, attention_backend
+from .skeleton_model import EffAttnBlock, EffAttnModel
 from .skeleton_outputs import EffAttnOutput
 
 
@@ -125,7 +125,7 @@ class PackUnpackAttention(AttentionLayer):
 
     def _options(self) -> dict[str, Any]:
         # The backend is read here and not once, because `model.set_attn_implementation` may change it.
-        return {"dropout_p": self.dropout_p if self.training else 0.0, "backend": attention_backend(self.config)}
+        return {"dropout_p": self.dropout_p if self.training else 0.0, "backend": self.config.resolved_backend}
 
     def _weights(self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         refuse_long_map(query.shape[2], key.shape[2])

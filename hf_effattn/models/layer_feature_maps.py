@@ -19,8 +19,8 @@ from transformers import initialization as init
 
 from .base_map_layer import MapLayer
 from .base_module_hooks import is_hooked
+from .base_operators import accumulation_dtype
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .ops_reference import accumulation_dtype
 
 
 #: In a map of exponentials: the largest exponent of a query, and what is added to those of a key. Float32 reaches from

@@ -8,9 +8,9 @@ from transformers.cache_utils import Cache
 from .configuration_memory_transformer import MemoryTransformerConfig
 from .layer_attention import ProjectedAttention, refuse_long_map
 from .layer_filters import make_memory_filter
-from .ops_reference import softmax_attention_map
+from .ops_attention_maps import softmax_attention_map
 from .ops_softmax import softmax_attention
-from .skeleton_model import EffAttnBlock, attention_backend
+from .skeleton_model import EffAttnBlock
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class MemoryAttention(ProjectedAttention):
         self, query: torch.Tensor, read: list[Stretch], own: Stretch, causal: bool, output_attentions: bool
     ) -> Attended:
         key, value, mask = _joined(read)
-        backend = attention_backend(self.config)
+        backend = self.config.resolved_backend
         dropout_p = self.dropout_p if self.training else 0.0
         attended = softmax_attention(
             query, key, value, key_mask=mask, causal=causal, dropout_p=dropout_p, backend=backend

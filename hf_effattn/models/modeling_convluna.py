@@ -3,7 +3,7 @@
 from .configuration_convluna import ConvLunaConfig
 from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
 from .layer_filters import make_memory_filter
-from .ops_softmax import OPERATOR
+from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForImageClassification,
     EffAttnForMaskedLM,
@@ -26,7 +26,7 @@ class ConvLunaAttention(PackUnpackAttention):
 class ConvLunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = ConvLunaConfig
     attention_class = ConvLunaAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["LunaBlock"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": LunaBlock, "attentions": ConvLunaAttention}

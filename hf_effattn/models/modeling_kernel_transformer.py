@@ -7,7 +7,7 @@ from .base_sequence import SequenceInfo
 from .configuration_kernel_transformer import KernelTransformerConfig
 from .layer_feature_maps import FeatureMap, features_to_come, make_feature_map
 from .layer_linear_attention import LinearAttentionLayer
-from .ops_linear import OPERATOR
+from .ops_linear import LINEAR_ATTENTION
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -60,7 +60,7 @@ class KernelTransformerAttention(LinearAttentionLayer):
 class KernelTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = KernelTransformerConfig
     attention_class = KernelTransformerAttention
-    attention_operator = OPERATOR
+    attention_operator = LINEAR_ATTENTION
     _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": KernelTransformerAttention}
 
     @property

@@ -2,7 +2,7 @@
 
 from .configuration_luna import LunaConfig
 from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
-from .ops_softmax import OPERATOR
+from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForImageClassification,
     EffAttnForMaskedLM,
@@ -17,7 +17,7 @@ from .skeleton_model import EffAttnPreTrainedModel
 class LunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = LunaConfig
     attention_class = PackUnpackAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["LunaBlock"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": LunaBlock, "attentions": PackUnpackAttention}

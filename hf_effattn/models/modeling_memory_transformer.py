@@ -3,7 +3,7 @@
 from .configuration_memory_transformer import MemoryTransformerConfig
 from .family_memory_transformer import MemoryEncoderModel
 from .layer_memory_transformer import MemoryAttention
-from .ops_softmax import OPERATOR
+from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -19,7 +19,7 @@ from .skeleton_model import EffAttnPreTrainedModel
 class MemoryTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = MemoryTransformerConfig
     attention_class = MemoryAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["MemoryBlock"]
     _supports_sdpa = True
 

@@ -3,11 +3,11 @@
 import torch
 from transformers.cache_utils import Cache
 
+from .base_operators import accumulation_dtype
 from .base_sequence import SequenceInfo
 from .configuration_simpletron import SimpleTronConfig
 from .layer_linear_attention import LinearAttentionLayer
-from .ops_linear import OPERATOR
-from .ops_reference import accumulation_dtype
+from .ops_linear import LINEAR_ATTENTION
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -52,7 +52,7 @@ class SimpleTronAttention(LinearAttentionLayer):
 class SimpleTronPreTrainedModel(EffAttnPreTrainedModel):
     config_class = SimpleTronConfig
     attention_class = SimpleTronAttention
-    attention_operator = OPERATOR
+    attention_operator = LINEAR_ATTENTION
     _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": SimpleTronAttention}
 
 

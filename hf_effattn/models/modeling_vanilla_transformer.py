@@ -8,8 +8,8 @@ from transformers.cache_utils import Cache
 from .base_sequence import SequenceInfo
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .layer_attention import MultiHeadAttention, refuse_long_map
-from .ops_reference import softmax_attention_map
-from .ops_softmax import OPERATOR, softmax_attention
+from .ops_attention_maps import softmax_attention_map
+from .ops_softmax import SOFTMAX_ATTENTION, softmax_attention
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -19,7 +19,7 @@ from .skeleton_heads import (
     EffAttnForSequenceClassification,
     EffAttnForTokenClassification,
 )
-from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel, attention_backend
+from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
 
 
 class VanillaTransformerAttention(MultiHeadAttention):
@@ -47,7 +47,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
             value,
             dropout_p=self.dropout_p if self.training else 0.0,
             # Read here and not once, because `model.set_attn_implementation` may change it.
-            backend=attention_backend(self.config),
+            backend=self.config.resolved_backend,
             **options,
         )
         weights = None
@@ -60,7 +60,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
 class VanillaTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = VanillaTransformerConfig
     attention_class = VanillaTransformerAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": VanillaTransformerAttention}
 

@@ -13,10 +13,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
+from .base_operators import accumulation_dtype
 from .base_sequence import real_tokens
 from .configuration_effattn import EffAttnConfig
 from .layer_common import make_dropout, make_norm
-from .ops_reference import accumulation_dtype
 from .skeleton_generation import CachedGenerationMixin
 from .skeleton_inputs import choices_as_rows
 from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel

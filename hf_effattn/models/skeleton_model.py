@@ -181,7 +181,7 @@ class EffAttnPreTrainedModel(PreTrainedModel):
         The devices are those that the layers run on, also where their weights are offloaded; ``"device"`` and
         ``"backends"`` are about the first layer.
         """
-        requested, operator = attention_backend(self.config), self.attention_operator
+        requested, operator = self.config.resolved_backend, self.attention_operator
         base = self if isinstance(self, EffAttnModel) else self.model
         devices = [execution_device(layer) or self.device for layer in base.layers]
         first = devices[0] if devices else self.device
@@ -194,16 +194,6 @@ class EffAttnPreTrainedModel(PreTrainedModel):
             "layers": dict(enumerate(found)),
             "backends": backends(first, self.dtype, self.attention_width)[operator],
         }
-
-
-def attention_backend(config: EffAttnConfig) -> str:
-    """The backend that the config asks for: `attention_backend`, or what `attn_implementation` stands for.
-
-    transformers' ``attn_implementation="eager"`` asks a softmax model for the plain form, our ``"reference"``. A
-    family without softmax has no implementation to choose there; transformers calls it eager.
-    """
-    eager = config.softmax and config._attn_implementation == "eager"
-    return "reference" if config.attention_backend == "auto" and eager else config.attention_backend
 
 
 class EffAttnModel(EffAttnPreTrainedModel):
@@ -350,7 +340,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
         """Raise, before the first layer writes to a cache, what any layer would raise after it has."""
         if not torch.compiler.is_compiling():
             place = content.device, content.dtype, self.attention_width
-            resolve_backend(self.attention_operator, attention_backend(self.config), *place)
+            resolve_backend(self.attention_operator, self.config.resolved_backend, *place)
         if output_attentions:
             length, has_state = content.shape[1], past.counts is not None and past.rows is not None
             refuse_long_map(length, self._map_keys(past.length + length), has_past=has_state)

@@ -60,7 +60,7 @@ def test_verify_notices_what_is_wrong(family, tmp_path):
     model = export_tiny(family, auto_class, tmp_path / "model")
     with pytest.raises(ValueError, match=r"the logits of .* differ by"):
         hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits + 1e-3)
-    (tmp_path / "model" / "ops_linear.py").unlink()
+    (tmp_path / "model" / "base_operators.py").unlink()
     with pytest.raises(RuntimeError, match="does not load through AutoModelForSequenceClassification"):
         hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits)
 

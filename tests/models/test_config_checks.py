@@ -281,6 +281,15 @@ def test_backends_are_refused_where_nobody_registered_them(family):
             tiny_model(family, attention_backend="cpu")
 
 
+@over_families
+def test_eager_attention_is_the_reference_where_there_is_a_softmax(family):
+    softmax = family.config_class.softmax
+    assert tiny_config(family, attn_implementation="sdpa").resolved_backend == "auto"
+    assert tiny_config(family, attn_implementation="eager").resolved_backend == ("reference" if softmax else "auto")
+    named = tiny_config(family, attn_implementation="eager", attention_backend="torch")
+    assert named.resolved_backend == "torch"
+
+
 def test_backends_that_somebody_registered_are_known(monkeypatch):
     assert set(LIBRARY_BACKENDS) == {name for table in backends().values() for name in table}
     monkeypatch.setattr("hf_effattn.models.backend_table._BACKENDS", {})

@@ -11,9 +11,10 @@ import torch
 
 import hf_effattn
 import hf_effattn.kernels
-from hf_effattn.kernels.library import ACTIVATIONS
+from hf_effattn.kernels.library import ACTIVATIONS, DTYPES
 from hf_effattn.kernels.repository import write_repository
 from hf_effattn.models import base_map_layer
+from hf_effattn.models.backend_cpu import CPU_DTYPES
 from tests.models.variants import padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
@@ -73,3 +74,7 @@ def test_nothing_is_overwritten(repository):
 
 def test_the_kernels_number_the_activations_as_the_models_name_them():
     assert list(base_map_layer.ACTIVATIONS) == list(ACTIVATIONS)
+
+
+def test_the_kernels_take_the_dtypes_that_the_models_give_them():
+    assert set(CPU_DTYPES) == set(DTYPES)
