@@ -76,4 +76,5 @@ def encode_data(tokenizer: PreTrainedTokenizerBase, *texts: list[str], **options
     """
     if is_byte_tokenizer(tokenizer):
         options["split_special_tokens"] = True
-    return tokenizer(*texts, **options)
+    encoded: BatchEncoding = tokenizer(*texts, **options)
+    return encoded

@@ -15,14 +15,14 @@ def memory_cosine(memory: torch.Tensor) -> torch.Tensor:
     cells = memory.shape[-2]
     if cells < 2:
         raise ValueError(f"the cosine between cells needs two of them, got {cells}")
-    unit = torch.nn.functional.normalize(memory.double(), dim=-1)
+    unit: torch.Tensor = torch.nn.functional.normalize(memory.double(), dim=-1)
     # The sum over all pairs is the squared norm of the sum; the pairs of a cell with itself come to l.
     return ((unit.sum(-2).square().sum(-1) - cells) / (cells * (cells - 1))).mean()
 
 
 def stable_rank(matrix: torch.Tensor) -> torch.Tensor:
     """``||M||_F^2 / ||M||_2^2`` of ``[..., rows, columns]``, averaged: how many directions share the energy."""
-    energy = torch.linalg.svdvals(matrix.double()).square()
+    energy: torch.Tensor = torch.linalg.svdvals(matrix.double()).square()
     return (energy.sum(-1) / energy[..., 0].clamp(min=torch.finfo(energy.dtype).tiny)).mean()
 
 
@@ -31,9 +31,10 @@ def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
 
     It lies between 1 and the smaller side of ``[..., rows, columns]``.
     """
-    singular = torch.linalg.svdvals(matrix.double())
+    singular: torch.Tensor = torch.linalg.svdvals(matrix.double())
     share = singular / singular.sum(-1, keepdim=True).clamp(min=torch.finfo(singular.dtype).tiny)
-    return torch.special.entr(share).sum(-1).exp().mean()
+    entropy: torch.Tensor = torch.special.entr(share).sum(-1)
+    return entropy.exp().mean()
 
 
 def attention_entropy(
@@ -44,7 +45,7 @@ def attention_entropy(
     `key_mask` is ``[B, M]`` bool, `query_mask` ``[B, N]``: which rows count. Rows that have one key to read, or none,
     tell nothing and are left out; where there are only such rows the result is NaN.
     """
-    entropy = torch.special.entr(weights.double()).sum(-1)
+    entropy: torch.Tensor = torch.special.entr(weights.double()).sum(-1)
     keys = torch.full_like(entropy, weights.shape[-1])
     if key_mask is not None:
         keys = keys * 0 + key_mask.sum(-1)[:, None, None]
@@ -78,4 +79,5 @@ def weight_sum(denominator: torch.Tensor, eps: float) -> torch.Tensor:
 def state_norm(key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over rows and heads of ``||sum_m k_m v_m^T||_F``, the state of linear attention after the last token."""
     key = key.double() if mask is None else key.double().masked_fill(~mask[:, None, :, None], 0.0)
-    return torch.linalg.matrix_norm(key.transpose(-1, -2) @ value.double()).mean()
+    norms: torch.Tensor = torch.linalg.matrix_norm(key.transpose(-1, -2) @ value.double())
+    return norms.mean()

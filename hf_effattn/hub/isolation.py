@@ -155,7 +155,7 @@ def run_alone(command: Sequence[str], scratch: Path, time_limit: float) -> tuple
         return status, printable(printed.read().decode(errors="replace"))
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and those of its group, if any is left."""
     if hasattr(os, "killpg"):
         # Some systems answer with PermissionError for a group of which all are dead.

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from transformers import (
     AutoImageProcessor,
@@ -64,12 +64,10 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
     if Path(source).exists():
         raise FileNotFoundError(f"{source} is a file: name the folder of a checkpoint")
     try:
-        validate_repo_id(str(source))
-    except HFValidationError as error:
-        raise FileNotFoundError(f"there is no folder {source}, and the name of a repository is owner/name") from error
-    try:
         # Code that is not run need not be there.
         return Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*.py"]))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"there is no folder {source}, and the name of a repository is owner/name") from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"the repository {source} has no revision {revision!r}") from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
@@ -156,10 +154,13 @@ def load_image_processor(folder: Path) -> BaseImageProcessor | None:
     """
     if not (folder / "preprocessor_config.json").is_file():
         return None
-    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    return processor
 
 
-def model_without_weights(model_class: Any, config: EffAttnConfig) -> PreTrainedModel:
+def model_without_weights(
+    model_class: Callable[[EffAttnConfig], PreTrainedModel], config: EffAttnConfig
+) -> PreTrainedModel:
     """A model of a config on torch's meta device, which has shapes alone and takes no memory."""
     with torch.device("meta"):
         return model_class(copy.deepcopy(config))

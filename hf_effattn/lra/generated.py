@@ -23,6 +23,10 @@ from ..files import fsync_tree, read_json, sha256, write_json
 
 logger = get_logger(__name__)
 
+Row = dict[str, Any]
+#: Takes arguments by name, and gives rows.
+Generator = Callable[..., Iterator[Row]]
+
 #: What reading the rows warned of; said again whenever they come from the cache.
 WARNINGS = "warnings.json"
 #: The checksums of the files of the rows, compared whenever they come from the cache.
@@ -32,7 +36,7 @@ CHECKSUMS = "checksums.json"
 def generated(
     name: str,
     version: int,
-    generator: Callable[..., Iterator[dict]],
+    generator: Generator,
     arguments: dict[str, Any],
     features: Features,
     num_proc: int | None = None,
@@ -107,7 +111,7 @@ def _digest(key: str) -> str:
 
 def _generate(
     folder: Path,
-    generator: Callable[..., Iterator[dict]],
+    generator: Generator,
     arguments: dict[str, Any],
     features: Features,
     num_proc: int | None,
@@ -155,8 +159,8 @@ def _warnings() -> Iterator[list[str]]:
         watched.removeHandler(handler)
 
 
-def _supervised(generator: Callable[..., Iterator[dict]], main: int, **arguments: Any) -> Iterator[dict]:
-    """The rows, as long as the process `main` lives, whose worker this may be: those of a killed one would go on."""
+def _supervised(generator: Generator, main: int, **arguments: Any) -> Iterator[Row]:
+    """The rows, as long as the process `main` lives: this may be its worker, which would outlive a killed `main`."""
     for row in generator(**arguments):
         if main not in (os.getpid(), os.getppid()):
             os._exit(1)

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as shortened
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, DatasetDict, Features, Value
@@ -129,7 +130,7 @@ def generate_listops(
     return divided(rows, order, sizes)
 
 
-def _shards(shards: list[int], size: int, seed: int, distribution: dict) -> Iterator[dict]:
+def _shards(shards: list[int], size: int, seed: int, distribution: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for shard in shards:
         expressions = draw(np.random.default_rng([seed, shard]), Distribution(**distribution))
         for _, (text, label) in zip(range(size), expressions, strict=False):
@@ -216,7 +217,7 @@ def evaluate(text: str) -> int:
     Raises:
         ValueError: the text is not one whole expression.
     """
-    stack: list[list] = [[]]
+    stack: list[list[Any]] = [[]]
     for token in text.split():
         if token in "()":
             continue
@@ -236,7 +237,7 @@ def evaluate(text: str) -> int:
             raise ValueError(f"{token!r} is no token of an expression, in {shortened(text)}")
     if len(stack) != 1 or len(stack[0]) != 1:
         raise ValueError(f"not one whole expression: {shortened(text)}")
-    return stack[0][0]
+    return int(stack[0][0])
 
 
 def read_official(folder: Path) -> DatasetDict:
@@ -258,14 +259,14 @@ def read_official(folder: Path) -> DatasetDict:
     return DatasetDict(splits)
 
 
-def _rows(path: str) -> Iterator[dict]:
+def _rows(path: str) -> Iterator[dict[str, Any]]:
     for line, row in read_tsv(Path(path), 2, _parse, header=("Source", "Target")):
         if (value := row.pop("value")) != row["label"]:
             raise ValueError(f"{path}:{line}: the expression's value is {value}, not {row['label']}")
         yield row
 
 
-def _parse(cells: list[str]) -> dict:
+def _parse(cells: list[str]) -> dict[str, Any]:
     source, target = cells
     text = " ".join(token for token in source.split() if token not in "()")
     return {"text": text, "label": class_id(target, len(LABELS)), "value": evaluate(text)}

@@ -26,6 +26,7 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
@@ -171,7 +172,7 @@ def generate_pathfinder(
     return divided(rows, range(len(rows)), sizes)
 
 
-def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict) -> Iterator[dict]:
+def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
     drawn = Parameters(**parameters)
     for split, shard, count in shards:
         rng = np.random.default_rng([seed, split, shard])
@@ -211,7 +212,7 @@ def _listed(folder: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"{path}:{line}", row
 
 
-def _official(folder: str, size: int) -> Iterator[dict]:
+def _official(folder: str, size: int) -> Iterator[dict[str, Any]]:
     total, broken = 0, []
     for place, row in _listed(Path(folder)):
         total += 1
@@ -282,7 +283,8 @@ def _array(raw: bytes) -> np.ndarray:
     if not kind.hasobject and (needed != found or (needed == 0 and shape[:1] != (0,))):
         raise ValueError(f"an array of {kind} of shape {shape} has {needed:,} bytes, but {found:,} follow")
     file.seek(0)
-    return np.load(file)
+    array: np.ndarray = np.load(file)
+    return array
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:

@@ -447,7 +447,8 @@ def circle(size: int, radius: float) -> np.ndarray:
     """How much a circle covers of each pixel, ``[2 size - 1, 2 size - 1]`` with the centre in the middle."""
     places = (np.arange((2 * size - 1) * FINE) + 0.5) / FINE - 0.5 - (size - 1)
     covered = places[:, None] ** 2 + places[None, :] ** 2 <= radius**2 + TOLERANCE
-    return covered.reshape(2 * size - 1, FINE, 2 * size - 1, FINE).mean(axis=(1, 3), dtype=np.float32)
+    shares: np.ndarray = covered.reshape(2 * size - 1, FINE, 2 * size - 1, FINE).mean(axis=(1, 3), dtype=np.float32)
+    return shares
 
 
 def circle_at(marker: Pixel, size: int, radius: float) -> np.ndarray:
@@ -465,4 +466,5 @@ def draw(layout: Layout, markers: tuple[Pixel, ...]) -> np.ndarray:
     np.maximum(picture, contrast * ink(layout.targets, size), out=picture)
     for marker in markers:
         np.maximum(picture, circle_at(marker, size, parameters.marker_radius), out=picture)
-    return np.floor(picture * (255 / picture.max()) + 0.5).astype(np.uint8)
+    shades: np.ndarray = np.floor(picture * (255 / picture.max()) + 0.5)
+    return shades.astype(np.uint8)

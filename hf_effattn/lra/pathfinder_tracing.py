@@ -16,6 +16,7 @@ and ``labels``, with -100 for pixels that are on no snake and for those of the c
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
@@ -95,7 +96,7 @@ def generate_tracing(
     return divided(rows, order, sizes)
 
 
-def _rows(shards: list[int], size: int, seed: int, parameters: dict) -> Iterator[dict[str, np.ndarray]]:
+def _rows(shards: list[int], size: int, seed: int, parameters: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
     drawn = Parameters(**parameters)
     for shard in shards:
         rng = np.random.default_rng([seed, shard])
@@ -110,7 +111,8 @@ def _different(rows: Dataset) -> list[int]:
     columns = rows.with_format("numpy")[:]
     circles = np.stack(columns["input_ids"]).argmax(axis=1).astype(np.int32)
     keys = np.column_stack([circles, np.stack(columns["labels"])])
-    return np.sort(np.unique(keys, axis=0, return_index=True)[1]).tolist()
+    rows_of_keys: np.ndarray = np.unique(keys, axis=0, return_index=True)[1]
+    return [int(row) for row in np.sort(rows_of_keys)]
 
 
 def trace(layout: Layout, marked: int) -> tuple[np.ndarray, np.ndarray]:

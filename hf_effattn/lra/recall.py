@@ -13,6 +13,7 @@ Sources: ``"generated"``, always the same. Columns: ``input_ids``, and ``labels`
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, Features, Sequence, Value
@@ -103,7 +104,7 @@ def generate_recall(sizes: dict[str, int], parameters: Parameters, seed: int = 0
     return DatasetDict(splits)
 
 
-def _rows(size: int, seed: int, split: int, parameters: dict) -> Iterator[dict[str, np.ndarray]]:
+def _rows(size: int, seed: int, split: int, parameters: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
     rng = np.random.default_rng([seed, split])
     for _ in range(size):
         ids, labels = draw(rng, Parameters(**parameters))

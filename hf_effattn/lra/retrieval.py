@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -72,12 +73,12 @@ def read_pairs(path: Path) -> Dataset:
     return generated("retrieval", VERSION, _rows, {"path": str(path)}, FEATURES, content=sha256(path))
 
 
-def _rows(path: str) -> Iterator[dict]:
+def _rows(path: str) -> Iterator[dict[str, Any]]:
     for _, row in read_tsv(Path(path), 5, _parse):
         yield row
 
 
-def _parse(cells: list[str]) -> dict:
+def _parse(cells: list[str]) -> dict[str, Any]:
     label, _, _, text, pair_text = cells
     if not text or not pair_text:
         raise ValueError("a text is empty")
@@ -105,7 +106,7 @@ def load_retrieval_reviews(source: str = "package") -> DatasetDict:
     return verified(splits, CHECKSUMS if source == "package" else {})
 
 
-def pair_halves(reviews: Dataset) -> Iterator[dict]:
+def pair_halves(reviews: Dataset) -> Iterator[dict[str, Any]]:
     """Two pairs for every two reviews that agree in their label and nearly in their length.
 
     (Where the labels are odd in number, one pair agrees in nothing.) Both reviews are cut at the same share of their

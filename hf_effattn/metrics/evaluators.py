@@ -5,6 +5,7 @@ has, so every evaluator of it raises AttributeError. Nothing is patched here: th
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import evaluate
 from evaluate.evaluator import SUPPORTED_EVALUATOR_TASKS, Evaluator
@@ -19,11 +20,11 @@ class LocalEvaluator(Evaluator):
 
     def prepare_pipeline(
         self,
-        model_or_pipeline: str | PreTrainedModel | Pipeline | Callable | None,
+        model_or_pipeline: str | PreTrainedModel | Pipeline | Callable[..., Any] | None,
         tokenizer: str | TokenizersBackend | None = None,
         feature_extractor: str | FeatureExtractionMixin | None = None,
         device: int | None = None,
-    ) -> Pipeline | Callable:
+    ) -> Pipeline | Callable[..., Any]:
         """The pipeline itself, or one of the model or the checkpoint's folder, by default on the first GPU if any.
 
         Raises:
