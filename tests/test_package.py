@@ -1,5 +1,6 @@
-"""The package itself: imports, versions, names, tokenizer, metrics, files."""
+"""The package itself: imports, versions, names, sizes of files, tokenizer, metrics, files."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -69,6 +70,22 @@ def test_a_wheel_holds_every_file_of_the_package(monkeypatch):
     files = {path for path in (ROOT / "hf_effattn").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert shipped == {str(path.relative_to(ROOT)) for path in files}
     assert "hf_effattn/py.typed" in shipped, "without it no type checker reads our types"
+
+
+def test_files_and_functions_stay_short():
+    """Files have fewer than 500 lines, functions fewer than 60, their docstrings not counted."""
+    lengths, limits = {}, {}
+    for path in [path for folder in ("hf_effattn", "training_scripts") for path in (ROOT / folder).rglob("*.py")]:
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text()
+        lengths[name], limits[name] = len(text.splitlines()), 500
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                documented = node.body[0] if ast.get_docstring(node) is not None else None
+                docstring = documented.end_lineno - documented.lineno + 1 if documented else 0
+                function = f"{name}:{node.lineno} {node.name}"
+                lengths[function], limits[function] = node.end_lineno - node.lineno + 1 - docstring, 60
+    longer = {name: length for name, length in lengths.items() if length >= limits[name]}
+    assert not longer, "cut them into parts that each do one thing"
 
 
 def test_every_public_name_exists():
