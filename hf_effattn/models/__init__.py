@@ -1,6 +1,6 @@
 """The code that travels inside checkpoints: operators, layers, the shared skeleton, and the families.
 
-The beginning of a file's name says on which shelf the file lies. A file imports from its own shelf and from the shelves
+The beginning of a file's name says on which shelf the file lies. A file imports from its own shelf and from those
 above it in this table; ``make lint`` refuses any other import.
 
     ops_reference        the oracles: they import nothing of ours, and are written to be read
