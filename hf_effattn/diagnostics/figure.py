@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..models.skeleton_model import EffAttnPreTrainedModel
-from .modes import evaluating
+from .collect import eval_mode
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def attention_figure(model: EffAttnPreTrainedModel, **inputs: Any) -> Figure:
         ValueError: as the model does for `output_attentions`.
     """
     options = {"use_cache": False} if model.config.is_decoder else {}
-    with evaluating(model):
+    with eval_mode(model):
         outputs = model(**inputs, output_attentions=True, **options)
     rows = {"attention": outputs.attentions, "pack attention": outputs.pack_attentions}
     shown = {name: [layer[0].mean(0).float().cpu() for layer in maps] for name, maps in rows.items() if maps}

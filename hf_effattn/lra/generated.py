@@ -96,7 +96,7 @@ def _check(folder: Path) -> None:
             raise ValueError(f"{name} has SHA-256 {found}, not {expected}")
 
 
-def divided(rows: Dataset, order: Sequence[int], sizes: dict[str, int]) -> DatasetDict:
+def cut_into_splits(rows: Dataset, order: Sequence[int], sizes: dict[str, int]) -> DatasetDict:
     """Splits of the given sizes, one after the other, of those of `rows` whose indices are in `order`."""
     splits, start = {}, 0
     for name, size in sizes.items():

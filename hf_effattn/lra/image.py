@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, load_dataset
 
-from .bounded import read_at_most
+from .official_files import read_at_most
 
 
 CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

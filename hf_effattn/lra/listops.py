@@ -32,8 +32,8 @@ from transformers import TokenizersBackend
 
 from ..files import sha256
 from .checksums import verified
-from .generated import divided, generated
-from .tsv import class_id, read_tsv
+from .generated import cut_into_splits, generated
+from .official_files import class_id, read_tsv
 
 
 LABELS = tuple(str(digit) for digit in range(10))
@@ -127,7 +127,7 @@ def generate_listops(
     order = rows.to_pandas().drop_duplicates("text").index
     if len(order) < total:
         raise ValueError(f"only {len(order)} different expressions were drawn, {total} are needed: allow longer ones")
-    return divided(rows, order, sizes)
+    return cut_into_splits(rows, order, sizes)
 
 
 def _shards(shards: list[int], size: int, seed: int, distribution: dict[str, Any]) -> Iterator[dict[str, Any]]:

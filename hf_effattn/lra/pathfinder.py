@@ -33,10 +33,9 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from transformers.utils import logging
 
-from .bounded import read_at_most
-from .broken import leave_out
 from .checksums import verified
-from .generated import divided, generated
+from .generated import cut_into_splits, generated
+from .official_files import read_at_most, report_broken_rows
 from .pathfinder_drawing import Parameters, draw, is_connected, lay_out, mark
 
 
@@ -169,7 +168,7 @@ def generate_pathfinder(
     arguments = {"shards": shards, "seed": seed, "parameters": asdict(parameters)}
     processes = min(num_proc or os.cpu_count() or 1, len(shards))
     rows = generated("pathfinder", VERSION, _shards, arguments, _features(parameters.size), processes)
-    return divided(rows, range(len(rows)), sizes)
+    return cut_into_splits(rows, range(len(rows)), sizes)
 
 
 def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -230,7 +229,7 @@ def _official(folder: str, size: int) -> Iterator[dict[str, Any]]:
             broken.append(f"{place}: {error}")
         else:
             yield {"image": picture, "label": label}
-    leave_out(folder, broken, total, MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
+    report_broken_rows(folder, broken, total, MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
 
 
 def picture_path(folder: Path, row: list[str], place: str) -> Path:

@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value
 
 from .checksums import verified
 from .collate import IGNORED
-from .generated import divided, generated
+from .generated import cut_into_splits, generated
 from .pathfinder_drawing import Layout, Parameters, circle_at, draw, ink, lay_out
 
 
@@ -93,7 +93,7 @@ def generate_tracing(
     order = _different(rows)
     if len(order) < total:
         raise ValueError(f"only {len(order)} different pictures were drawn, {total} are needed: allow larger ones")
-    return divided(rows, order, sizes)
+    return cut_into_splits(rows, order, sizes)
 
 
 def _rows(shards: list[int], size: int, seed: int, parameters: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:

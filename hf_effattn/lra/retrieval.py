@@ -19,8 +19,8 @@ from ..files import sha256
 from .checked_cache import checked_map
 from .checksums import verified
 from .generated import generated
+from .official_files import class_id, read_tsv
 from .text import load_text
-from .tsv import class_id, read_tsv
 
 
 LABELS = ("different", "same")
