@@ -1,4 +1,4 @@
-"""Loads the metric modules of the package."""
+"""Loads the metrics of the package."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ METRICS = ("accuracy", "exact_match", "f1", "matthews", "perplexity")
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """The metric module `name` of this package, a regular `evaluate` module.
+    """Load the metric `name` of this package as a regular `evaluate` module.
 
-    Several of them make one with ``evaluate.combine([load_metric("accuracy"), load_metric("matthews")])``.
+    Metrics are combined with ``evaluate.combine([load_metric("accuracy"), load_metric("matthews")])``.
 
     Raises:
-        ValueError: if the package has no such metric.
+        ValueError: the package has no such metric.
     """
     if name not in METRICS:
         raise ValueError(f"hf_effattn ships the metrics {METRICS}, not {name!r}")

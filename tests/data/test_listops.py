@@ -36,7 +36,7 @@ def test_values(text, value):
 
 @pytest.mark.parametrize("text", ["", "3 4", "[MAX 3", "3 ]", "[MAX ]", "[MAX 3 12 ]", "[FIRST 3 4 ]"])
 def test_what_is_no_expression_meets_a_clear_error(text):
-    with pytest.raises(ValueError, match=r"whole expression|closes nothing|is no token"):
+    with pytest.raises(ValueError, match=r"whole expression|closes nothing|is not a token"):
         evaluate(text)
 
 

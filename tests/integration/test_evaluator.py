@@ -173,7 +173,7 @@ def test_transformers_is_left_as_it_is():
 def test_tasks_without_an_evaluator_are_refused():
     with pytest.raises(ValueError, match=r"'question-answering'; score answers with load_metric\('exact_match'\)"):
         evaluator("question-answering")
-    with pytest.raises(ValueError, match=r"'fill-mask'; evaluators there are for \['audio-classification'"):
+    with pytest.raises(ValueError, match=r"'fill-mask'; the tasks of both are \['audio-classification'"):
         evaluator("fill-mask")
 
 
