@@ -95,7 +95,7 @@ def _warn_of_lost_weights(found: dict[str, list[float]]) -> None:
 def _measuring(found: dict[str, list[float]], place: str) -> Callable[..., None]:
     """A hook that adds the measures of one module to `found`."""
 
-    def measure(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def measure(module: torch.nn.Module, args: tuple, output: Any) -> None:
         measured: dict[str, float] = {}
         if isinstance(module, LunaBlock):
             measured = _memory(output[1])
