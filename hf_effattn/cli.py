@@ -16,7 +16,7 @@ from .version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-#: Packages beside this one whose versions decide what can run.
+#: The versions of these packages decide which backends can run.
 PACKAGES = ("torch", "transformers", "triton", "kernels")
 
 
@@ -32,25 +32,27 @@ def common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Efficient-attention models: what runs where, and how to share them."""
+    """Efficient-attention models: show which backends run here, and share checkpoints."""
 
 
 @app.command()
 def doctor(
-    device: Annotated[str, typer.Option(help="where the tensors are: cpu, cuda …")] = "",
+    device: Annotated[
+        str, typer.Option(help="device of the tensors: cpu, cuda …; by default cuda if there is a GPU")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64")] = "float32",
 ) -> None:
-    """Say which backend runs every operator here, why not another one, and what would be faster.
+    """Show which backend runs each operator on this machine, and why faster backends cannot run.
 
-    Compiles the CPU kernels if they are to run and are not there yet. Ends with status 1 if the fastest backend for
-    the device cannot run, and with 2 if there is no such device here.
+    Compiles the CPU kernels if they can run and are not compiled yet. The exit status is 1 if the fastest backend for
+    the device cannot run, and 2 if this machine has no such device.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise typer.BadParameter(f"{dtype!r} is not a floating-point dtype of torch", param_hint="--dtype")
-    with commands.refusals():
+    with commands.exit_on_errors():
         typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
         table = backends(device, found)
     rows = [
@@ -69,20 +71,20 @@ commands.register(app)
 
 
 def _check_device(device: str) -> None:
-    """Refuse what torch does not know, and what this machine does not have."""
+    """Refuse a device that torch does not know or that this machine does not have."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        # What follows the first sentence is about debugging torch itself.
+        # The first sentence says what is wrong; the others are about debugging torch.
         why = str(error).splitlines()[0].split(". ")[0]
         raise typer.BadParameter(f"there is no device {device!r} here: {why}", param_hint="--device") from error
 
 
 def _advice(device: str, table: dict[str, dict[str, str]]) -> str:
-    """What would make it faster; empty if nothing would."""
-    wanted = "triton" if device.startswith("cuda") else "cpu"
-    status = {operator: served[wanted] for operator, served in table.items() if wanted in served}
-    missing = [f"{operator}: {wanted} does not run: {why}" for operator, why in status.items() if why != "chosen"]
+    """Say why the fastest backend does not run; empty if it runs for every operator."""
+    fastest = "triton" if device.startswith("cuda") else "cpu"
+    status = {operator: served[fastest] for operator, served in table.items() if fastest in served}
+    missing = [f"{operator}: {fastest} does not run: {why}" for operator, why in status.items() if why != "chosen"]
     return "\n".join(missing)
 
 
@@ -97,14 +99,14 @@ def _machine() -> list[tuple[str, str]]:
 
     try:
         folder = cache_folder()
-        kept = f"{folder}: {len(list(folder.glob('*.so')))}"
+        compiled = f"{folder}: {len(list(folder.glob('*.so')))}"
     except BuildError as error:
-        kept = f"none: {error}"
+        compiled = f"none: {error}"
     return [
         ("python", platform.python_version()),
         ("processor", _processor()),
         ("threads", str(torch.get_num_threads())),
-        ("compiled kernels", kept),
+        ("compiled kernels", compiled),
     ]
 
 

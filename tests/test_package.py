@@ -1,8 +1,10 @@
-"""The package itself: imports, versions, names, tokenizer, metrics, files."""
+"""The package itself: imports, versions, names, sizes of files, tokenizer, metrics, files."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,9 @@ from hf_effattn.models.base_versions import check_version
 from hf_effattn.tokenization import VOCAB_SIZE
 from hf_effattn.training.measure import environment
 from tests.models.variants import FAMILIES, tiny_model
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,22 @@ def test_the_version_is_in_every_report():
     assert ["hf_effattn", version] in [
         line.split() for line in CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
     ]
+
+
+def test_files_and_functions_stay_short():
+    """Files have fewer than 500 lines, functions fewer than 60, their docstrings not counted."""
+    lengths, limits = {}, {}
+    for path in [path for folder in ("hf_effattn", "training_scripts") for path in (ROOT / folder).rglob("*.py")]:
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text()
+        lengths[name], limits[name] = len(text.splitlines()), 500
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                documented = node.body[0] if ast.get_docstring(node) is not None else None
+                docstring = documented.end_lineno - documented.lineno + 1 if documented else 0
+                function = f"{name}:{node.lineno} {node.name}"
+                lengths[function], limits[function] = node.end_lineno - node.lineno + 1 - docstring, 60
+    longer = {name: length for name, length in lengths.items() if length >= limits[name]}
+    assert not longer, "cut them into parts that each do one thing"
 
 
 def test_every_public_name_exists():

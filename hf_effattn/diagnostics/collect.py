@@ -1,7 +1,8 @@
 """The measures of every layer of a model, on a batch."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +22,22 @@ from .measures import (
     state_norm,
     weight_sum,
 )
-from .modes import evaluating
 
 
 #: What the weights of a token that sees any key have to sum to.
 FULL_WEIGHTS = 0.99
+
+
+@contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and in the end put each of its modules back into the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()
@@ -57,7 +69,7 @@ def diagnose(model: EffAttnPreTrainedModel, **inputs: Any) -> dict[str, float]:
     handles = [module.register_forward_hook(_measuring(found, place)) for module, place in places.items()]
     handles += [m.register_forward_pre_hook(_with_weights) for m in places if isinstance(m, PackUnpackAttention)]
     try:
-        with evaluating(model):
+        with eval_mode(model):
             model(**inputs, **({"use_cache": False} if base.config.is_decoder else {}))
     finally:
         for handle in handles:

@@ -282,7 +282,7 @@ def test_an_interrupted_generation_is_never_taken_for_a_whole_one(cache, tmp_pat
     killed = start(cache, tmp_path / "begun", 0.1, processes)
     try:
         wait_for((tmp_path / "begun").exists)
-        assert list(cache.glob(f".listops-v{listops.VERSION}-*/draft/**/*.arrow")), "some of it is on the disk"
+        assert list(cache.glob(f".listops-v{listops.VERSION}-*/unfinished/**/*.arrow")), "some of it is on the disk"
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         # Its workers, if it had any, are not killed with it.

@@ -58,7 +58,7 @@ def test_the_same_arguments_give_the_same_splits_and_others_do_not(splits):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pairs": 9, "keys": 8, "length": 100}, "9 pairs need as many different keys, there are 8"),
+        ({"pairs": 9, "keys": 8, "length": 100}, "9 pairs need as many different keys, but there are 8"),
         ({"pairs": 8, "keys": 8, "length": 24}, "need 25 tokens, got 24"),
     ],
 )

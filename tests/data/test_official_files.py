@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from hf_effattn.lra import tsv
-from hf_effattn.lra.tsv import class_id, read_tsv
+from hf_effattn.lra import official_files
+from hf_effattn.lra.official_files import class_id, read_tsv
 
 
 def parse(cells):
@@ -34,10 +34,10 @@ def test_rows_keep_their_lines_and_all_but_tabs(tmp_path):
 BROKEN = [
     (b"0\tone\ttoo many", "the number of cells is 3, not 2"),
     (b"", "the number of cells is 1, not 2"),
-    (b"yes\ttext", "the label 'yes' is no whole number"),
-    (b"1.5\ttext", "the label '1.5' is no whole number"),
-    (b"nan\ttext", "the label 'nan' is no whole number"),
-    (b"\ttext", "the label '' is no whole number"),
+    (b"yes\ttext", "the label 'yes' is not a whole number"),
+    (b"1.5\ttext", "the label '1.5' is not a whole number"),
+    (b"nan\ttext", "the label 'nan' is not a whole number"),
+    (b"\ttext", "the label '' is not a whole number"),
     (b"3\ttext", "the label 3 is none of the 3 classes"),
     (b"-1\ttext", "the label -1 is none of the 3 classes"),
     (b"0\ta \xff b", "can't decode byte 0xff in position 4"),
@@ -55,17 +55,19 @@ def test_a_broken_row_is_named_with_its_line_and_reason(tmp_path, caplog, line, 
     assert record.getMessage().startswith(f"{path}: 1 of 1,000 rows are broken: line 501 (")
     assert reason in record.getMessage() and record.getMessage().endswith("They are left out")
     path = written(tmp_path, [*good[:499], line, *good[500:]])
-    with pytest.raises(ValueError, match=r"1 of 999 rows are broken: line 500 \(.*At most 0\.1% may be; repair the f"):
+    with pytest.raises(
+        ValueError, match=r"1 of 999 rows are broken: line 500 \(.*At most 0\.1% may be broken; repair"
+    ):
         dict(read_tsv(path, 2, parse))
 
 
 def test_five_lines_are_named_and_all_are_counted(tmp_path, caplog, monkeypatch):
     path = written(tmp_path, [b"1\tgood", *[line for line, _ in BROKEN[:7]], b"1\tgood"])
     with pytest.raises(
-        ValueError, match=r"7 of 9 rows are broken: line 2 .*; line 6 \(the label 'nan' is no whole number\)"
+        ValueError, match=r"7 of 9 rows are broken: line 2 .*; line 6 \(the label 'nan' is not a whole number\)"
     ):
         dict(read_tsv(path, 2, parse))
-    monkeypatch.setattr(tsv, "MAX_BROKEN", 7 / 9)
+    monkeypatch.setattr(official_files, "MAX_BROKEN", 7 / 9)
     with caplog.at_level(logging.WARNING):
         assert set(dict(read_tsv(path, 2, parse))) == {1, 9}
     assert "line 6 (" in caplog.text and "line 7" not in caplog.text and "; …. They are left out" in caplog.text
@@ -94,14 +96,14 @@ def test_a_file_without_rows_is_refused(tmp_path, lines):
 
 
 def test_a_line_without_end_is_a_broken_row_and_never_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(tsv, "MAX_LINE", 1000)
-    monkeypatch.setattr(tsv, "MAX_BROKEN", 0.5)
+    monkeypatch.setattr(official_files, "MAX_LINE", 1000)
+    monkeypatch.setattr(official_files, "MAX_BROKEN", 0.5)
     long = b"1\t" + b"x" * 998
     path = written(tmp_path, [long[:-1], long + b"y", b"1\t" + b"x" * 5000, b"2\tafter"])
     assert [(number, label) for number, (label, _) in read_tsv(path, 2, parse)] == [(1, 1), (4, 2)]
     with path.open("ab") as file:
         file.truncate(2**27)
-    monkeypatch.setattr(tsv, "MAX_LINE", 2**20)
+    monkeypatch.setattr(official_files, "MAX_LINE", 2**20)
     tracemalloc.start()
     assert len(dict(read_tsv(path, 2, parse))) == 4
     _, peak = tracemalloc.get_traced_memory()
@@ -111,7 +113,7 @@ def test_a_line_without_end_is_a_broken_row_and_never_in_memory(tmp_path, monkey
 
 @pytest.mark.parametrize("header", [(), ("Label", "Text")])
 def test_a_file_of_one_line_without_end_is_refused(tmp_path, monkeypatch, header):
-    monkeypatch.setattr(tsv, "MAX_LINE", 1000)
+    monkeypatch.setattr(official_files, "MAX_LINE", 1000)
     path = tmp_path / "rows.tsv"
     path.write_bytes(bytes(10**5))
     with pytest.raises(
