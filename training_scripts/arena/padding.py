@@ -23,7 +23,7 @@ from arena.plan import PLAN, Variant, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import write_json
 from hf_effattn.tokenization import VOCAB_SIZE
-from hf_effattn.training.model_zoo import Size, matched_config
+from hf_effattn.training.matched_configs import Size, matched_config
 
 
 PADDING = RESULTS / "padding.json"
