@@ -26,8 +26,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from hf_effattn.lra.collate import PairCollator
-from hf_effattn.lra.task import tokenize
+from hf_effattn.data.collate import PairCollator
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.labels import class_names, with_class_ids
 from hf_effattn.training.matched_configs import is_ours

@@ -22,8 +22,8 @@ from transformers import (
     set_seed,
 )
 
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.diagnostics.callback import DiagnosticsCallback
-from hf_effattn.lra.collate import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
 from hf_effattn.training.checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, get_scheduler, set_seed
 
-from hf_effattn.lra.collate import IGNORED
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
 from hf_effattn.training.checks import check_arguments, choose_weights_by

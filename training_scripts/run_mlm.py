@@ -16,7 +16,7 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from hf_effattn.lra.checked_cache import checked_map
+from hf_effattn.data.checked_cache import checked_map
 from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import (
     LANGUAGE_SCORES,

@@ -19,8 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..lra.checked_cache import checked, checked_map
-from ..lra.collate import IGNORED
+from ..data.checked_cache import checked, checked_map
+from ..data.collate import IGNORED
 from ..metrics import load_metric
 from ..tokenization import SPECIAL_TOKENS, encode_data
 

@@ -10,10 +10,10 @@ import transformers
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.collate import Collator
+from ..data.tokenize import tokenize
 from ..files import read_json
 from ..lra import LraTask, get_task
-from ..lra.collate import Collator
-from ..lra.task import tokenize
 from .matched_configs import Size, check_length, is_ours, matched_config
 
 

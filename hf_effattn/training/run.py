@@ -20,9 +20,9 @@ from transformers import (
     set_seed,
 )
 
+from ..data.checksums import content_checksum
 from ..files import write_json
 from ..hub.export import export_checkpoint, weight_checksums
-from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
 from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
 from .checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.extract import Extractor
 
-from ..lra.checked_cache import checked
+from ..data.checked_cache import checked
 
 
 logger = logging.getLogger(__name__)

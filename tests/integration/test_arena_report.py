@@ -16,9 +16,9 @@ from arena.results import result_path, store_outcome
 from datasets import Dataset
 from scipy import stats
 
+from hf_effattn.data.checksums import content_checksum
 from hf_effattn.files import read_json, write_json
 from hf_effattn.lra import get_task
-from hf_effattn.lra.checksums import content_checksum
 from tests.integration.conftest import RECIPE, VARIANTS, outcome
 
 

@@ -23,8 +23,8 @@ from arena.plan import PLAN, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import write_json
 from hf_effattn.lra import get_task
-from hf_effattn.lra.checksums import content_checksum
-from hf_effattn.lra.collate import IGNORED
+from hf_effattn.data.checksums import content_checksum
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.lra.listops import OPERATORS
 from hf_effattn.training.lra import use_rows
 
