@@ -23,10 +23,11 @@ from ..data.checked_cache import checked, checked_map
 from ..data.collate import IGNORED
 from ..metrics import load_metric
 from ..tokenization import SPECIAL_TOKENS, encode_data
+from .checks import Scores
 
 
-#: What `language_scores` gives, by which end is the good one; not every model's tokens are bytes.
-LANGUAGE_SCORES = {"higher": (), "lower": ("loss", "perplexity", "bits_per_byte")}
+#: What `language_scores` gives; the last one only if the tokens are bytes.
+LANGUAGE_SCORES = Scores(higher=(), lower=("loss", "perplexity", "bits_per_byte"))
 
 
 def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:

@@ -9,6 +9,7 @@ results of the runs.
 """
 
 import argparse
+import dataclasses
 import sys
 import warnings
 from functools import partial
@@ -127,7 +128,7 @@ def main(arguments: list[str]) -> None:
         except ValueError as error:
             absent.append(f"{task} is left out: {error}")
             continue
-        found["tasks"][task] = {"variants": costs, "environment": environment()}
+        found["tasks"][task] = {"variants": costs, "environment": dataclasses.asdict(environment())}
         write_json(options.output, found)
     if absent:
         sys.exit("\n".join(absent))

@@ -22,13 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import transformers
 from benchmark.allocator import RETURN_FREED_MEMORY
-from benchmark.memory_point import highest_ever, reset_peak, status_bytes
+from benchmark.memory_point import reset_peak, status_bytes
 from tqdm import tqdm
 
 from arena.costs import step_of
 from arena.plan import PLAN, Run, read_plan
 from arena.results import RESULTS
 from hf_effattn.files import read_json, write_json
+from hf_effattn.machine import peak_resident_bytes
 
 
 MEMORY = RESULTS / "memory.json"
@@ -61,7 +62,7 @@ def memory_point(run: Run) -> dict[str, Any]:
     step = step_of(run)
     state = 3 * sum(p.numel() * p.element_size() for p in step.model.parameters())
     reset = reset_peak()
-    before = status_bytes("VmRSS") if reset else highest_ever()
+    before = status_bytes("VmRSS") if reset else peak_resident_bytes()
     try:
         for _ in range(STEPS):
             step()
@@ -69,7 +70,7 @@ def memory_point(run: Run) -> dict[str, Any]:
         if not run.variant.builtin:
             raise
         return {"error": f"{type(error).__name__}: {error}"}
-    peak = (status_bytes("VmHWM") if reset else highest_ever()) - before
+    peak = (status_bytes("VmHWM") if reset else peak_resident_bytes()) - before
     return {"error": None, "peak_bytes": peak, "state_bytes": state}
 
 
