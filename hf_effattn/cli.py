@@ -9,6 +9,7 @@ import typer
 from tabulate import tabulate
 
 from .auto import backends
+from .cards import command as card_command
 from .hub import commands
 from .machine import processor_name
 
@@ -65,6 +66,7 @@ def doctor(
 
 
 commands.register(app)
+card_command.register(app)
 
 
 def _check_device(device: str) -> None:
