@@ -1,29 +1,26 @@
 """Write the README's generated tables: the families, from the registry, and results of quickstart and benchmark.
 
-python training_scripts/readme_tables.py                      # renders the tables again
-python training_scripts/readme_tables.py --runs runs/quickstart   # takes over new results first
+python -m training_scripts.readme_tables                      # renders the tables again
+python -m training_scripts.readme_tables --runs runs/quickstart   # takes over new results first
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from benchmark.models import TRAINING_STEP
-from benchmark.operators import BASELINE
-from benchmark.problem import FORWARD, TRAINING
-from benchmark.ratios import Spread, best_peer, find_scenario, median_seconds, ratio_between, times_of
-from benchmark.settings import Settings
-from benchmark.targets import OUR_CPU, SOFTMAX
-
 import hf_effattn
 from hf_effattn.families import Family
 from hf_effattn.files import read_json, write_json
+
+from .benchmark.models import TRAINING_STEP
+from .benchmark.operators import BASELINE
+from .benchmark.problem import FORWARD, TRAINING
+from .benchmark.ratios import Spread, best_peer, find_scenario, median_seconds, ratio_between, times_of
+from .benchmark.settings import Settings
+from .benchmark.targets import OUR_CPU, SOFTMAX
+from .quickstart import quickstart_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -101,23 +98,6 @@ def decoding_state(family: Family) -> str:
     if not family.causal:
         return "–"
     return "constant" if family.constant_state else "grows with the context"
-
-
-def quickstart_table(results: dict[str, dict[str, Any]]) -> str:
-    """One line per model of the quickstart: accuracy with its interval, speed, memory, size."""
-    headers = ["model", "test accuracy", "95 % interval", "tokens/s", "peak memory", "parameters"]
-    rows = [
-        [
-            model,
-            f"{result['test']['test_accuracy']:.1%}",
-            f"{result['test']['test_accuracy_low']:.1%} to {result['test']['test_accuracy_high']:.1%}",
-            f"{result['tokens_per_second']:,.0f}",
-            f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB",
-            f"{result['parameters']:,}",
-        ]
-        for model, result in results.items()
-    ]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def operators_table(benchmark: dict[str, Any]) -> str:

@@ -30,8 +30,8 @@ from hf_effattn.lra.collate import PairCollator
 from hf_effattn.lra.task import tokenize
 from hf_effattn.metrics import load_metric
 from hf_effattn.training.labels import class_names, with_class_ids
+from hf_effattn.training.matched_configs import is_ours
 from hf_effattn.training.measure import PairTrainer
-from hf_effattn.training.model_zoo import is_ours
 from hf_effattn.training.run import RunArguments, begin, load_tokenizer, start_config, start_model, train_and_score
 from hf_effattn.training.user_data import check_texts, load_splits
 

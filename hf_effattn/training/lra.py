@@ -14,7 +14,7 @@ from ..files import read_json
 from ..lra import LraTask, get_task
 from ..lra.collate import Collator
 from ..lra.task import tokenize
-from .model_zoo import Size, check_length, is_ours, matched_config
+from .matched_configs import Size, check_length, is_ours, matched_config
 
 
 #: The keys of `LraArguments.model_size`, as in our configs, and the fields of `Size` that they are.

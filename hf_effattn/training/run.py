@@ -26,8 +26,8 @@ from ..lra.checksums import content_checksum
 from ..tokenization import byte_tokenizer
 from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
 from .checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by
+from .matched_configs import check_length
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
-from .model_zoo import check_length
 from .recipes import parse_recipe
 from .user_data import DataArguments
 

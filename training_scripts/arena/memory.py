@@ -28,6 +28,7 @@ from training_scripts.benchmark.allocator import RETURN_FREED_MEMORY
 from training_scripts.benchmark.memory_point import highest_ever, reset_peak, status_bytes
 
 
+MODULE = "training_scripts.arena.memory"
 MEMORY = RESULTS / "memory.json"
 
 #: Steps after which the memory of a run no longer grows.

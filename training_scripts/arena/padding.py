@@ -17,7 +17,7 @@ import transformers
 
 import hf_effattn  # noqa: F401, registers our models
 from hf_effattn.tokenization import VOCAB_SIZE
-from hf_effattn.training.model_zoo import Size, matched_config
+from hf_effattn.training.matched_configs import Size, matched_config
 from training_scripts.arena.plan import PLAN, Variant, read_plan
 from training_scripts.arena.results import RESULTS, write_measurements
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_effattn.training.model_zoo import is_ours
+from hf_effattn.training.matched_configs import is_ours
 from hf_effattn.training.recipes import read_recipe
 
 

@@ -15,4 +15,5 @@ RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD
 def restart_keeping_memory() -> None:
     """Replace this process by itself with `KEEP_FREED_MEMORY`, unless it already runs with it."""
     if any(os.environ.get(name) != value for name, value in KEEP_FREED_MEMORY.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED_MEMORY)
+        # Not `sys.argv`, which has the path of a file where Python was started with -m.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEP_FREED_MEMORY)

@@ -46,7 +46,6 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def load_operators() -> None:
     """Import the package, or where that fails, make its operators importable without it."""
-    sys.path.insert(0, str(ROOT))
     try:
         import hf_effattn  # noqa: F401
     except ImportError:

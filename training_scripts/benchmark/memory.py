@@ -16,7 +16,7 @@ from .problem import MODES, TRAINING
 from .settings import Settings
 
 
-POINT = Path(__file__).with_name("memory_point.py")
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Softmax attention at the greatest length takes minutes; a machine on which it takes longer goes without it.
 TIMEOUT_SECONDS = 420
@@ -46,9 +46,11 @@ def measure_point(point: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The point with its peak, or with the error of its process."""
     request = point | {"check_length": settings.check_length, "threads": torch.get_num_threads()}
     environment = os.environ | RETURN_FREED_MEMORY
-    command = [sys.executable, str(POINT), json.dumps(request)]
+    command = [sys.executable, "-m", "training_scripts.benchmark.memory_point", json.dumps(request)]
     try:
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        process = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
     except subprocess.TimeoutExpired:
         return point | {"error": f"left out: took longer than {TIMEOUT_SECONDS} s"}
     if process.returncode != 0:

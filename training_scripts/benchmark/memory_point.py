@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 
-from benchmark.candidate import Candidate
-from benchmark.check import run_candidate, verify
-from benchmark.ours import linear_candidate, softmax_candidate
-from benchmark.problem import TRAINING, Problem
+from .candidate import Candidate
+from .check import run_candidate, verify
+from .ours import linear_candidate, softmax_candidate
+from .problem import TRAINING, Problem
 
 
 #: What can be measured, by the name that the parent process passes.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .candidate import OURS
-from .model_zoo import BASELINE as MODEL_BASELINE
+from .model_entries import BASELINE as MODEL_BASELINE
 from .models import TRAINING_STEP
 from .operators import BASELINE
 from .problem import FORWARD, GLU, TRAINING

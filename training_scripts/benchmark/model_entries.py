@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 import hf_effattn  # noqa: F401, registers our models
-from hf_effattn.training.model_zoo import LANDMARKS, WINDOW, Size, matched_config
+from hf_effattn.training.matched_configs import LANDMARKS, WINDOW, Size, matched_config
 
 from .candidate import OURS, PEER
 
@@ -40,7 +40,7 @@ def _entry(name: str, attention: str, model_type: str, origin: str, **options: A
 #: The softmax baseline on our own skeleton, against which every ratio is taken.
 BASELINE = "vanilla_transformer"
 
-ZOO = (
+ENTRIES = (
     _entry(BASELINE, "softmax, torch SDPA", "vanilla_transformer", OURS),
     _entry("simpletron", "Q (KᵀV) / √N", "simpletron", OURS),
     _entry("kernel_transformer, elu", "φ(Q) (φ(K)ᵀV), normalised", "kernel_transformer", OURS, feature_map="elu"),
