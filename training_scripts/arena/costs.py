@@ -24,9 +24,8 @@ from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import environment
 from training_scripts.arena.plan import PLAN, Plan, Run, read_plan
 from training_scripts.arena.results import RESULTS, write_measurements
-from training_scripts.benchmark.allocator import restart_keeping_memory
-from training_scripts.benchmark.settings import Settings
-from training_scripts.benchmark.timing import Runner, interleave
+from training_scripts.measuring.allocator import restart_keeping_memory
+from training_scripts.measuring.timing import Rounds, Runner, interleave
 
 
 COSTS = RESULTS / "costs.json"
@@ -78,7 +77,7 @@ def measure_task(plan: Plan, task: str, budget: float) -> dict[str, dict[str, An
     steps = {name: step_of(run) for name, run in runs.items()}
     runners = [Runner(name, step) for name, step in steps.items()]
     runners += [Runner(BF16 + name, partial(steps[name], True)) for name in runs if not runs[name].variant.builtin]
-    timings = interleave(runners, Settings(), budget, seed=0, label=task)
+    timings = interleave(runners, Rounds(), budget, seed=0, label=task)
     costs: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         costs[name] = {"fingerprint": run.fingerprint, "error": None}

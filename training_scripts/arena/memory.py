@@ -24,8 +24,8 @@ from hf_effattn.files import read_json
 from training_scripts.arena.costs import step_of
 from training_scripts.arena.plan import PLAN, Run, read_plan
 from training_scripts.arena.results import RESULTS, write_measurements
-from training_scripts.benchmark.allocator import RETURN_FREED_MEMORY
-from training_scripts.benchmark.memory_point import highest_ever, reset_peak, status_bytes
+from training_scripts.measuring.allocator import RETURN_FREED_MEMORY
+from training_scripts.measuring.peak_memory import highest_ever, reset_peak, status_bytes
 
 
 MODULE = "training_scripts.arena.memory"

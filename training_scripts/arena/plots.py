@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from training_scripts.arena.cells import Cells
 from training_scripts.arena.plan import Plan
-from training_scripts.benchmark.plots import DETERMINISTIC
+from training_scripts.measuring.figures import DETERMINISTIC
 
 
 #: Step -> value, by variant.

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from training_scripts.arena.cells import Cell, Cells
 from training_scripts.arena.claims import Claim, Difference, difference
 from training_scripts.arena.plan import Plan
-from training_scripts.benchmark.ratios import median_seconds, ratio
+from training_scripts.measuring.ratios import median_seconds, ratio
 
 
 #: Task -> its costs, by variant, and where they were measured.

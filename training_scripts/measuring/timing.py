@@ -13,11 +13,26 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .settings import Settings
-
 
 #: After this long nothing is cold any more.
 WARM_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How many rounds a measurement has.
+
+    Attributes:
+        least_rounds: rounds in which every fast candidate takes part.
+        most_rounds: rounds after which a scenario ends although time is left.
+        slow_rounds: rounds in which a slow candidate takes part.
+        slow_seconds: from when on a candidate is slow.
+    """
+
+    least_rounds: int = 5
+    most_rounds: int = 24
+    slow_rounds: int = 3
+    slow_seconds: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,24 +65,24 @@ class Timings:
     errors: dict[str, Exception] = field(default_factory=dict)
 
 
-def interleave(runners: list[Runner], settings: Settings, budget: float, seed: int, label: str) -> Timings:
+def interleave(runners: list[Runner], rounds: Rounds, budget: float, seed: int, label: str) -> Timings:
     """Warm up, then time `runners` round by round, in `budget` seconds or the least number of rounds."""
     timings = Timings()
     gc.collect()
     estimates = {runner.name: _attempt(runner, timings, warm_up) for runner in runners}
-    slow = {name for name, estimate in estimates.items() if estimate > settings.slow_seconds}
-    slow_cost = settings.slow_rounds * sum(estimates[name] for name in slow)
+    slow = {name for name, estimate in estimates.items() if estimate > rounds.slow_seconds}
+    slow_cost = rounds.slow_rounds * sum(estimates[name] for name in slow)
     fast_cost = sum(estimates.values()) - sum(estimates[name] for name in slow)
     affordable = int((budget - slow_cost) / max(fast_cost, 1e-9))
-    rounds = max(settings.least_rounds, min(settings.most_rounds, affordable))
+    count = max(rounds.least_rounds, min(rounds.most_rounds, affordable))
     alive = [runner for runner in runners if runner.name not in timings.errors]
-    timings.seconds = {runner.name: [None] * rounds for runner in alive}
+    timings.seconds = {runner.name: [None] * count for runner in alive}
     order = random.Random(seed)
     gc.disable()
     try:
-        for index in tqdm(range(rounds), desc=label, leave=False):
+        for index in tqdm(range(count), desc=label, leave=False):
             for runner in order.sample(alive, len(alive)):
-                if runner.name in timings.errors or (runner.name in slow and index >= settings.slow_rounds):
+                if runner.name in timings.errors or (runner.name in slow and index >= rounds.slow_rounds):
                     continue
                 timings.seconds[runner.name][index] = _attempt(runner, timings, timed)
     finally:
