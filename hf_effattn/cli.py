@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from .auto import backends
 from .hub import commands
+from .presets import list_presets
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -62,6 +63,13 @@ def doctor(
     advice = _advice(device, table)
     typer.echo("\n" + (advice or "The fastest backend of every operator runs."))
     raise typer.Exit(1 if advice else 0)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets: named configs for `hf_effattn.preset` and the training scripts' --model_config."""
+    rows = [(entry.name, entry.size, entry.source) for entry in list_presets()]
+    typer.echo(tabulate(rows, headers=("preset", "size", "source"), tablefmt="simple", disable_numparse=True))
 
 
 commands.register(app)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +9,11 @@ import transformers
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import read_json
 from ..lra import LraTask, get_task
 from ..lra.collate import Collator
 from ..lra.task import tokenize
 from .matched_configs import Size, check_length, is_ours, matched_config
+from .new_configs import new_config, number_of_classes
 
 
 #: The keys of `LraArguments.model_size`, as in our configs, and the fields of `Size` that they are.
@@ -36,7 +35,9 @@ class LraArguments:
 
     task: str = dataclasses.field(default="text", metadata={"help": "task of the arena"})
     source: str | None = dataclasses.field(default=None, metadata={"help": "where the data comes from; see the task"})
-    model_config: str | None = dataclasses.field(default=None, metadata={"help": "config file of a new model"})
+    model_config: str | None = dataclasses.field(
+        default=None, metadata={"help": "config of a new model: a file, or a preset such as simpletron/tiny"}
+    )
     model_name_or_path: str | None = dataclasses.field(default=None, metadata={"help": "checkpoint to start from"})
     model_type: str | None = dataclasses.field(
         default=None, metadata={"help": "type of a new model, ours or one of transformers; needs model_size"}
@@ -152,8 +153,9 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     fields: dict[str, Any] = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
     if lra.model_config is not None:
         check_classes(lra.model_config, task)
+        return new_config(lra.model_config, **fields)
     if lra.model_type is None:
-        return AutoConfig.from_pretrained(str(lra.model_config or lra.model_name_or_path), **fields)
+        return AutoConfig.from_pretrained(str(lra.model_name_or_path), **fields)
     if is_ours(lra.model_type):
         fields |= {
             "num_channels": None if task.pixels is None else 1,
@@ -167,12 +169,12 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     return matched_config(lra.model_type, size, **fields | _mapping(lra.model_options))
 
 
-def check_classes(path: str, task: LraTask) -> None:
-    """Raise ValueError if a config file says for how many classes it is, and the task has not so many."""
-    classes = read_json(path).get("num_labels") if Path(path).is_file() else None
+def check_classes(name: str, task: LraTask) -> None:
+    """Raise ValueError if a config file or preset says for how many classes it is, and the task has another number."""
+    classes = number_of_classes(name)
     if classes not in (None, len(task.labels)):
         raise ValueError(
-            f"{path} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
+            f"{name} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
             "task, or leave num_labels out"
         )
 

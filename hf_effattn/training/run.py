@@ -28,6 +28,7 @@ from .checkpoints import RESULTS, checkpoint_to_resume, sole_run
 from .checks import check_arguments, check_trainer, check_weights_are_kept, choose_weights_by
 from .matched_configs import check_length
 from .measure import ThroughputCallback, code_checksum, environment, peak_memory_bytes
+from .new_configs import new_config
 from .recipes import parse_recipe
 from .user_data import DataArguments
 
@@ -42,7 +43,9 @@ SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 class RunArguments(DataArguments):
     """What to train on what."""
 
-    model_config: str | None = dataclasses.field(default=None, metadata={"help": "config file of a new model"})
+    model_config: str | None = dataclasses.field(
+        default=None, metadata={"help": "config of a new model: a file, or a preset such as simpletron/tiny"}
+    )
     model_name_or_path: str | None = dataclasses.field(default=None, metadata={"help": "checkpoint to start from"})
     tokenizer: str | None = dataclasses.field(
         default=None, metadata={"help": "folder of a tokenizer; else the checkpoint's, or bytes for a new model"}
@@ -113,14 +116,13 @@ def start_config(run: RunArguments, tokenizer: PreTrainedTokenizerBase, **fields
     """The config of the model, new or of a checkpoint, with `fields` set and, if new, its tokenizer's special ids.
 
     Raises:
-        FileNotFoundError: there is no such config file.
+        FileNotFoundError: there is no such config file or preset.
         ValueError: the model has fewer ids than the tokenizer, or fewer positions than `run.max_length`.
     """
     if run.model_config is not None:
-        if not Path(run.model_config).is_file():
-            raise FileNotFoundError(f"there is no config file {run.model_config}")
-        fields |= {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
-    config = AutoConfig.from_pretrained(str(run.model_config or run.model_name_or_path), **fields)
+        config = new_config(run.model_config, **fields | {name: getattr(tokenizer, name) for name in SPECIAL_IDS})
+    else:
+        config = AutoConfig.from_pretrained(str(run.model_name_or_path), **fields)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens and the model vocab_size={config.vocab_size}: set vocab_size "
