@@ -58,7 +58,7 @@ benchmark: .venv/bench ## measure operators and models against their peers (half
 
 arena: .venv/train ## train all variants on all tasks of the CPU arena, or what is missing, and write RESULTS.md (hours)
 	status=0; for part in run guesses padding memory costs report; do \
-		$(BIN)/python training_scripts/arena/$$part.py || status=1; \
+		$(BIN)/python -m training_scripts.arena.$$part || status=1; \
 	done; exit $$status
 
 clean: ## remove the environment and the caches, but no results

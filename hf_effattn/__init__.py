@@ -49,6 +49,8 @@ _LAZY = {
     "verify_checkpoint": "hf_effattn.hub.verify",
     "audit_checkpoint": "hf_effattn.hub.audit",
     "verify_folder": "hf_effattn.hub.verify",
+    "preset": "hf_effattn.presets",
+    "list_presets": "hf_effattn.presets",
     "write_card": "hf_effattn.cards.card",
     "push_checkpoint": "hf_effattn.hub.push",
 }

@@ -12,6 +12,7 @@ from .auto import backends
 from .cards import command as card_command
 from .hub import commands
 from .machine import processor_name
+from .presets import list_presets
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -63,6 +64,13 @@ def doctor(
     advice = _advice(device, table)
     typer.echo("\n" + (advice or "The fastest backend of every operator runs."))
     raise typer.Exit(1 if advice else 0)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets: named configs for `hf_effattn.preset` and the training scripts' --model_config."""
+    rows = [(entry.name, entry.size, entry.source) for entry in list_presets()]
+    typer.echo(tabulate(rows, headers=("preset", "size", "source"), tablefmt="simple", disable_numparse=True))
 
 
 commands.register(app)

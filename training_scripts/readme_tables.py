@@ -19,9 +19,10 @@ from hf_effattn.training.results import RESULTS, RunResults, RunSummary
 from .benchmark.models import TRAINING_STEP
 from .benchmark.operators import BASELINE
 from .benchmark.problem import FORWARD, TRAINING
-from .benchmark.ratios import Spread, best_peer, find_scenario, median_seconds, ratio_between, times_of
+from .benchmark.ratios import best_peer, find_scenario, ratio_between, times_of
 from .benchmark.settings import Settings
 from .benchmark.targets import OUR_CPU, SOFTMAX
+from .measuring.ratios import Spread, median_seconds
 from .quickstart import quickstart_table
 
 

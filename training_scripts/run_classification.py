@@ -2,7 +2,7 @@
 
     python training_scripts/run_classification.py --recipe training_scripts/recipes/classification.yaml \
         --train_file train.csv --test_file test.csv --text_column review --label_column stars \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/stars
+        --model_config simpletron/quickstart --output_dir runs/stars
 
 The data is csv, json lines or parquet, or a ``--dataset`` of the `datasets` library; with ``--pair_column`` it is
 pairs of texts. The classes are the labels of the training rows. Any argument of `transformers.TrainingArguments` may

@@ -1,7 +1,7 @@
 """Train and score a causal language model on texts of your own with `transformers.Trainer`.
 
     python training_scripts/run_clm.py --recipe training_scripts/recipes/clm.yaml --train_file texts.txt \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron-clm
+        --model_config simpletron/quickstart --output_dir runs/simpletron-clm
 
 The texts are plain, csv, json lines or parquet, or a ``--dataset`` of the `datasets` library, and are chunked. The
 rest is as in ``run_classification.py``.

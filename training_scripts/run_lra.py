@@ -1,7 +1,7 @@
 """Train and score one model on one Long Range Arena task with `transformers.Trainer`.
 
     python training_scripts/run_lra.py --recipe training_scripts/recipes/quickstart.yaml \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron
+        --model_config simpletron/quickstart --output_dir runs/simpletron
 
 Any argument of `transformers.TrainingArguments` may stand in the recipe or on the command line. The best checkpoint
 by validation accuracy is scored once on the test split. The run leaves in its output folder the checkpoints to

@@ -1,7 +1,7 @@
 """Train and score one model on one Long Range Arena task with a plain loop over Accelerate.
 
     python training_scripts/run_lra_no_trainer.py --recipe training_scripts/recipes/quickstart.yaml \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron-loop
+        --model_config simpletron/quickstart --output_dir runs/simpletron-loop
     torchrun --nproc_per_node 2 training_scripts/run_lra_no_trainer.py …
 
 It reads the recipes of ``run_lra.py``, with the same optimizer, schedule and selection of the best weights. Take it to

@@ -1,7 +1,7 @@
 """Train and score a masked language model on texts of your own with `transformers.Trainer`.
 
     python training_scripts/run_mlm.py --recipe training_scripts/recipes/mlm.yaml --train_file texts.txt \
-        --model_config modeling_configs/convluna-quickstart.json --output_dir runs/convluna-mlm
+        --model_config convluna/quickstart --output_dir runs/convluna-mlm
 
 The texts are plain, csv, json lines or parquet, or a ``--dataset`` of the `datasets` library. By default they are
 chunked; with ``--line_by_line true`` each is a row of its own, and cut. Training draws new masks in every epoch; those

@@ -13,7 +13,7 @@ def argument(text: str, default: Any = None) -> Any:
 class RunArguments:
     """Where a model starts, how long its inputs are, and whether a run is resumed."""
 
-    model_config: str | None = argument("config file of a new model")
+    model_config: str | None = argument("config of a new model: a file, or a preset such as simpletron/tiny")
     model_name_or_path: str | None = argument("checkpoint to start from")
     max_length: int = argument("longest input in tokens, special ones included", 1024)
     resume: bool = argument("go on from the last whole checkpoint", False)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +10,11 @@ from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, 
 
 from ..data.collate import Collator
 from ..data.tokenize import tokenize
-from ..files import read_json
 from ..lra import LraTask, get_task
 from .arguments import RunArguments, argument
 from .checks import Scores
 from .matched_configs import Size, check_length, is_ours, matched_config
+from .new_configs import number_of_classes
 from .start import start_config, start_model
 
 
@@ -160,12 +159,12 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     return matched_config(lra.model_type, size, **fields | _mapping(lra.model_options))
 
 
-def check_classes(path: str, task: LraTask) -> None:
-    """Raise ValueError if a config file says for how many classes it is, and the task has not so many."""
-    classes = read_json(path).get("num_labels") if Path(path).is_file() else None
+def check_classes(name: str, task: LraTask) -> None:
+    """Raise ValueError if a config file or preset says for how many classes it is, and the task has another number."""
+    classes = number_of_classes(name)
     if classes not in (None, len(task.labels)):
         raise ValueError(
-            f"{path} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
+            f"{name} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
             "task, or leave num_labels out"
         )
 

@@ -1,6 +1,5 @@
 """Where a model starts: its config, its weights and its tokenizer."""
 
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -9,6 +8,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from ..tokenization import byte_tokenizer
 from .arguments import RunArguments
 from .matched_configs import check_length
+from .new_configs import new_config
 from .user_data import UserRunArguments
 
 
@@ -17,14 +17,14 @@ SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def start_config(run: RunArguments, **fields: Any) -> PreTrainedConfig:
-    """The config of ``--model_config`` or of the checkpoint, with `fields` set.
+    """The config of ``--model_config``, a file or a preset, or that of the checkpoint, with `fields` set.
 
     Raises:
-        FileNotFoundError: there is no such config file.
+        FileNotFoundError: there is no such config file or preset.
     """
-    if run.model_config is not None and not Path(run.model_config).exists():
-        raise FileNotFoundError(f"there is no config file {run.model_config}")
-    config: PreTrainedConfig = AutoConfig.from_pretrained(str(run.model_config or run.model_name_or_path), **fields)
+    if run.model_config is not None:
+        return new_config(run.model_config, **fields)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(str(run.model_name_or_path), **fields)
     return config
 
 
@@ -60,7 +60,7 @@ def config_for_tokenizer(run: UserRunArguments, tokenizer: PreTrainedTokenizerBa
     """`start_config` for texts of a tokenizer, whose special ids a new model takes over.
 
     Raises:
-        FileNotFoundError: there is no such config file.
+        FileNotFoundError: there is no such config file or preset.
         ValueError: the model has fewer ids than the tokenizer, or fewer positions than `run.max_length`.
     """
     if run.model_config is not None:

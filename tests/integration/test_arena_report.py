@@ -6,13 +6,6 @@ import math
 import numpy as np
 import pytest
 import yaml
-from arena import report, tables
-from arena.cells import Cell, read_cells
-from arena.claims import Claim, Difference, claims, difference
-from arena.measured import read_measured
-from arena.plan import read_plan
-from arena.plots import write_plots
-from arena.results import result_path, store_outcome
 from datasets import Dataset
 from scipy import stats
 
@@ -20,6 +13,13 @@ from hf_effattn.data.checksums import content_checksum
 from hf_effattn.files import read_json, write_json
 from hf_effattn.lra import get_task
 from tests.integration.conftest import RECIPE, VARIANTS, outcome
+from training_scripts.arena import report, tables
+from training_scripts.arena.cells import Cell, read_cells
+from training_scripts.arena.claims import Claim, Difference, claims, difference
+from training_scripts.arena.measurements import read_measurements
+from training_scripts.arena.plan import read_plan
+from training_scripts.arena.plots import write_plots
+from training_scripts.arena.results import changed_results, save_outcome
 
 
 GUESSES = {"small": {"commonest": 0.125, "cue": "the place", "from_cue": 0.25}}
@@ -136,12 +136,12 @@ def test_what_was_measured_on_something_else_is_left_out(filled, results):
     guess = {"commonest": 0.1, "cue": None, "from_cue": None}
     for checksum, kept in (("0", {"small"}), ("1", set())):
         write_json(results / "guesses.json", {"small": guess | {"sha256": checksum}, "gone": guess | {"sha256": "0"}})
-        found = read_measured(filled, read_cells(filled, results), results)
+        found = read_measurements(filled, read_cells(filled, results), results)
         assert set(found["guesses"]) == kept
     assert {task: set(listed["variants"]) for task, listed in found["costs"].items()} == {"small": {"luna"}}
     assert found["costs"]["small"]["variants"]["luna"] == cost | {"peak_bytes": 1}
     assert set(found["padding"]) == {"luna"}
-    assert read_measured(filled, read_cells(filled, results), results / "nowhere") == {
+    assert read_measurements(filled, read_cells(filled, results), results / "nowhere") == {
         "costs": {},
         "padding": {},
         "guesses": {},
@@ -195,7 +195,7 @@ def test_the_report_and_its_plots_come_from_the_results_alone(filled, results, t
 
 
 def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_path):
-    from arena.guesses import CUES, READ_BYTES, guess, labels_of, main, nothing
+    from training_scripts.arena.guesses import CUES, READ_BYTES, guess, labels_of, main, nothing
 
     train = Dataset.from_dict({"text": ["[CLS] [MIN 1 [MAX 2", "[CLS] [MAX 1", "[CLS] [MIN 2"], "label": [3, 4, 3]})
     test = Dataset.from_dict({"text": ["[CLS] [MAX 1 2", "[CLS] [MIN 4", "[CLS] [SM 1"], "label": [4, 3, 3]})
@@ -229,16 +229,15 @@ def test_guesses_say_the_commonest_label_of_the_training_rows(plan_file, tmp_pat
 
 def test_results_on_other_data_are_refused(filled, results):
     run = filled.runs()[0]
-    path = result_path(run, results)
-    content = read_json(path)
-    content["outcome"]["data"]["test"]["sha256"] = "1"
-    write_json(path, content)
+    with changed_results("small", results) as found:
+        found[run.key]["outcome"]["data"] = {"test": {"rows": 1000, "sha256": "1"}}
     with pytest.raises(ValueError, match="was made on other data than the other runs of its task"):
         read_cells(filled, results)
 
 
 def test_a_cell_says_how_many_seeds_it_has(filled, results):
-    result_path(filled.run("small", filled.variants["luna"], 1), results).unlink()
+    with changed_results("small", results) as found:
+        del found["luna", 1]
     rows = tables.main_table(filled, read_cells(filled, results), {})
     assert "30.0 (1 seed)" in rows
 
@@ -247,20 +246,20 @@ def test_the_second_measure_of_a_step_is_that_of_other_weights(filled, results):
     run = filled.run("small", filled.variants["luna"], 0)
     made = outcome(0.3)
     made["log"].append({"step": 6, "diagnostics/layer_0/memory_cosine": 99.0})
-    store_outcome(run, made, results)
+    save_outcome(run, made, results)
     assert read_cells(filled, results)["small", "luna"].diagnostic("memory_cosine")[6] == pytest.approx(0.6)
 
 
 def test_the_report_in_the_repository_is_current(tmp_path):
     report.main(["--output", str(tmp_path / "RESULTS.md")])
     current = report.REPORT.read_text()
-    assert (tmp_path / "RESULTS.md").read_text() == current, "run: python training_scripts/arena/report.py"
+    assert (tmp_path / "RESULTS.md").read_text() == current, "run: python -m training_scripts.arena.report"
     for plot in tmp_path.glob("*.svg"):
         assert plot.read_bytes() == (report.REPORT.parent / plot.name).read_bytes(), plot.name
 
 
 def test_a_task_without_its_data_is_left_out_and_named(plan_file, tmp_path, monkeypatch):
-    from arena import costs, guesses, memory
+    from training_scripts.arena import costs, guesses, memory
 
     pictures = RECIPE | {"task": "fashion_mnist", "max_length": 785, "source": str(tmp_path / "nowhere")}
     (plan_file.parent / "recipes" / "other.yaml").write_text(yaml.safe_dump(pictures))

@@ -17,9 +17,10 @@ from training_scripts.benchmark.models import TRAINING_STEP, run_models
 from training_scripts.benchmark.operators import Scenario, measure_scenario
 from training_scripts.benchmark.ours import COMPUTES, linear_candidate, softmax_candidate
 from training_scripts.benchmark.problem import ELU, MODES, TRAINING, Problem
-from training_scripts.benchmark.ratios import above_floor, ratio
+from training_scripts.benchmark.ratios import above_floor
 from training_scripts.benchmark.settings import GROUPS, Settings, quick_settings
 from training_scripts.benchmark.targets import Target
+from training_scripts.measuring.ratios import ratio
 
 
 QUICK = quick_settings()

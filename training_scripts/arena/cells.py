@@ -7,8 +7,8 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from .plan import Plan
-from .results import RESULTS, load_result
+from training_scripts.arena.plan import Plan
+from training_scripts.arena.results import RESULTS, load_results
 
 
 @dataclass
@@ -88,9 +88,10 @@ def read_cells(plan: Plan, folder: Path = RESULTS) -> Cells:
     """
     data: dict[str, Any] = {}
     cells = {(task, variant): Cell() for task in plan.tasks for variant in plan.variants}
-    for run in plan.runs():
-        result = load_result(run, folder)
-        if result is None:
+    runs = plan.runs()
+    results = load_results(runs, folder)
+    for run in runs:
+        if (result := results.get(run.name)) is None:
             continue
         cell = cells[run.task, run.variant.name]
         if result["error"] is None:

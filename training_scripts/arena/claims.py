@@ -8,8 +8,8 @@ from typing import Any
 
 from scipy import stats
 
-from .cells import Cells
-from .plan import Plan
+from training_scripts.arena.cells import Cells
+from training_scripts.arena.plan import Plan
 
 
 #: Differences are called better or worse when their interval of this confidence leaves out zero.

@@ -1,7 +1,7 @@
 """Measure how long a training step of every variant takes on every task of the arena.
 
-    python training_scripts/arena/costs.py                # what is missing, on a machine that does nothing else
-    python training_scripts/arena/costs.py --task text    # a task again
+    python -m training_scripts.arena.costs                # what is missing, on a machine that does nothing else
+    python -m training_scripts.arena.costs --task text    # a task again
 
 The steps of all variants of a task are timed side by side, in rounds, each on the first rows that it trains on; those
 of this library under autocast to bfloat16 as well, which the runs do not use. Writes ``costs.json`` beside the
@@ -16,21 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import transformers
-from benchmark.allocator import restart_keeping_memory
-from benchmark.settings import Settings
-from benchmark.timing import Runner, interleave
 from tqdm import tqdm
 
-from arena.plan import PLAN, Plan, Run, read_plan
-from arena.results import RESULTS
-from hf_effattn.files import read_json, write_json
+from hf_effattn.files import read_json
 from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import environment
+from training_scripts.arena.plan import PLAN, Plan, Run, read_plan
+from training_scripts.arena.results import RESULTS, write_measurements
+from training_scripts.measuring.allocator import restart_keeping_memory
+from training_scripts.measuring.timing import Rounds, Runner, interleave
 
 
 COSTS = RESULTS / "costs.json"
@@ -82,7 +78,7 @@ def measure_task(plan: Plan, task: str, budget: float) -> dict[str, dict[str, An
     steps = {name: step_of(run) for name, run in runs.items()}
     runners = [Runner(name, step) for name, step in steps.items()]
     runners += [Runner(BF16 + name, partial(steps[name], True)) for name in runs if not runs[name].variant.builtin]
-    timings = interleave(runners, Settings(), budget, seed=0, label=task)
+    timings = interleave(runners, Rounds(), budget, seed=0, label=task)
     costs: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         costs[name] = {"fingerprint": run.fingerprint, "error": None}
@@ -129,7 +125,7 @@ def main(arguments: list[str]) -> None:
             absent.append(f"{task} is left out: {error}")
             continue
         found["tasks"][task] = {"variants": costs, "environment": dataclasses.asdict(environment())}
-        write_json(options.output, found)
+        write_measurements(options.output, found)
     if absent:
         sys.exit("\n".join(absent))
 

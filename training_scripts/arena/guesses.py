@@ -1,6 +1,6 @@
 """What guessing reaches on the arena's test rows: a table from the training rows, which says the commonest label.
 
-    python training_scripts/arena/guesses.py
+    python -m training_scripts.arena.guesses
 
 Writes ``guesses.json`` beside the results of the runs: the accuracy of the commonest label of all, and, on tasks with
 an easy cue, of the commonest one for each value of the cue.
@@ -13,20 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 from datasets import Dataset
 
-from arena.plan import PLAN, read_plan
-from arena.results import RESULTS
-from hf_effattn.files import write_json
-from hf_effattn.lra import get_task
 from hf_effattn.data.checksums import content_checksum
 from hf_effattn.data.collate import IGNORED
+from hf_effattn.lra import get_task
 from hf_effattn.lra.listops import OPERATORS
 from hf_effattn.training.lra import use_rows
+from training_scripts.arena.plan import PLAN, read_plan
+from training_scripts.arena.results import RESULTS, write_measurements
 
 
 GUESSES = RESULTS / "guesses.json"
@@ -131,7 +127,7 @@ def main(arguments: list[str]) -> None:
             found[recipe] = guesses(recipe, task)
         except ValueError as error:
             missing.append(f"{recipe} is left out: {error}")
-    write_json(options.output, found)
+    write_measurements(options.output, found)
     if missing:
         sys.exit("\n".join(missing))
 

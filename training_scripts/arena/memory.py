@@ -1,7 +1,7 @@
 """Measure the peak memory of a training step of every variant on every task of the arena.
 
-    python training_scripts/arena/memory.py                # what is missing
-    python training_scripts/arena/memory.py --task text    # a task again
+    python -m training_scripts.arena.memory                # what is missing
+    python -m training_scripts.arena.memory --task text    # a task again
 
 Each is measured in a process of its own, so that other work on the machine does not matter, on the first rows that it
 trains on. Writes ``memory.json`` beside the results of the runs.
@@ -16,22 +16,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import transformers
-from benchmark.allocator import RETURN_FREED_MEMORY
-from benchmark.memory_point import reset_peak, status_bytes
 from tqdm import tqdm
 
-from arena.costs import step_of
-from arena.plan import PLAN, Run, read_plan
-from arena.results import RESULTS
-from hf_effattn.files import read_json, write_json
+from hf_effattn.files import read_json
 from hf_effattn.machine import peak_resident_bytes
+from training_scripts.arena.costs import step_of
+from training_scripts.arena.plan import PLAN, Run, read_plan
+from training_scripts.arena.results import RESULTS, write_measurements
+from training_scripts.measuring.allocator import RETURN_FREED_MEMORY
+from training_scripts.measuring.peak_memory import reset_peak, status_bytes
 
 
+MODULE = "training_scripts.arena.memory"
 MEMORY = RESULTS / "memory.json"
 
 #: Steps after which the memory of a run no longer grows.
@@ -44,7 +42,15 @@ def measure(plan_file: Path, run: Run) -> dict[str, Any]:
     Raises:
         ValueError: the process fails, for example because the data are not there; with its last words.
     """
-    command = [sys.executable, __file__, f"--plan={plan_file}", "--point", run.task, run.variant.name]
+    command = [
+        sys.executable,
+        "-m",
+        "training_scripts.arena.memory",
+        f"--plan={plan_file}",
+        "--point",
+        run.task,
+        run.variant.name,
+    ]
     done = subprocess.run(command, env=os.environ | RETURN_FREED_MEMORY, capture_output=True, text=True)
     if done.returncode:
         raise ValueError((done.stderr.splitlines() or ["no word"])[-1])
@@ -107,7 +113,7 @@ def main(arguments: list[str]) -> None:
         except ValueError as error:
             failures.append(f"{run.task}/{run.variant.name} is left out: {error}")
             continue
-        write_json(options.output, found)
+        write_measurements(options.output, found)
     if failures:
         sys.exit("\n".join(failures))
 

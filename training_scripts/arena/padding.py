@@ -1,6 +1,6 @@
 """What padding and length do to the models of the arena: each is run on one text alone and with padding behind it.
 
-    python training_scripts/arena/padding.py
+    python -m training_scripts.arena.padding
 
 Writes ``padding.json`` beside the results of the runs.
 """
@@ -12,18 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import transformers
 
 import hf_effattn  # noqa: F401, registers our models
-from arena.plan import PLAN, Variant, read_plan
-from arena.results import RESULTS
-from hf_effattn.files import write_json
 from hf_effattn.tokenization import VOCAB_SIZE
 from hf_effattn.training.matched_configs import Size, matched_config
+from training_scripts.arena.plan import PLAN, Variant, read_plan
+from training_scripts.arena.results import RESULTS, write_measurements
 
 
 PADDING = RESULTS / "padding.json"
@@ -83,7 +79,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=PADDING, help="file of the findings")
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
-    write_json(
+    write_measurements(
         options.output, {variant.name: check(variant, plan.options_of(variant)) for variant in plan.variants.values()}
     )
 

@@ -71,6 +71,11 @@ class Run:
         """Task, variant and seed as a path."""
         return f"{self.task}/{self.variant.name}/seed-{self.seed}"
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Variant and seed, which name a result of the task."""
+        return self.variant.name, self.seed
+
     def command_line(self) -> list[str]:
         """The arguments as ``run_lra.py`` takes them."""
         return [

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from benchmark.plots import DETERMINISTIC
 from matplotlib.figure import Figure
 
-from .cells import Cells
-from .plan import Plan
+from training_scripts.arena.cells import Cells
+from training_scripts.arena.plan import Plan
+from training_scripts.measuring.figures import DETERMINISTIC
 
 
 #: Step -> value, by variant.

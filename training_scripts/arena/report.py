@@ -1,6 +1,6 @@
 """Write `RESULTS.md` and its plots from the results of the arena alone.
 
-    python training_scripts/arena/report.py
+    python -m training_scripts.arena.report
 
 Works with whatever results there are; what is missing is said to be missing.
 """
@@ -10,16 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from arena import tables
-from arena.cells import Cells, read_cells
-from arena.claims import claims
-from arena.measured import read_measured
-from arena.plan import PLAN, Plan, read_plan
-from arena.plots import write_plots
-from arena.results import RESULTS
+from training_scripts.arena import tables
+from training_scripts.arena.cells import Cells, read_cells
+from training_scripts.arena.claims import claims
+from training_scripts.arena.measurements import read_measurements
+from training_scripts.arena.plan import PLAN, Plan, read_plan
+from training_scripts.arena.plots import write_plots
+from training_scripts.arena.results import RESULTS
 
 
 REPORT = RESULTS.parent / "RESULTS.md"
@@ -28,7 +25,7 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 INTRODUCTION = """\
 # Results on the arena for CPUs
 
-Written by `python training_scripts/arena/report.py` from the files in `arena/`; `make arena` trains what is missing
+Written by `python -m training_scripts.arena.report` from the files in `arena/`; `make arena` trains what is missing
 and writes it again. All runs of a task have the same recipe, steps and data. The variants of this library have the
 same skeleton as well, so that only attention differs (with its place: the memory transformer counts positions anew in
 every segment of 32 tokens); models of transformers have the same size and initial scale, but their own norms and
@@ -45,7 +42,7 @@ In percent, mean ± standard deviation over the seeds {seeds}, then means over t
 beside its value, and a filter of a few tokens joins the two by itself; so there is a mean without it.
 {chance} marks what is not above the guesses: the lower ends of Wilson's intervals over the test rows, on average over
 the seeds. Guesses say what is commonest in the training rows, of all or of those with the same cue
-(`python training_scripts/arena/guesses.py`). The cues:
+(`python -m training_scripts.arena.guesses`). The cues:
 
 {cues}
 
@@ -81,7 +78,7 @@ frequencies: after new ones were drawn, the next evaluation came too soon for it
 {errors}
 
 A text of 97 tokens alone, against the same with padding up to 128, masked wherever a model takes a mask (difference of
-logits, relative to the largest; `python training_scripts/arena/padding.py`):
+logits, relative to the largest; `python -m training_scripts.arena.padding`):
 
 {padding}"""
 
@@ -108,8 +105,8 @@ COSTS = """\
 ## Costs
 
 Median time of a training step, all variants of a task side by side on {threads} thread{plural}
-(`python training_scripts/arena/costs.py`), and the peak of memory beyond model, gradients and optimizer
-(`python training_scripts/arena/memory.py`), on the first batch of a task:
+(`python -m training_scripts.arena.costs`), and the peak of memory beyond model, gradients and optimizer
+(`python -m training_scripts.arena.memory`), on the first batch of a task:
 
 {costs}
 
@@ -155,7 +152,7 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
     Args:
         plan: the arena.
         cells: the results of its runs.
-        measured: what `read_measured` gives; what is not measured may be missing.
+        measured: what `read_measurements` gives; what is not measured may be missing.
     """
     costs, padding, guesses = (measured.get(name, {}) for name in ("costs", "padding", "guesses"))
     done = sum(len(cell.outcomes) for cell in cells.values())
@@ -237,7 +234,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
     cells = read_cells(plan, options.results)
-    measured = read_measured(plan, cells, options.results)
+    measured = read_measurements(plan, cells, options.results)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(render(plan, cells, measured))
     write_plots(plan, cells, options.output.parent)

@@ -1,8 +1,8 @@
 """Train every variant of attention on every task of the CPU arena, with every seed.
 
-    python training_scripts/arena/run.py                         # whatever is still missing, some hours on two cores
-    python training_scripts/arena/run.py --task text --variant luna convluna-conv
-    python training_scripts/arena/run.py --minutes 90            # start nothing after that; go on another day
+    python -m training_scripts.arena.run                         # whatever is still missing, some hours on two cores
+    python -m training_scripts.arena.run --task text --variant luna convluna-conv
+    python -m training_scripts.arena.run --minutes 90            # start nothing after that; go on another day
 
 ``make arena`` does this, measures the costs, and writes `RESULTS.md`, as ``report.py`` does at any time. Every run is
 a process of its own, of ``run_lra.py``, and one at a time is on a core. A run that was stopped goes on from its last
@@ -22,16 +22,13 @@ import threading
 import time
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from arena.plan import PLAN, Plan, Run, read_plan
-from arena.results import RESULTS, load_result, result_path, store_error, store_outcome
 from hf_effattn.files import read_json
 from hf_effattn.training.checkpoints import is_finished
+from training_scripts.arena.plan import PLAN, Plan, Run, read_plan
+from training_scripts.arena.results import RESULTS, load_results, remove_stale, save_error, save_outcome
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_lra.py"
@@ -101,20 +98,12 @@ def missing_runs(runs: list[Run], options: argparse.Namespace) -> list[Run]:
     """Those of `runs` that have no result yet.
 
     Raises:
-        ValueError: a result is damaged, or comes from another recipe and is not to be replaced.
+        ValueError: a file of results is damaged, or a result comes from another recipe and is not to be replaced.
     """
-    missing = []
-    for run in runs:
-        try:
-            found = load_result(run, options.results)
-        except ValueError:
-            if not options.replace_stale:
-                raise
-            result_path(run, options.results).unlink()
-            found = None
-        if found is None:
-            missing.append(run)
-    return missing
+    if options.replace_stale:
+        remove_stale(runs, options.results)
+    done = load_results(runs, options.results)
+    return [run for run in runs if run.name not in done]
 
 
 #: Exceptions that say nothing about a model: another machine, or another day, might not raise them.
@@ -162,7 +151,7 @@ class Workers:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_finished(folder) and (code := self.call(run, folder)):
             return self.failed(run, folder, code)
-        store_outcome(run, read_json(folder / "results.json"), self.options.results)
+        save_outcome(run, read_json(folder / "results.json"), self.options.results)
         shutil.rmtree(folder)
         return None
 
@@ -186,7 +175,7 @@ class Workers:
             return None
         lines, raised = text.splitlines(), exception_of(run.variant.model_type, text)
         if run.variant.builtin and raised is not None:
-            store_error(run, raised, self.options.results)
+            save_error(run, raised, self.options.results)
             return None
         return f"{run.name} ended with code {code}: {lines[-1] if lines else 'it said nothing'} ({folder}/output.log)"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmark.ratios import median_seconds, ratio
 from tabulate import tabulate
 
-from .cells import Cell, Cells
-from .claims import Claim, Difference, difference
-from .plan import Plan
+from training_scripts.arena.cells import Cell, Cells
+from training_scripts.arena.claims import Claim, Difference, difference
+from training_scripts.arena.plan import Plan
+from training_scripts.measuring.ratios import median_seconds, ratio
 
 
 #: Task -> its costs, by variant, and where they were measured.

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from hf_effattn.kernels import ops
 
+from ..measuring.timing import timed
 from .check import verify
 from .flops import linear_attention_flops, product_flops
 from .operators import product_runner
 from .ours import linear_candidate
 from .problem import ELU, FORWARD, GLU, IDENTITY, Problem
 from .settings import Settings
-from .timing import timed
 
 
 def run_breakdown(settings: Settings) -> dict[str, Any]:

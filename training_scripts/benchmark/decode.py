@@ -11,11 +11,11 @@ from hf_effattn.models.base_map_layer import MapLayer
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
 from hf_effattn.tokenization import VOCAB_SIZE
 
+from ..measuring.timing import Runner, interleave
 from .check import TOLERANCE, relative_error
 from .oracles import linear_attention_oracle
 from .problem import ELU, Problem
 from .settings import Settings
-from .timing import Runner, interleave
 
 
 #: Query, key and value of one token.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .allocator import RETURN_FREED_MEMORY
+from ..measuring.allocator import RETURN_FREED_MEMORY
 from .operators import BASELINE
 from .problem import MODES, TRAINING
 from .settings import Settings

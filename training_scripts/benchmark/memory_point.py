@@ -4,13 +4,13 @@ import gc
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_effattn.machine import peak_resident_bytes
 
+from ..measuring.peak_memory import reset_peak, status_bytes
 from .candidate import Candidate
 from .check import run_candidate, verify
 from .ours import linear_candidate, softmax_candidate
@@ -55,22 +55,6 @@ def measure(candidate: Candidate, problem: Problem, mode: str) -> dict[str, Any]
     after = status_bytes("VmHWM") if reset else peak_resident_bytes()
     del results
     return {"peak_bytes": after - before, "method": "VmHWM after a reset" if reset else "ru_maxrss"}
-
-
-def reset_peak() -> bool:
-    """Forget the peak of resident memory; whether the system allowed it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def status_bytes(field: str) -> int:
-    """A field of ``/proc/self/status`` in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{field}:")]
-    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from hf_effattn.tokenization import VOCAB_SIZE
 from hf_effattn.training.matched_configs import Size
 
+from ..measuring.timing import Runner, interleave, timed
 from .candidate import OURS
 from .machine import package_version
 from .model_entries import ENTRIES, ModelEntry
 from .problem import FORWARD
 from .settings import Settings
 from .shares import step_shares
-from .timing import Runner, interleave, timed
 
 
 TRAINING_STEP = "training step"

@@ -12,7 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from .allocator import restart_keeping_memory
+from ..measuring.allocator import restart_keeping_memory
 from .settings import GROUPS, Settings, quick_settings
 
 

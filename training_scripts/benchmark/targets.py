@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..measuring.ratios import Spread, ratio
 from .candidate import OURS
 from .model_entries import BASELINE as MODEL_BASELINE
 from .models import TRAINING_STEP
 from .operators import BASELINE
 from .problem import FORWARD, GLU, TRAINING
-from .ratios import Spread, above_floor, best_peer, find_scenario, ratio, ratio_between
+from .ratios import above_floor, best_peer, find_scenario, ratio_between
 
 
 OUR_CPU = "hf_effattn cpu"
