@@ -197,6 +197,12 @@ def test_the_loop_refuses_another_choice_of_weights(train, options, message):
         train("run_lra_no_trainer", **options)
 
 
+@pytest.mark.parametrize("name", ["run_lra", "run_lra_no_trainer", "run_clm"])
+def test_a_checkpoint_to_go_on_from_is_not_chosen_by_hand(train, name):
+    with pytest.raises(ValueError, match=r"finds the checkpoint itself: pass --resume true, not --resume_from_"):
+        train(name, resume_from_checkpoint="checkpoint-4")
+
+
 def test_both_texts_of_a_pair_are_counted(tmp_path):
     class Counter(PairTrainer):
         def __init__(self):
