@@ -71,7 +71,8 @@ def verify(folder: Path, reviews: DatasetDict) -> float:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = dict(tokenizer(reviews["test"]["text"][:16], truncation=True, padding=True, return_tensors="pt"))
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    return hf_effattn.verify_checkpoint(folder, AUTO_CLASS, inputs, model(**inputs).logits)
+    difference: float = hf_effattn.verify_checkpoint(folder, AUTO_CLASS, inputs, model(**inputs).logits)
+    return difference
 
 
 def quickstart_table(results: Mapping[str, RunSummary]) -> str:

@@ -72,7 +72,10 @@ def build_trainer(prepared: Prepared, training: TrainingArguments) -> CheckedTra
         # Where every token has a label, only some are scored.
         scored = prediction.label_ids != IGNORED
         predicted = np.argmax(prediction.predictions, axis=-1)
-        return accuracy.compute(predictions=predicted[scored], references=prediction.label_ids[scored])
+        scores: dict[str, float] = accuracy.compute(
+            predictions=predicted[scored], references=prediction.label_ids[scored]
+        )
+        return scores
 
     return PairTrainer(
         model=prepared.model,

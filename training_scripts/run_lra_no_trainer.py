@@ -128,10 +128,11 @@ class Loop:
         self.model, self.optimizer, self.batches = self.accelerator.prepare(model, optimizer, batches)
         self.validation = self.loader(validation)
 
-    def loader(self, rows: Dataset) -> DataLoader:
+    def loader(self, rows: Dataset) -> DataLoader[Any]:
         """Batches to evaluate on."""
         size = self.training.per_device_eval_batch_size
-        return self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.collate))
+        batches: DataLoader[Any] = self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.collate))
+        return batches
 
     def train(self, patience: int | None) -> Trained:
         """Train for `max_steps`, and leave the weights of the best evaluation in the model.
@@ -189,7 +190,7 @@ class Loop:
         return float(self.accelerator.reduce(torch.stack(losses).sum(), "mean"))
 
     @torch.no_grad()
-    def evaluate(self, batches: DataLoader) -> dict[str, float]:
+    def evaluate(self, batches: DataLoader[Any]) -> dict[str, float]:
         """Accuracy, and its interval, over the rows of all processes."""
         self.model.eval()
         predicted: list[np.ndarray] = []
@@ -202,11 +203,13 @@ class Loop:
         labels = np.concatenate(expected)
         scored = labels != IGNORED
         predictions = np.concatenate(predicted)[scored]
-        return load_metric("accuracy").compute(predictions=predictions, references=labels[scored])
+        scores: dict[str, float] = load_metric("accuracy").compute(predictions=predictions, references=labels[scored])
+        return scores
 
     def unwrapped(self) -> PreTrainedModel:
         """The model itself."""
-        return self.accelerator.unwrap_model(self.model)
+        model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
+        return model
 
 
 def parameter_groups(model: PreTrainedModel, training: TrainingArguments) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         ValueError: there is none.
     """
-    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    end: int | None = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     if end is None:
         raise ValueError("the tokenizer has neither eos_token nor sep_token to end a text with: set one and save it")
     return end

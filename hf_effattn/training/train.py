@@ -82,7 +82,7 @@ def train_and_score(
         )
         results = export_trained(trainer, model_class, results)
     logger.info("%s, results in %s", results.test or results.validation, training.output_dir)
-    trainer.end()
+    trainer.accelerator.end_training()
     return results
 
 

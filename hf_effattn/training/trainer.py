@@ -78,6 +78,7 @@ class PairTrainer(CheckedTrainer):
     """A trainer that counts both sequences of a pair; `Trainer` counts the first only."""
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        super()._track_num_input_tokens(inputs)
+        trainer: Any = super()
+        trainer._track_num_input_tokens(inputs)
         if (second := inputs.get("pair_attention_mask")) is not None:
             self.state.num_input_tokens_seen += int(self.accelerator.gather(second.sum()).sum())
