@@ -78,7 +78,7 @@ def main(command_line: list[str]) -> dict[str, Any]:
 def encode(
     run: MaskedArguments, splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, collate: MaskingCollator
 ) -> DatasetDict:
-    """Rows of tokens, masked except for those to train on."""
+    """Rows of tokens; those of the validation and test splits are masked already."""
     if run.line_by_line:
         rows = cut_lines(splits, tokenizer, run.max_length)
     else:

@@ -1,4 +1,4 @@
-"""Whether the results of a training run can be true, and are those of the model that a card is written for."""
+"""Checks that results can be true, and that they belong to the model of the card."""
 
 import math
 import re
@@ -58,12 +58,12 @@ def check_same_weights(results: RunResults, folder: Path) -> None:
 
 
 def check_values(results: RunResults, model_class: Callable[[EffAttnConfig], Any], config: EffAttnConfig) -> None:
-    """Raise ValueError for numbers that no run can give, such as an accuracy of 9.9, and for tables that break.
+    """Raise ValueError for values that no run can give, such as an accuracy of 9.9, or that would break a table.
 
     Args:
         results: of a run.
         model_class: the class of the model.
-        config: its config; the parameters that it comes to are counted.
+        config: its config; the parameters of the model that it describes are counted.
     """
     content = results.to_dict()
     for path, possible, what in _expectations():

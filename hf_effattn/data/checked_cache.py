@@ -1,4 +1,4 @@
-"""What `datasets` takes from its cache, looked at: it keeps what it has once computed, and trusts it by its name."""
+"""The cache of `datasets`, checked: `datasets` reuses what it computed once by file name, without a look inside."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..files import read_json, sha256, write_json
 
 logger = get_logger(__name__)
 
-#: What the name of a file in the cache gets for that of its checksum, beside it.
+#: Suffix of the file that holds the checksum of a file in the cache.
 CHECKSUM = ".sha256.json"
 
 
@@ -26,7 +26,7 @@ def checked(make: Callable[[bool], Dataset], source: Dataset | None = None) -> D
 
     Args:
         make: gives rows, which `datasets` may take from its cache unless the argument says to compute them anew.
-        source: the rows that they are made of; their own files are not looked at.
+        source: the rows that they are made of; the files of these are not checked.
     """
     given = set() if source is None else set(_files(source))
     began = time.time_ns()
@@ -59,7 +59,7 @@ def _checksum_file(path: Path) -> Path:
 
 
 def _doubt(path: Path, began: int) -> str | None:
-    """Why a file may not be what it was written as, or None for one that was written since `began`."""
+    """Why a file may have changed since it was written; None if it has not, or was written after `began`."""
     if path.stat().st_mtime_ns >= began:
         _checksum_file(path).unlink(missing_ok=True)
         return None

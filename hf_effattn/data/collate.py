@@ -10,7 +10,7 @@ from transformers import DataCollatorWithPadding
 #: Makes a batch of rows.
 Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
-#: What the fields of a pair's second sequence begin with.
+#: Prefix of the fields of a pair's second sequence.
 PAIR = "pair_"
 
 #: Label of positions without a target; torch's losses ignore it.

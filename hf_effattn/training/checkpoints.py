@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints can be trusted, and whether to go on from one."""
+"""The output folder of a run: which checkpoint to resume from, and one run at a time."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def checkpoint_to_resume(run: Any, training: TrainingArguments) -> Path | None:
 
     Raises:
         FileExistsError: the folder holds an earlier run and ``resume`` is off, or another run, or a finished one.
-        ValueError: the best weights until the checkpoint are missing or have changed.
+        ValueError: the best weights up to the checkpoint are missing or have changed.
     """
     folder = Path(str(training.output_dir))
     if not run.resume:
@@ -180,9 +180,8 @@ def _clear_drafts(folder: Path) -> None:
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest ``checkpoint-*`` folder of a `Trainer` run that it can go on from, or None.
 
-    A kill or a full disk while saving leaves a folder with files missing or cut short, and a failing disk one with
-    others (`damage`); a warning names such a folder, and the run goes on from the one before it. That of the last step
-    is passed over too: `Trainer` would make one more.
+    Folders with `damage`, as a killed process or a full or failing disk leaves them, are skipped with a warning. The
+    checkpoint of the last step is skipped too: `Trainer` would make one more step.
     """
     folders = [
         path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()

@@ -82,14 +82,14 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Prepared:
-    """Everything that a training loop needs.
+    """The model and the data of a run.
 
     Attributes:
         task: the task, in the form that the model reads.
         model: a classifier for it.
         processor: the tokenizer of its texts, or the image processor of its pictures, if there are any.
         collate: makes batches of rows.
-        splits: the rows as they were loaded, those that are used alone.
+        splits: the rows as they were loaded, without those that are not used.
         encoded: the rows that batches are made of.
     """
 
@@ -124,7 +124,7 @@ def prepare(lra: LraArguments) -> Prepared:
 
 
 def use_rows(splits: DatasetDict, rows: dict[str, int | None]) -> DatasetDict:
-    """The splits, of those in `rows` their first rows alone.
+    """The splits; of those that `rows` names, only so many first rows.
 
     Raises:
         ValueError: a split does not have so many rows.
@@ -173,7 +173,7 @@ def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> P
     """A classifier for the task, new or from a checkpoint.
 
     Raises:
-        ValueError: it reads something else than the task has, or not so much.
+        ValueError: it cannot read the rows of the task, or has too few positions.
     """
     check_input(task, config)
     check_length(config, task.longest(lra.max_length))
@@ -181,7 +181,7 @@ def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> P
 
 
 def check_input(task: LraTask, config: PreTrainedConfig) -> None:
-    """Raise ValueError if a model with this config reads something else than the task has."""
+    """Raise ValueError if a model with this config cannot read the rows of the task."""
     tokens = task.vocab_size()
     if tokens is not None and config.vocab_size < tokens:
         raise ValueError(f"task {task.name!r} has {tokens} tokens, and the model vocab_size={config.vocab_size}")

@@ -1,4 +1,4 @@
-"""Configs of new models of any type at one size: ours, and those that transformers has built in."""
+"""Configs of new models of one size, of any type: ours, and those of transformers."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ BEHIND_PADDING = frozenset(
     }
 )
 
-#: Fields of some types that give embeddings another width than the residual stream.
+#: Fields with which some types give embeddings another width than the residual stream.
 EMBEDDING_WIDTHS = ("embedding_size", "input_embedding_size")
 
 
@@ -98,7 +98,7 @@ def matched_config(model_type: str, size: Size, **options: Any) -> PreTrainedCon
 
 def check_length(config: PreTrainedConfig, length: int) -> None:
     """Raise ValueError if a model with this config has fewer than `length` positions."""
-    # Models of other libraries have no such limit but their positions, if they have any.
+    # Models of transformers are limited by their positions, if they have any.
     limit = getattr(config, "max_input_length", getattr(config, "max_position_embeddings", None))
     if limit is not None and config.model_type in BEHIND_PADDING:
         limit -= config.pad_token_id + 1

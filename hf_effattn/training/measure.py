@@ -1,4 +1,4 @@
-"""What a run costs: tokens per second, peak memory, and what it ran on."""
+"""What a run costs, and what it ran on: tokens per second, peak memory, code and environment."""
 
 import hashlib
 import os
@@ -53,14 +53,14 @@ class ThroughputCallback(TrainerCallback):
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held: on the GPU if there is one, else resident on the host."""
+    """The peak memory of this process: on the GPU if there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return peak_resident_bytes()
 
 
 def code_checksum() -> str:
-    """SHA-256 of the package's own files, in the order of their names: results of equal ones come from equal code."""
+    """SHA-256 over the package's own files, in the order of their names: equal code has equal checksums."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".h", ".cpp")):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())

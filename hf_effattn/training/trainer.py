@@ -10,14 +10,14 @@ from .checkpoint_files import best_weights, changed_file, checkpoint_of, seal
 
 
 class CheckedTrainer(Trainer):
-    """`Trainer` that trusts no checkpoint blindly.
+    """`Trainer` that checks its checkpoints.
 
-    Every checkpoint gets the checksums of its files, after everything else of it is written. With
-    `load_best_model_at_end`, the best weights are loaded if they are there and unchanged since they were saved, be it
-    by the run that this one continues; `Trainer` goes on with the last weights if the best ones are missing.
+    Every checkpoint gets the checksums of its files, written last. With `load_best_model_at_end`, the best weights
+    must be there and unchanged since they were saved, also those of a run that was resumed; `Trainer` would keep the
+    last weights if the best ones are missing.
 
     Attributes:
-        best_weights: checksums of the files of the best weights until now, by name, or None if there are none.
+        best_weights: checksums of the files of the best weights so far, by name, or None if there are none.
     """
 
     best_weights: dict[str, str] | None = None
@@ -41,10 +41,10 @@ class CheckedTrainer(Trainer):
     def _init_training_state(
         self, max_steps: int, steps: int, epochs: int, resume_from_checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
-        """Begin, or go on from a checkpoint, whose best weights lie beside it also where the run was moved.
+        """Begin, or go on from a checkpoint; its best weights are beside it, also if the run was moved.
 
         Raises:
-            ValueError: these are missing or have changed.
+            ValueError: the best weights are missing or have changed.
         """
         trained = super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
         self.best_weights = None

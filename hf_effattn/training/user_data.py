@@ -1,4 +1,4 @@
-"""Data of the user's own: files or a data set, as checked splits with columns of fixed names."""
+"""Users' own data: files or a data set, as checked splits with columns of fixed names."""
 
 import csv
 import dataclasses
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 #: The builder of `datasets` for each kind of file.
 KINDS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
-#: What a builder is told beside the file. An empty cell is an empty text, and the words NA and None are words.
+#: Options of a builder. In csv files an empty cell is an empty text, and NA and None are words.
 BUILDER_OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
 
-#: Files beside the training file are looked for under these names of `DataArguments`.
+#: Split -> the field of `DataArguments` that names its file.
 FILES = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 
 
@@ -91,7 +91,7 @@ def load_splits(data: DataArguments, columns: dict[str, str], running_text: bool
 
 
 def is_running(data: DataArguments, running_text: bool) -> bool:
-    """Whether the rows are the lines of one text: those of a ``.txt`` file, if asked for."""
+    """Whether the rows are the lines of one text: those of a ``.txt`` file, if `running_text` is set."""
     return running_text and data.train_file is not None and Path(data.train_file).suffix == ".txt"
 
 
@@ -124,7 +124,7 @@ def _load_file(path: str, running_text: bool) -> Dataset:
     options = {"keep_linebreaks": running_text} if kind == "text" else BUILDER_OPTIONS.get(kind, {})
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{path} is empty: give another file, or leave it out")
-    # `datasets` would unpack it, whatever it is called, to a size that nobody knows beforehand.
+    # `datasets` would unpack it whatever its name, to an unknown size.
     if packed := Extractor.infer_extractor_format(path):
         raise ValueError(f"{path} is packed ({packed}) and not {kind}: unpack it")
     if kind == "csv":

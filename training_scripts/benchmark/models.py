@@ -36,7 +36,7 @@ def run_models(settings: Settings, chosen: tuple[ModelEntry, ...] = ENTRIES) -> 
         try:
             model = _checked_model(model_entry, size, entry)
         except Exception as error:
-            # Whatever another library raises is what there is to report about it.
+            # Another library may raise anything; its error is its result.
             entry["error"] = model_error_text(error)
             continue
         if model is not None:

@@ -149,7 +149,7 @@ def measure_scenario(
         try:
             runner = admission.admit(candidate, entry)
         except Exception as error:
-            # Whatever another library raises is what there is to report about it.
+            # Another library may raise anything; its error is its result.
             entry["error"] = error_text(error, candidate)
             continue
         if runner is not None:

@@ -1,4 +1,4 @@
-"""The plots of the report, from the results alone: the same results give the same bytes."""
+"""The plots of the report, from the results only: equal results give equal bytes."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Write the report of a benchmark, tables and plots, from its JSON file alone.
+"""Write the report of a benchmark, tables and plots, from its JSON file only.
 
 python -m training_scripts.benchmark.report
 """

@@ -1,4 +1,4 @@
-"""The tables of the report, from the results alone."""
+"""The tables of the report, from the results only."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the library wants to reach, and whether it did."""
+"""The targets for speed and memory, and whether they are reached."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
