@@ -286,7 +286,7 @@ def test_another_run_is_not_continued(toy_run, monkeypatch, tmp_path, options, t
     asked = (tmp_path / "run" / ARGUMENTS).read_text()
     (tmp_path / "run" / ARGUMENTS).unlink()
     with pytest.raises(
-        FileExistsError, match=rf"contains checkpoints but no {ARGUMENTS}, so it is unknown which run made them"
+        FileExistsError, match=rf"has checkpoints but no {ARGUMENTS}, so it is unknown which run made them"
     ):
         toy_run("run", resume=True)
     (tmp_path / "run" / ARGUMENTS).write_text(asked)
