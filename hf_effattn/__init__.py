@@ -5,7 +5,6 @@ first config is built or the first model class is asked for, so that the import 
 """
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import auto
@@ -18,6 +17,7 @@ from .models.configuration_luna import LunaConfig
 from .models.configuration_memory_transformer import MemoryTransformerConfig
 from .models.configuration_simpletron import SimpleTronConfig
 from .models.configuration_vanilla_transformer import VanillaTransformerConfig
+from .version import __version__ as __version__
 
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .models.modeling_simpletron import *
     from .models.modeling_vanilla_transformer import *
 
-
-__version__ = version("hf_effattn")
 
 auto.register_configs()
 

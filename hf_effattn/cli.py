@@ -13,17 +13,18 @@ from .cards import command as card_command
 from .hub import commands
 from .machine import processor_name
 from .presets import list_presets
+from .version import __version__
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-#: Packages whose versions decide what can run.
-PACKAGES = ("hf_effattn", "torch", "transformers", "triton", "kernels")
+#: Packages beside this one whose versions decide what can run.
+PACKAGES = ("torch", "transformers", "triton", "kernels")
 
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"hf_effattn {importlib.metadata.version('hf_effattn')}")
+        typer.echo(f"hf_effattn {__version__}")
         raise typer.Exit
 
 
@@ -97,7 +98,8 @@ def _advice(device: str, table: dict[str, dict[str, str]]) -> str:
 
 def _versions() -> list[tuple[str, str]]:
     installed = {distribution.name for distribution in importlib.metadata.distributions()}
-    return [(name, importlib.metadata.version(name) if name in installed else "not installed") for name in PACKAGES]
+    found = [(name, importlib.metadata.version(name) if name in installed else "not installed") for name in PACKAGES]
+    return [("hf_effattn", __version__), *found]
 
 
 def _machine() -> list[tuple[str, str]]:

@@ -17,7 +17,8 @@ def fsync_tree(folder: Path) -> None:
     """Flush every file below `folder` to disk."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
+            # Windows flushes only what may be written.
+            with path.open("r+b") as file:
                 os.fsync(file.fileno())
 
 
@@ -65,7 +66,9 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` so that `path` never holds a part of it, whatever happens on the way."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as file:
         try:
             file.write(text)
             file.flush()
@@ -83,6 +86,6 @@ def read_json(path: str | Path) -> Any:
         ValueError: the file is damaged; the message says how to get a whole one.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again what wrote it") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 def processor_name() -> str:
     """The processor's model, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
     return names[0] if names else platform.processor() or platform.machine()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+import yaml
 
 import hf_effattn
 from hf_effattn.lra import get_task
@@ -168,6 +169,15 @@ def test_configs_have_what_their_runs_had():
 @pytest.mark.parametrize("path", sorted((ROOT / "training_scripts/recipes/full").glob("*.yaml")), ids=str)
 def test_recipes_of_the_authors_train_in_full_precision(path):
     assert not {"fp16", "bf16"} & read_recipe(path).keys()
+
+
+def test_the_citation_has_the_papers_of_the_readme():
+    papers = README.split("## Papers")[1].split("##")[0]
+    references = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    assert [paper["url"].rsplit("/", 1)[1] for paper in references] == re.findall(r"\d{4}\.\d{5}", papers)
+    for paper in references:
+        names = ", ".join(f"{author['given-names']} {author['family-names']}" for author in paper["authors"])
+        assert f"{names}: *{paper['title']}*" in " ".join(papers.split())
 
 
 NEW_FAMILY = """

@@ -3,23 +3,21 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from setuptools import Distribution
 from transformers import pipeline
+from typer.testing import CliRunner
 
 import hf_effattn
+from hf_effattn.cli import app
 from hf_effattn.files import read_json, write_json
 from hf_effattn.metrics import load_metric
 from hf_effattn.models.base_versions import check_version
 from hf_effattn.tokenization import VOCAB_SIZE
+from hf_effattn.training.measure import environment
 from tests.models.variants import FAMILIES, tiny_model
-
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -59,16 +57,12 @@ def test_importing_the_package_imports_no_models_and_still_registers_them():
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", LIGHT], check=True)
 
 
-def test_a_wheel_holds_every_file_of_the_package(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    distribution = Distribution({"script_name": "setup.py"})
-    distribution.parse_config_files()
-    build = distribution.get_command_obj("build_py")
-    build.ensure_finalized()
-    shipped = {str(Path(path).relative_to(build.build_lib)) for path in build.get_outputs(include_bytecode=False)}
-    files = {path for path in (ROOT / "hf_effattn").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert shipped == {str(path.relative_to(ROOT)) for path in files}
-    assert "hf_effattn/py.typed" in shipped, "without it no type checker reads our types"
+def test_the_version_is_in_every_report():
+    version = hf_effattn.__version__
+    assert environment()["versions"]["hf_effattn"] == version
+    assert ["hf_effattn", version] in [
+        line.split() for line in CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
+    ]
 
 
 def test_every_public_name_exists():

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import __version__ as transformers_version
 
+from ..extras import needs_extra
 from ..families import Family
 from ..hub.audit import audit_checkpoint
 from ..hub.loading import head_classes, load_config
@@ -17,6 +17,10 @@ from ..models.configuration_effattn import EffAttnConfig
 from ..training.results import RunResults, require
 from . import content
 from .checks import check_run_of_a_task, check_same_model, check_same_weights, check_task, check_values
+
+
+with needs_extra("train"):
+    import jinja2
 
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -177,4 +181,4 @@ def _metadata(
 def _render(context: dict[str, Any]) -> str:
     # `ModelCard.from_template` would leave a blank where a value is missing.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    return environment.from_string(TEMPLATE.read_text()).render(context)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)

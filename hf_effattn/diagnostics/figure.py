@@ -3,10 +3,14 @@
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
+from ..extras import needs_extra
 from ..models.skeleton_model import EffAttnPreTrainedModel
 from .modes import evaluating
+
+
+with needs_extra("train"):
+    from matplotlib.figure import Figure
 
 
 @torch.no_grad()

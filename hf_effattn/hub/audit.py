@@ -7,10 +7,10 @@ a reader can say what it does.
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from ..files import sha256
+from ..version import __version__
 from .checkpoint_files import read_files
 from .references import read_strictly, reference_offences
 
@@ -74,7 +74,7 @@ def audit_checkpoint(folder: str | Path, *, foreign_code: bool = False, also: Co
     if not weights:
         offences.append("config.json: there are no weights in safetensors beside it")
     if not foreign_code:
-        offences += [f"{path}: is not code of hf_effattn {version('hf_effattn')}" for path in foreign]
+        offences += [f"{path}: is not code of hf_effattn {__version__}" for path in foreign]
     if offences:
         raise ValueError(_refusal(folder, offences, bool(foreign) and not foreign_code))
     return Audit(files=found.hashes, code=code, weights=weights, foreign=foreign)

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from tabulate import tabulate
 
 from ..terminal import printable
+from ..version import __version__
 
 
 Folder = Annotated[Path, typer.Argument(help="a checkpoint with its code")]
@@ -67,7 +67,7 @@ def verify(
 
     with refusals():
         found = verify_folder(folder, run_foreign_code=run_foreign_code, also=also or (), time_limit=time_limit)
-    package, audit = f"hf_effattn {version('hf_effattn')}", found.audit
+    package, audit = f"hf_effattn {__version__}", found.audit
     if audit.code:
         say(tabulate(audit.code.items(), headers=("code", "SHA-256"), tablefmt="simple"))
         foreign = f"all but {', '.join(audit.foreign)}" if audit.foreign else "all of it"
@@ -121,10 +121,7 @@ def refusals() -> Iterator[None]:
     """End with status 1 and the reason where a checkpoint is refused, or a file, the network or a library fails."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        say(f"failed: {error.name} is missing: pip install 'hf_effattn[train]'", error=True)
-        raise typer.Exit(1) from error
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ModuleNotFoundError, ValueError, OSError, RuntimeError) as error:
         say(f"refused: {error}" if isinstance(error, ValueError) else f"failed: {error}", error=True)
         raise typer.Exit(1) from error
     except Exception as error:

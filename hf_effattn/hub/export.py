@@ -3,12 +3,12 @@
 import os
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import disk_errors, fsync_tree, read_json, sha256, write_json
+from ..version import __version__
 from .checkpoint_files import EXPORT_RECORD
 from .drafts import draft_of
 
@@ -42,7 +42,7 @@ def export_checkpoint(
             if processor is not None:
                 processor.save_pretrained(staging)
         hashes = {path: sha256(staging / path) for path in _files(staging)}
-        write_json(staging / EXPORT_RECORD, {"hf_effattn": version("hf_effattn"), "files": hashes})
+        write_json(staging / EXPORT_RECORD, {"hf_effattn": __version__, "files": hashes})
         fsync_tree(staging)
         _move_into_place(staging, folder)
     return folder

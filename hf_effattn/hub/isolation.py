@@ -122,7 +122,9 @@ def _works(command: tuple[str, ...]) -> bool:
 
 
 def _environment(home: str | Path) -> dict[str, str]:
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"HOME": str(home)}
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {
+        name: str(home) for name in ("HOME", "USERPROFILE")
+    }
 
 
 def run_alone(command: Sequence[str], scratch: Path, time_limit: float) -> tuple[int, str]:

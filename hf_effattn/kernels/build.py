@@ -106,7 +106,7 @@ def native_flags() -> list[str]:
 def processor() -> str:
     """The processor's model and instruction sets, as far as the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     telling = {line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features", "CPU part")}
     return "\n".join(sorted(telling)) or platform.processor()
 

@@ -40,7 +40,7 @@ def write_repository(folder: str | Path) -> Path:
     # Its own __init__ says more than the library needs, and this file would write itself.
     left_out = shutil.ignore_patterns("__pycache__", "__init__.py", Path(__file__).name)
     shutil.copytree(own, variant, ignore=left_out)
-    (variant / "__init__.py").write_text(_ENTRY)
+    (variant / "__init__.py").write_text(_ENTRY, encoding="utf-8")
     metadata = {
         "id": f"_linear_attention_cpu_{digest()}",
         "name": "linear-attention",
@@ -49,5 +49,5 @@ def write_repository(folder: str | Path) -> Path:
         "python-depends": [],
         "backend": {"type": "cpu"},
     }
-    (variant / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    (variant / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     return folder

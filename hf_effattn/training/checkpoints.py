@@ -59,8 +59,7 @@ def checkpoint_to_resume(run: Any, training: TrainingArguments) -> Path | None:
         _check_equal(folder, "arguments", identifying_arguments(run, training))
     elif checkpoint is not None:
         raise FileExistsError(
-            f"{folder} has checkpoints but no {ARGUMENTS}, so it is unknown which run made them: give another "
-            "folder"
+            f"{folder} has checkpoints but no {ARGUMENTS}, so it is unknown which run made them: give another folder"
         )
     if checkpoint is None:
         logger.info("%s has no whole checkpoint: starting", folder)

@@ -12,11 +12,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..machine import peak_resident_bytes
+from ..version import __version__
 from .results import Environment
 
 
-#: Packages whose versions can change a result.
-PACKAGES = ("hf_effattn", "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "numpy")
+#: Packages beside this one whose versions can change a result.
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "numpy")
 
 
 class ThroughputCallback(TrainerCallback):
@@ -75,5 +76,5 @@ def environment() -> Environment:
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         cpu_count=os.cpu_count(),
         torch_threads=torch.get_num_threads(),
-        versions={package: version(package) for package in PACKAGES},
+        versions={"hf_effattn": __version__} | {package: version(package) for package in PACKAGES},
     )

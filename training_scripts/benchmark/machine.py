@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_effattn.machine import processor_name
+from hf_effattn.version import __version__
 
 
 def describe_machine() -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "transformers": version("transformers"),
-        "hf_effattn": version("hf_effattn"),
+        "hf_effattn": __version__,
         "allocator": allocator or "the system's defaults",
     }
 
