@@ -21,7 +21,6 @@ from hf_effattn.training.lra import LraArguments, build_model, model_config, pre
 from hf_effattn.training.recipes import parse_recipe
 from tests.integration.conftest import RECIPE, outcome
 from training_scripts.arena import run as arena
-from training_scripts.arena.cells import read_cells
 from training_scripts.arena.plan import read_plan
 from training_scripts.arena.result_lines import decode
 from training_scripts.arena.results import (
@@ -33,6 +32,7 @@ from training_scripts.arena.results import (
     save_error,
     save_outcome,
 )
+from training_scripts.arena.scores import read_scores
 
 
 def command(plan_file, *arguments):
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_refused_and_never_written_over(plan_file, results, fi
     ):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=message):
-            read_cells(filled, results)
+            read_scores(filled, results)
         with pytest.raises(ValueError, match=message):
             arena.main([str(part) for part in command(plan_file, "--replace-stale")])
         assert path.read_text() == damaged
@@ -223,7 +223,7 @@ def test_a_plan_that_refers_to_nothing_is_refused(plan_file):
     content = yaml.safe_load(plan_file.read_text())
     content["variants"]["luna"]["filtered"] = "nothing"
     plan_file.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match=r"variant 'luna' refers to \['nothing'\], which there are not"):
+    with pytest.raises(ValueError, match=r"variant 'luna' refers to unknown variants \['nothing'\]"):
         read_plan(plan_file)
     content["variants"]["luna"] = {"titel": "Luna", "model_type": "luna"}
     plan_file.write_text(yaml.safe_dump(content))
