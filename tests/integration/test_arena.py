@@ -1,12 +1,11 @@
 """The arena: what is complete is never trained again, and what is not is never trusted."""
 
-import concurrent.futures
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -197,12 +196,17 @@ def test_a_result_is_read_as_it_was_written(result, tmp_path):
 
 
 def test_writers_at_the_same_time_lose_no_result(plan_file, results):
-    runs = read_plan(plan_file).runs()
-    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for job in [pool.submit(save_error, run, f"ValueError: {run.name}", results) for run in runs * 4]:
-            job.result()
-    assert {name: found["error"] for name, found in load_results(runs, results).items()} == {
-        run.name: f"ValueError: {run.name}" for run in runs
+    first, second, *_ = read_plan(plan_file).runs()
+    other = threading.Thread(target=save_error, args=(second, "ValueError: second", results))
+    with changed_results("small", results) as found:
+        other.start()
+        # Long enough for it to write, if it did not wait.
+        other.join(timeout=0.5)
+        found[first.key] = {"fingerprint": first.fingerprint, "arguments": {}, "error": "first", "outcome": None}
+    other.join()
+    assert {key: result["error"] for key, result in read_results("small", results).items()} == {
+        first.key: "first",
+        second.key: "ValueError: second",
     }
 
 
