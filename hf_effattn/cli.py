@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -10,7 +9,9 @@ import typer
 from tabulate import tabulate
 
 from .auto import backends
+from .cards import command as card_command
 from .hub import commands
+from .machine import processor_name
 from .presets import list_presets
 
 
@@ -73,6 +74,7 @@ def presets() -> None:
 
 
 commands.register(app)
+card_command.register(app)
 
 
 def _check_device(device: str) -> None:
@@ -108,14 +110,7 @@ def _machine() -> list[tuple[str, str]]:
         kept = f"none: {error}"
     return [
         ("python", platform.python_version()),
-        ("processor", _processor()),
+        ("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
         ("threads", str(torch.get_num_threads())),
         ("compiled kernels", kept),
     ]
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -12,7 +12,8 @@ from hf_effattn import presets
 from hf_effattn.cli import app
 from hf_effattn.lra import get_task
 from hf_effattn.training.lra import LraArguments, model_config
-from hf_effattn.training.run import RunArguments, start_config
+from hf_effattn.training.start import config_for_tokenizer
+from hf_effattn.training.user_data import UserRunArguments
 from training_scripts import make_configs
 
 
@@ -88,10 +89,10 @@ def test_scripts_take_presets_beside_files(name, given, tmp_path, monkeypatch):
     labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
     lra = LraArguments(task="text", model_config=str(given(name)), max_length=64)
     assert fields_of(model_config(lra, get_task("text"))) == expected | labels
-    run = RunArguments(train_file="x.csv", model_config=str(given(name)), max_length=64)
+    run = UserRunArguments(train_file="x.csv", model_config=str(given(name)), max_length=64)
     tokenizer = hf_effattn.byte_tokenizer(64)
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
-    assert fields_of(start_config(run, tokenizer)) == expected | ids
+    assert fields_of(config_for_tokenizer(run, tokenizer)) == expected | ids
     with pytest.raises(ValueError, match=r"lra2022-(text|listops).* is for 2 classes, and task 'listops' has 10"):
         wrong = LraArguments(task="listops", model_config=str(given("simpletron/lra2022-text")))
         model_config(wrong, get_task("listops"))

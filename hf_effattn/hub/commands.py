@@ -1,4 +1,4 @@
-"""The commands of ``hf-effattn`` that take a checkpoint to the Hub: export, verify, card, push."""
+"""The commands of ``hf-effattn`` that take a checkpoint to the Hub: export, verify, push."""
 
 import sys
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ TimeLimit = Annotated[float, typer.Option(min=1, help="seconds that the clean pr
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (export, verify, card, push):
+    for command in (export, verify, push):
         app.command()(command)
 
 
@@ -77,24 +77,6 @@ def verify(
     say(f"weights: {', '.join(audit.weights)}")
     for auto_class, difference in found.differences.items():
         say(f"{auto_class}: largest difference of the logits {difference:.3g}")
-
-
-def card(
-    folder: Folder,
-    results: Annotated[Path, typer.Option(help="results.json of the run that trained the model")],
-    repository: Annotated[str | None, typer.Option(help="owner/name, for the examples")] = None,
-    revision: Annotated[str | None, typer.Option(help="commit of weights and code there, for the examples")] = None,
-    license: Annotated[str | None, typer.Option(help="that of the weights, by the Hub's name of it")] = None,
-) -> None:
-    """Write the model card, README.md, from the results of the training run, one of run_lra.py; needs the train extra.
-
-    For a model of another script, write README.md by hand: push takes any card.
-    """
-    with refusals():
-        from .card import write_card
-
-        write_card(folder, results, repository, revision, license)
-    say(f"{folder / 'README.md'} written; next: hf-effattn push {folder} {repository or 'OWNER/NAME'}")
 
 
 def push(

@@ -20,8 +20,8 @@ from dataclasses import asdict
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 
+from ..data.collate import IGNORED
 from .checksums import verified
-from .collate import IGNORED
 from .generated import divided, generated
 from .pathfinder_drawing import Layout, Parameters, circle_at, draw, ink, lay_out
 

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from datasets import DatasetDict, Features, Sequence, Value
 
+from ..data.collate import IGNORED
 from .checksums import verified
-from .collate import IGNORED
 from .generated import generated
 
 

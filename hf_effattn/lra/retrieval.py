@@ -14,8 +14,8 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from ..data.checked_cache import checked_map
 from ..files import sha256
-from .checked_cache import checked_map
 from .checksums import verified
 from .generated import generated
 from .text import load_text

@@ -61,11 +61,12 @@ def recorded(folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / CHECKSUMS).exists():
         return None
-    content = read_json(folder / CHECKSUMS)
+    content: Any = read_json(folder / CHECKSUMS)
     parts = [content.get(name) if isinstance(content, dict) else None for name in ("files", "best_weights")]
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{folder / CHECKSUMS} holds no checksums")
-    return content
+    found: dict[str, Any] = content
+    return found
 
 
 def damage(folder: Path) -> str | None:

@@ -2,9 +2,18 @@
 
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a script measures: the scores that are better when they are higher, and those better when lower."""
+
+    higher: tuple[str, ...]
+    lower: tuple[str, ...]
 
 
 def check_arguments(training: TrainingArguments) -> None:

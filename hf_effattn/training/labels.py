@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from ..lra.checked_cache import checked_map
+from ..data.checked_cache import checked_map
 
 
 def class_names(splits: DatasetDict, column: str) -> list[str]:

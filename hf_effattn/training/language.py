@@ -19,14 +19,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..lra.checked_cache import checked, checked_map
-from ..lra.collate import IGNORED
+from ..data.checked_cache import checked, checked_map
+from ..data.collate import IGNORED
 from ..metrics import load_metric
 from ..tokenization import SPECIAL_TOKENS, encode_data
+from .checks import Scores
 
 
-#: What `language_scores` gives, by which end is the good one; not every model's tokens are bytes.
-LANGUAGE_SCORES = {"higher": (), "lower": ("loss", "perplexity", "bits_per_byte")}
+#: What `language_scores` gives; the last one only if the tokens are bytes.
+LANGUAGE_SCORES = Scores(higher=(), lower=("loss", "perplexity", "bits_per_byte"))
 
 
 def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
@@ -102,7 +103,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         ValueError: there is none.
     """
-    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    end: int | None = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     if end is None:
         raise ValueError("the tokenizer has neither eos_token nor sep_token to end a text with: set one and save it")
     return end

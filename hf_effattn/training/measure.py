@@ -3,8 +3,6 @@
 import hashlib
 import os
 import platform
-import resource
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .trainer import CheckedTrainer
+from ..machine import peak_resident_bytes
+from .results import Environment
 
 
 #: Packages whose versions can change a result.
@@ -53,21 +52,11 @@ class ThroughputCallback(TrainerCallback):
         self.tokens = int(state.num_input_tokens_seen) - (self._tokens_at_start or 0)
 
 
-class PairTrainer(CheckedTrainer):
-    """A trainer that counts both sequences of a pair; that of transformers counts the first alone."""
-
-    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        super()._track_num_input_tokens(inputs)
-        if (second := inputs.get("pair_attention_mask")) is not None:
-            self.state.num_input_tokens_seen += int(self.accelerator.gather(second.sum()).sum())
-
-
 def peak_memory_bytes() -> int:
     """The most memory that this process has held: on the GPU if there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()
 
 
 def code_checksum() -> str:
@@ -78,13 +67,13 @@ def code_checksum() -> str:
     return digest.hexdigest()
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """Versions, machine and threads: what has to be the same for a result to come out the same."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "versions": {package: version(package) for package in PACKAGES},
-    }
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        cpu_count=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        versions={package: version(package) for package in PACKAGES},
+    )

@@ -1,4 +1,4 @@
-"""A trainer whose checkpoints have checksums, and whose best weights are the ones that it saved as such."""
+"""Trainers: one whose checkpoints have checksums, and one that counts the tokens of pairs as well."""
 
 from pathlib import Path
 from typing import Any
@@ -72,3 +72,13 @@ class CheckedTrainer(Trainer):
                     "on from the one before and makes them anew"
                 )
         super()._load_best_model()
+
+
+class PairTrainer(CheckedTrainer):
+    """A trainer that counts both sequences of a pair; `Trainer` counts the first only."""
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        trainer: Any = super()
+        trainer._track_num_input_tokens(inputs)
+        if (second := inputs.get("pair_attention_mask")) is not None:
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(second.sum()).sum())

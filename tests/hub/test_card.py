@@ -341,7 +341,7 @@ def test_the_command(run):
 
 def test_the_command_says_which_extra_it_needs(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delitem(sys.modules, "hf_effattn.hub.card", raising=False)
+    monkeypatch.delitem(sys.modules, "hf_effattn.cards.card", raising=False)
     done = CliRunner().invoke(app, ["card", str(run / "model"), "--results", str(run / "results.json")])
     assert done.exit_code == 1
     assert "failed: jinja2 is missing: pip install 'hf_effattn[train]'" in done.stderr

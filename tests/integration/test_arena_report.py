@@ -9,9 +9,9 @@ import yaml
 from datasets import Dataset
 from scipy import stats
 
+from hf_effattn.data.checksums import content_checksum
 from hf_effattn.files import read_json, write_json
 from hf_effattn.lra import get_task
-from hf_effattn.lra.checksums import content_checksum
 from tests.integration.conftest import RECIPE, VARIANTS, outcome
 from training_scripts.arena import report, tables
 from training_scripts.arena.claims import Claim, Difference, claims, difference

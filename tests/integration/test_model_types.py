@@ -6,9 +6,11 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification
 
 import hf_effattn
+from hf_effattn.data.collate import PAIR
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.lra import LraTask, get_task
-from hf_effattn.lra.collate import PAIR, PIXEL_VOCABULARY
-from hf_effattn.lra.task import TASKS, tokenize
+from hf_effattn.lra.collate import PIXEL_VOCABULARY
+from hf_effattn.lra.task import TASKS
 from hf_effattn.training.lra import LraArguments, prepare
 from hf_effattn.training.matched_configs import BEHIND_PADDING, Size, check_length, is_ours, matched_config
 

@@ -27,7 +27,7 @@ from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
 from hf_effattn.lra.task import TASKS
 from hf_effattn.training.checkpoint_files import damage
-from hf_effattn.training.checkpoints import ASKED, LOCK, last_complete_checkpoint
+from hf_effattn.training.checkpoints import ARGUMENTS, LOCK, last_complete_checkpoint
 from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
@@ -223,9 +223,9 @@ def killed_run(toy_run, monkeypatch, folder, step, **options):
         build = run_lra.build_trainer
 
         def build_and_arm(*arguments):
-            trainer, *others = build(*arguments)
+            trainer = build(*arguments)
             trainer.add_callback(KillAfter(step))
-            return trainer, *others
+            return trainer
 
         patch.setattr(run_lra, "build_trainer", build_and_arm)
         toy_run(folder, **options)
@@ -283,11 +283,13 @@ def test_another_run_is_not_continued(toy_run, monkeypatch, tmp_path, options, t
     killed_run(toy_run, monkeypatch, "run", step=5)
     with pytest.raises(FileExistsError, match=f"holds another run, with {told}: restore that, or give another folder"):
         toy_run("run", resume=True, **options)
-    asked = (tmp_path / "run" / ASKED).read_text()
-    (tmp_path / "run" / ASKED).unlink()
-    with pytest.raises(FileExistsError, match=rf"has checkpoints but no {ASKED}, so of what run\?"):
+    asked = (tmp_path / "run" / ARGUMENTS).read_text()
+    (tmp_path / "run" / ARGUMENTS).unlink()
+    with pytest.raises(
+        FileExistsError, match=rf"contains checkpoints but no {ARGUMENTS}, so it is unknown which run made them"
+    ):
         toy_run("run", resume=True)
-    (tmp_path / "run" / ASKED).write_text(asked)
+    (tmp_path / "run" / ARGUMENTS).write_text(asked)
     assert toy_run("run", resume=True, logging_steps=1)["steps"] == 8, "what makes no difference may change"
 
 

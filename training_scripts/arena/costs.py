@@ -8,6 +8,7 @@ library are also timed under autocast to bfloat16, which the runs do not use. Th
 the results of the runs.
 """
 
+import dataclasses
 import sys
 from functools import partial
 from typing import Any
@@ -115,7 +116,7 @@ def main(arguments: list[str]) -> None:
         except ValueError as error:
             absent.append(f"{task} is left out: {error}")
             continue
-        costs["tasks"][task] = {"variants": variants, "environment": environment()}
+        costs["tasks"][task] = {"variants": variants, "environment": dataclasses.asdict(environment())}
         write_measurements(options.output, costs)
     if absent:
         sys.exit("\n".join(absent))

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hf_effattn.data.checksums import content_checksum
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.lra import get_task
-from hf_effattn.lra.checksums import content_checksum
-from hf_effattn.lra.collate import IGNORED
 from hf_effattn.lra.listops import OPERATORS
 from hf_effattn.training.lra import use_rows
 from training_scripts.arena.command_line import measuring_parser

@@ -19,12 +19,13 @@ import torch
 from tqdm import tqdm
 
 from hf_effattn.files import read_json
+from hf_effattn.machine import peak_resident_bytes
 from training_scripts.arena.command_line import measuring_parser, silence_warnings
 from training_scripts.arena.costs import step_of
 from training_scripts.arena.plan import Run, read_plan
 from training_scripts.arena.results import RESULTS, write_measurements
 from training_scripts.measuring.allocator import RETURN_FREED_MEMORY
-from training_scripts.measuring.peak_memory import highest_ever, reset_peak, status_bytes
+from training_scripts.measuring.peak_memory import reset_peak, status_bytes
 
 
 MODULE = "training_scripts.arena.memory"
@@ -66,7 +67,7 @@ def memory_point(run: Run) -> dict[str, Any]:
     step = step_of(run)
     state = 3 * sum(p.numel() * p.element_size() for p in step.model.parameters())
     reset = reset_peak()
-    before = status_bytes("VmRSS") if reset else highest_ever()
+    before = status_bytes("VmRSS") if reset else peak_resident_bytes()
     try:
         for _ in range(STEPS):
             step()
@@ -74,7 +75,7 @@ def memory_point(run: Run) -> dict[str, Any]:
         if not run.variant.builtin:
             raise
         return {"error": f"{type(error).__name__}: {error}"}
-    peak = (status_bytes("VmHWM") if reset else highest_ever()) - before
+    peak = (status_bytes("VmHWM") if reset else peak_resident_bytes()) - before
     return {"error": None, "peak_bytes": peak, "state_bytes": state}
 
 

@@ -56,19 +56,21 @@ def break_down(problem: Problem, settings: Settings) -> dict[str, Any]:
 def seconds_inside(call: Any) -> tuple[float, float]:
     """Seconds that `call` spends in the compiled library, and in all."""
     spent = []
-    original = ops.call
+    # The name that the operators call.
+    module: Any = ops
+    original = module.call
 
     def measured(function: str, arguments: Any) -> None:
         start = time.perf_counter()
         original(function, arguments)
         spent.append(time.perf_counter() - start)
 
-    ops.call = measured
+    module.call = measured
     try:
         with torch.no_grad():
             start = time.perf_counter()
             call()
             seconds = time.perf_counter() - start
     finally:
-        ops.call = original
+        module.call = original
     return sum(spent), seconds

@@ -58,7 +58,7 @@ def operator_steps(settings: Settings) -> dict[str, Any]:
     return _measured("linear_attention_step", runners, settings, check, sizes)
 
 
-def _operator_call(token: Token, state: torch.Tensor, feature_map: MapLayer, steps: int) -> Callable:
+def _operator_call(token: Token, state: torch.Tensor, feature_map: MapLayer, steps: int) -> Callable[[], None]:
     def call() -> None:
         running = state
         with torch.no_grad():

@@ -56,4 +56,5 @@ def measure_point(point: dict[str, Any], settings: Settings) -> dict[str, Any]:
     if process.returncode != 0:
         reasons = process.stderr.strip().splitlines()
         return point | {"error": reasons[-1][:300] if reasons else f"ended with code {process.returncode}"}
-    return point | {"error": None} | json.loads(process.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return point | {"error": None} | measured

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from ..measuring.peak_memory import highest_ever, reset_peak, status_bytes
+from hf_effattn.machine import peak_resident_bytes
+
+from ..measuring.peak_memory import reset_peak, status_bytes
 from .candidate import Candidate
 from .check import run_candidate, verify
 from .ours import linear_candidate, softmax_candidate
@@ -48,9 +50,9 @@ def measure(candidate: Candidate, problem: Problem, mode: str) -> dict[str, Any]
     gc.collect()
     # Where the kernel lets us, the peak so far is forgotten; else it may hide a smaller peak of the operator.
     reset = reset_peak()
-    before = status_bytes("VmRSS") if reset else highest_ever()
+    before = status_bytes("VmRSS") if reset else peak_resident_bytes()
     results = run_candidate(prepared, leaves, output_gradient, mode)
-    after = status_bytes("VmHWM") if reset else highest_ever()
+    after = status_bytes("VmHWM") if reset else peak_resident_bytes()
     del results
     return {"peak_bytes": after - before, "method": "VmHWM after a reset" if reset else "ru_maxrss"}
 

@@ -32,7 +32,8 @@ class ModelEntry:
 def _entry(name: str, attention: str, model_type: str, origin: str, **options: Any) -> ModelEntry:
     def build(size: Size) -> PreTrainedModel:
         config = matched_config(model_type, size, num_labels=2, **options)
-        return AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        return model
 
     return ModelEntry(name, attention, build, origin)
 

@@ -11,7 +11,8 @@ from .problem import ELU
 def find_scenario(results: dict[str, Any], mode: str, **problem: Any) -> dict[str, Any] | None:
     """The scenario of the operators with these fields, elu + 1 with 64 features in float32 unless said otherwise."""
     wanted = {"feature_map": ELU, "dtype": "float32", "features": 64} | problem
-    for scenario in results.get("operators", {}).get("scenarios", []):
+    scenarios: list[dict[str, Any]] = results.get("operators", {}).get("scenarios", [])
+    for scenario in scenarios:
         fields = scenario["problem"]
         if scenario["mode"] == mode and all(fields[name] == value for name, value in wanted.items()):
             return scenario
@@ -46,8 +47,8 @@ def best_peer(scenario: dict[str, Any] | None) -> str | None:
 def floor_seconds(scenario: dict[str, Any]) -> float:
     """The least time for the scenario's arithmetic, at the best rate that the matrix product reached beside it."""
     product = scenario["product"]
-    rate = product["flops"] / min(value for value in product["seconds"] if value is not None)
-    return scenario["flops"] / rate
+    rate: float = product["flops"] / min(value for value in product["seconds"] if value is not None)
+    return float(scenario["flops"] / rate)
 
 
 def above_floor(scenario: dict[str, Any] | None, name: str) -> float | None:

@@ -1,7 +1,5 @@
 """Peak of a process's resident memory, as the system counts it."""
 
-import resource
-import sys
 from pathlib import Path
 
 
@@ -19,9 +17,3 @@ def status_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"{field}:")]
     return int(line.split()[1]) * 1024
-
-
-def highest_ever() -> int:
-    """The most that was ever resident, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import __version__ as transformers_version
 
 from ..families import Family
-from ..files import read_json
+from ..hub.audit import audit_checkpoint
+from ..hub.loading import head_classes, load_config
 from ..lra import LraTask, get_task
 from ..models.configuration_effattn import EffAttnConfig
-from . import card_facts as facts
-from .audit import audit_checkpoint
-from .card_checks import check_of_a_task, check_same_model, check_same_weights, check_task, check_values
-from .card_facts import fact
-from .loading import head_classes, load_config
+from ..training.results import RunResults, require
+from . import content
+from .checks import check_run_of_a_task, check_same_model, check_same_weights, check_task, check_values
 
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -58,7 +56,7 @@ def write_card(
     Raises:
         FileNotFoundError: there is no checkpoint, or no file with results.
         FileExistsError: there is a ``README.md`` that was written by hand, or changed since `write_card` wrote it.
-        ValueError: a fact is missing from the results or cannot be true, they belong to another model, or the audit
+        ValueError: an entry of the results is missing or cannot be true, they belong to another model, or the audit
             refuses a file.
     """
     folder = Path(folder)
@@ -67,21 +65,21 @@ def write_card(
     readme = folder / "README.md"
     code = audit_checkpoint(folder).code
     _check_replaceable(readme)
-    found = read_json(results)
+    found = RunResults.load(results)
     task, family, config = _model_of(found, folder)
     name = repository.split("/")[-1] if repository else f"{family.model_type}-{task.name}"
     context = {
         "auto_class": task.auto_class,
         "class_name": family.class_names[task.auto_class],
-        "code_table": facts.code_table(code) if code else "",
+        "code_table": content.code_table(code) if code else "",
         "family": family,
         "name": name,
         "repository": repository or "path/to/this/folder",
-        "requirements": facts.requirements(),
+        "requirements": content.requirements(),
         "revision": revision,
         "task": task.name,
         "transformers_version": transformers_version,
-        **_of_run(found, task, config),
+        **_run_values(found, task, config),
     }
     metadata = _metadata(found, task, family.model_type, name, bool(code), license)
     text = f"---\n{metadata.to_yaml()}\n---\n{_render(context)}"
@@ -90,14 +88,14 @@ def write_card(
     return card
 
 
-def _model_of(results: Mapping[str, Any], folder: Path) -> tuple[LraTask, Family, EffAttnConfig]:
-    """The task, family and config of a checkpoint, once it is sure that the results are those of this model.
+def _model_of(results: RunResults, folder: Path) -> tuple[LraTask, Family, EffAttnConfig]:
+    """The task, family and config of a checkpoint whose results these are.
 
     Raises:
-        ValueError: they are not, or a fact is missing or cannot be true.
+        ValueError: they belong to another model, or an entry is missing or cannot be true.
     """
-    check_of_a_task(results)
-    task = get_task(fact(results, "arguments", "task"))
+    check_run_of_a_task(results)
+    task = get_task(require(results.arguments, "arguments", "task"))
     family, auto_classes = head_classes(folder)
     config = load_config(folder, family)
     check_task(task, auto_classes, list((config.id2label or {}).values()))
@@ -126,25 +124,25 @@ def _check_replaceable(readme: Path) -> None:
         )
 
 
-def _of_run(results: dict[str, Any], task: LraTask, config: EffAttnConfig) -> dict[str, Any]:
+def _run_values(results: RunResults, task: LraTask, config: EffAttnConfig) -> dict[str, Any]:
     """What the template says of the training run and its model."""
     return {
         "config_name": type(config).__name__,
-        "config_table": facts.config_table(config),
-        "environment_table": facts.environment_table(results, task),
-        "parameters": fact(results, "parameters"),
-        "results_table": facts.results_table(results),
-        "versions": fact(results, "environment", "versions"),
-        **facts.input_facts(results, task, config),
-        **facts.training_facts(results, task),
+        "config_table": content.config_table(config),
+        "environment_table": content.environment_table(results, task),
+        "parameters": results.parameters,
+        "results_table": content.results_table(results),
+        "versions": results.environment.versions,
+        **content.input_values(results, task, config),
+        **content.training_values(results, task),
     }
 
 
 def _metadata(
-    results: dict[str, Any], task: LraTask, model_type: str, name: str, code: bool, license: str | None
+    results: RunResults, task: LraTask, model_type: str, name: str, code: bool, license: str | None
 ) -> ModelCardData:
     """The card's YAML block, with the scores as the Hub reads them."""
-    accuracy, low, high = facts.scores(results)
+    accuracy, low, high = results.accuracy()
     pipeline_tag = PIPELINE_TAGS[task.auto_class]
     # Types of their own, so that nobody who reads scores by machine takes an end of the interval for one.
     measured = [
@@ -152,7 +150,7 @@ def _metadata(
         ("accuracy_low", "Test accuracy, lower end of the 95 % interval", low),
         ("accuracy_high", "Test accuracy, upper end of the 95 % interval", high),
     ]
-    source = fact(results, "arguments", "source")
+    source = require(results.arguments, "arguments", "source")
     return ModelCardData(
         license=license,
         library_name="transformers",
@@ -166,7 +164,7 @@ def _metadata(
                 dataset_type=task.name,
                 dataset_name=f"{task.name} ({source if source in task.sources else Path(source).name})",
                 dataset_split="test",
-                dataset_args={"sha256": fact(results, "data", "test", "sha256")},
+                dataset_args={"sha256": results.data["test"].sha256},
                 metric_type=kind,
                 metric_name=metric,
                 metric_value=value,

@@ -2,25 +2,25 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..hub.export import weight_checksums
+from ..hub.loading import model_without_weights
 from ..lra import LraTask
 from ..models.configuration_effattn import EffAttnConfig
-from .card_facts import architecture, fact, scores
-from .export import weight_checksums
-from .loading import model_without_weights
+from ..training.results import RunResults, require
+from .content import architecture
 
 
 #: How far an end of an interval may be off by rounding.
 ROUNDING = 1e-6
 
 
-def check_of_a_task(results: Any) -> None:
-    """Raise ValueError if the results are those of a script for data of one's own."""
-    arguments = results.get("arguments") if isinstance(results, Mapping) else None
-    if isinstance(arguments, Mapping) and "task" not in arguments and {"train_file", "dataset"} & arguments.keys():
+def check_run_of_a_task(results: RunResults) -> None:
+    """Raise ValueError if the results are those of a script for data of the user's own."""
+    if "task" not in results.arguments and {"train_file", "dataset"} & results.arguments.keys():
         raise ValueError(
             "these are results on data of your own: a card says what the data is, where it comes from and what its "
             "labels mean, and the results tell nothing of that; write README.md by hand, push takes any card"
@@ -35,20 +35,21 @@ def check_task(task: LraTask, auto_classes: list[str], labels: list[str]) -> Non
         raise ValueError(f"task {task.name!r} has the labels {list(task.labels)}, but the checkpoint has {labels}")
 
 
-def check_same_model(results: Mapping[str, Any], config: EffAttnConfig) -> None:
+def check_same_model(results: RunResults, config: EffAttnConfig) -> None:
     """Raise ValueError if the results are those of a model with another architecture."""
     # A field that did not exist when the results were written had the value that is the default now.
     defaults = architecture(type(config)())
-    recorded = defaults | {"model_type": fact(results, "model_config", "model_type"), **fact(results, "model_config")}
+    require(results.model_config, "model_config", "model_type")
+    recorded = defaults | results.model_config
     here = {"model_type": config.model_type, **architecture(config)}
     if differing := sorted(name for name, value in here.items() if recorded.get(name) != value):
         pairs = ", ".join(f"{name}: {recorded.get(name)!r} there, {here[name]!r} here" for name in differing)
         raise ValueError(f"the results are those of another model ({pairs})")
 
 
-def check_same_weights(results: Mapping[str, Any], folder: Path) -> None:
+def check_same_weights(results: RunResults, folder: Path) -> None:
     """Raise ValueError if the results are those of other weights, be they only in another dtype."""
-    recorded, here = fact(results, "weights"), weight_checksums(folder)
+    recorded, here = require(results.weights, "weights"), weight_checksums(folder)
     if recorded != here:
         raise ValueError(
             f"the results are those of other weights ({recorded} there, {here} here): take the folder model/ of the "
@@ -56,9 +57,7 @@ def check_same_weights(results: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def check_values(
-    results: Mapping[str, Any], model_class: Callable[[EffAttnConfig], Any], config: EffAttnConfig
-) -> None:
+def check_values(results: RunResults, model_class: Callable[[EffAttnConfig], Any], config: EffAttnConfig) -> None:
     """Raise ValueError for numbers that no run can give, such as an accuracy of 9.9, and for tables that break.
 
     Args:
@@ -66,21 +65,20 @@ def check_values(
         model_class: the class of the model.
         config: its config; the parameters that it comes to are counted.
     """
+    content = results.to_dict()
     for path, possible, what in _expectations():
-        value = fact(results, *path)
+        value = require(content.get(path[0]), *path)
         if not possible(value):
             raise ValueError(f"the results have {'.'.join(path)}={value!r}, which must be {what}")
-    accuracy, low, high = scores(results)
+    accuracy, low, high = results.accuracy()
     if not low - ROUNDING <= accuracy <= high + ROUNDING:
         raise ValueError(f"the results have an accuracy of {accuracy}, outside of its interval, {low} to {high}")
-    steps, best = fact(results, "steps"), results.get("best_step")
+    steps, best = results.steps, results.best_step
     if best is not None and not (_is_count(best) and best <= steps):
         raise ValueError(f"the results have best_step={best!r} of {steps} steps")
     parameters = model_without_weights(model_class, config).num_parameters()
-    if fact(results, "parameters") != parameters:
-        raise ValueError(
-            f"the results have {fact(results, 'parameters')!r} parameters, but the config comes to {parameters:,}"
-        )
+    if results.parameters != parameters:
+        raise ValueError(f"the results have {results.parameters!r} parameters, but the config comes to {parameters:,}")
 
 
 def _expectations() -> Iterator[tuple[tuple[str, ...], Callable[[Any], bool], str]]:

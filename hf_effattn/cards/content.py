@@ -1,4 +1,4 @@
-"""What a model card says, each fact taken from the results of a training run, from the config or from the code."""
+"""The statements and tables of a model card, from the results of a training run, the config and the code."""
 
 import dataclasses
 import math
@@ -12,25 +12,9 @@ from transformers import TrainingArguments
 from ..lra import LraTask
 from ..models.base_versions import SUPPORTED
 from ..models.configuration_effattn import EffAttnConfig
+from ..training.argument_effects import belongs_in_card
+from ..training.results import RunResults, require
 
-
-#: Training arguments that say where a run is kept and watched, or that follow from others: by their beginnings.
-ABOUT_THE_RUN = (
-    "disable_tqdm",
-    "eval_batch_size",
-    "hub_",
-    "local_rank",
-    "log_",
-    "logging_",
-    "output_dir",
-    "project",
-    "push_to_hub",
-    "report_to",
-    "resume_from_checkpoint",
-    "run_name",
-    "trackio_",
-    "train_batch_size",
-)
 
 #: Fields of a config that do not describe the architecture.
 NOT_ARCHITECTURE = {"architectures", "auto_map", "dtype", "id2label", "label2id", "problem_type", "use_cache"}
@@ -39,20 +23,6 @@ NOT_ARCHITECTURE |= {"transformers_version"}
 #: What the examples of a card classify.
 EXAMPLES = {"listops": "[MAX 2 9 [MIN 4 7 ] 0 ]"}
 EXAMPLE = "A film to remember."
-
-
-def fact(results: Mapping[str, Any], *path: str) -> Any:
-    """The entry ``results[path[0]][path[1]]…``.
-
-    Raises:
-        ValueError: it is missing, or null.
-    """
-    value: Any = results
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-        if value is None:
-            raise ValueError(f"the results lack {'.'.join(path)}; write them with training_scripts/run_lra.py")
-    return value
 
 
 def architecture(config: EffAttnConfig) -> dict[str, Any]:
@@ -70,8 +40,8 @@ def kind_of_input(task: LraTask) -> str:
     return "ids" if task.tokenizer is None else "text"
 
 
-def input_facts(results: Mapping[str, Any], task: LraTask, config: EffAttnConfig) -> dict[str, Any]:
-    """What the examples need."""
+def input_values(results: RunResults, task: LraTask, config: EffAttnConfig) -> dict[str, Any]:
+    """What the template needs for its examples."""
     longest = config.max_input_length
     mean, deviation = task.pixels or (None, None)
     return {
@@ -84,68 +54,62 @@ def input_facts(results: Mapping[str, Any], task: LraTask, config: EffAttnConfig
         "vocab_size": config.vocab_size,
         "example_length": min(longest or 128, 128),
         "longest": longest,
-        "max_length": fact(results, "arguments", "max_length"),
+        "max_length": require(results.arguments, "arguments", "max_length"),
     }
 
 
-def training_facts(results: Mapping[str, Any], task: LraTask) -> dict[str, Any]:
-    """What the model was trained on, and how."""
-    source = fact(results, "arguments", "source")
-    best = fact(results, "training_arguments", "load_best_model_at_end")
+def training_values(results: RunResults, task: LraTask) -> dict[str, Any]:
+    """What the template says of the data and of the training."""
+    source = require(results.arguments, "arguments", "source")
+    best = require(results.training_arguments, "training_arguments", "load_best_model_at_end")
     return {
         "source": f"source `{source}`" if source in task.sources else f"files of the folder `{Path(source).name}`",
-        "seed": fact(results, "training_arguments", "seed"),
-        "steps": fact(results, "steps"),
-        "best_step": fact(results, "best_step") if best else None,
+        "seed": require(results.training_arguments, "training_arguments", "seed"),
+        "steps": results.steps,
+        "best_step": require(results.best_step, "best_step") if best else None,
         "starting_point": starting_point(results),
         "arguments_table": arguments_table(results),
         "data_table": data_table(results),
     }
 
 
-def starting_point(results: Mapping[str, Any]) -> str:
+def starting_point(results: RunResults) -> str:
     """Which weights training began with."""
-    start = fact(results, "arguments").get("model_name_or_path")
+    start = results.arguments.get("model_name_or_path")
     # The last two parts are the name of a repository, or as much of a path as is of use elsewhere.
     return "From new weights," if start is None else f"From the weights of `{'/'.join(Path(start).parts[-2:])}`,"
 
 
-def arguments_table(results: Mapping[str, Any]) -> str:
+def arguments_table(results: RunResults) -> str:
     """The arguments of the run that are not defaults; the seed in any case."""
     own = {
         name: value
-        for name, value in fact(results, "arguments").items()
+        for name, value in results.arguments.items()
         if value not in (None, False, {}) and name not in ("source", "model_config", "model_name_or_path", "resume")
     }
     defaults = TrainingArguments(output_dir=".").to_sanitized_dict()
     training = {
         name: value
-        for name, value in fact(results, "training_arguments").items()
-        if not name.startswith(ABOUT_THE_RUN) and (name == "seed" or defaults.get(name) != value)
+        for name, value in results.training_arguments.items()
+        if belongs_in_card(name) and (name == "seed" or defaults.get(name) != value)
     }
     return _table(("argument", "value"), [(f"`{name}`", f"`{value}`") for name, value in (own | training).items()])
 
 
-def data_table(results: Mapping[str, Any]) -> str:
+def data_table(results: RunResults) -> str:
     """Rows and checksum of every split."""
     rows = [
-        (name, f"{fact(results, 'data', name, 'rows'):,}", f"`{fact(results, 'data', name, 'sha256')}`")
+        (name, f"{results.data[name].rows:,}", f"`{results.data[name].sha256}`")
         for name in ("train", "validation", "test")
     ]
     return _table(("split", "rows", "SHA-256"), rows)
 
 
-def results_table(results: Mapping[str, Any]) -> str:
+def results_table(results: RunResults) -> str:
     """The score, and its interval."""
-    accuracy, low, high = scores(results)
+    accuracy, low, high = results.accuracy()
     rows = [("test accuracy", f"{accuracy:.2%}"), ("95 % interval", f"{low:.2%} to {high:.2%}")]
     return _table(("measure", "value"), rows)
-
-
-def scores(results: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Test accuracy, and the two ends of its interval."""
-    accuracy, low, high = (fact(results, "test", f"test_accuracy{end}") for end in ("", "_low", "_high"))
-    return accuracy, low, high
 
 
 def config_table(config: EffAttnConfig) -> str:
@@ -155,25 +119,25 @@ def config_table(config: EffAttnConfig) -> str:
     return _table(("field", "value"), changed)
 
 
-def environment_table(results: Mapping[str, Any], task: LraTask) -> str:
+def environment_table(results: RunResults, task: LraTask) -> str:
     """What the run cost, and on what."""
-    device = fact(results, "environment", "device")
+    device = results.environment.device
     unit = "tokens without padding" if task.pixels is None else "pixels"
     memory = "peak memory of the process" if device == "cpu" else "peak memory on the GPU"
-    backends = sorted(set(fact(results, "backends", "layers").values()))
+    backends = sorted(set(require(results.backends, "backends", "layers").values()))
     rows = [
         ("device", device),
-        ("processes", fact(results, "processes")),
-        ("threads of torch of each", fact(results, "environment", "torch_threads")),
-        ("processor cores", fact(results, "environment", "cpu_count")),
-        ("platform", fact(results, "environment", "platform")),
+        ("processes", results.processes),
+        ("threads of torch of each", results.environment.torch_threads),
+        ("processor cores", results.environment.cpu_count),
+        ("platform", results.environment.platform),
         ("backend of attention", ", ".join(backends)),
-        ("dtype of the weights", fact(results, "backends", "dtype")),
-        ("mixed precision", fact(results, "mixed_precision")),
-        (f"{unit} per second in training steps", f"{fact(results, 'tokens_per_second'):,.0f}"),
-        (memory, f"{fact(results, 'peak_memory_bytes') / 2**20:,.0f} MiB"),
-        ("Python", fact(results, "environment", "python")),
-        *fact(results, "environment", "versions").items(),
+        ("dtype of the weights", require(results.backends, "backends", "dtype")),
+        ("mixed precision", results.mixed_precision),
+        (f"{unit} per second in training steps", f"{require(results.tokens_per_second, 'tokens_per_second'):,.0f}"),
+        (memory, f"{results.peak_memory_bytes / 2**20:,.0f} MiB"),
+        ("Python", results.environment.python),
+        *results.environment.versions.items(),
     ]
     return _table(("what", "value"), rows)
 
