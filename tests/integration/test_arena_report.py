@@ -18,7 +18,8 @@ from training_scripts.arena.claims import Claim, Difference, claims, difference
 from training_scripts.arena.measurements import read_measurements
 from training_scripts.arena.plan import read_plan
 from training_scripts.arena.plots import write_plots
-from training_scripts.arena.results import changed_results, save_outcome
+from training_scripts.arena.result_lines import decode, encode
+from training_scripts.arena.results import RESULTS, changed_results, save_outcome
 from training_scripts.arena.scores import Scores, read_scores
 
 
@@ -256,6 +257,13 @@ def test_the_report_in_the_repository_is_current(tmp_path):
     assert (tmp_path / "RESULTS.md").read_text() == current, "run: python -m training_scripts.arena.report"
     for plot in tmp_path.glob("*.svg"):
         assert plot.read_bytes() == (report.REPORT.parent / plot.name).read_bytes(), plot.name
+
+
+def test_the_result_files_in_the_repository_have_their_form():
+    files = sorted(RESULTS.glob("*.jsonl"))
+    assert [path.stem for path in files] == sorted(read_plan().tasks)
+    for path in files:
+        assert encode(decode(path)) == path.read_text(), path
 
 
 def test_a_task_without_its_data_is_left_out_and_named(plan_file, tmp_path, monkeypatch):

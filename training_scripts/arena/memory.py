@@ -28,7 +28,6 @@ from training_scripts.measuring.allocator import RETURN_FREED_MEMORY
 from training_scripts.measuring.peak_memory import reset_peak, status_bytes
 
 
-MODULE = "training_scripts.arena.memory"
 MEMORY = RESULTS / "memory.json"
 
 #: Number of steps after which the memory of a run no longer grows.
@@ -41,15 +40,8 @@ def measure(plan_file: Path, run: Run) -> dict[str, Any]:
     Raises:
         ValueError: the process fails, for example because the data are missing; the message is its last line.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "training_scripts.arena.memory",
-        f"--plan={plan_file}",
-        "--point",
-        run.task,
-        run.variant.name,
-    ]
+    command = [sys.executable, "-m", "training_scripts.arena.memory", f"--plan={plan_file}"]
+    command += ["--point", run.task, run.variant.name]
     done = subprocess.run(command, env=os.environ | RETURN_FREED_MEMORY, capture_output=True, text=True)
     if done.returncode:
         raise ValueError((done.stderr.splitlines() or ["no output"])[-1])
