@@ -1,12 +1,11 @@
 """The arena: what is complete is never trained again, and what is not is never trusted."""
 
-import concurrent.futures
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -21,7 +20,6 @@ from hf_effattn.training.lra import LraArguments, build_model, model_config, pre
 from hf_effattn.training.recipes import parse_recipe
 from tests.integration.conftest import RECIPE, outcome
 from training_scripts.arena import run as arena
-from training_scripts.arena.cells import read_cells
 from training_scripts.arena.plan import read_plan
 from training_scripts.arena.result_lines import decode
 from training_scripts.arena.results import (
@@ -33,6 +31,7 @@ from training_scripts.arena.results import (
     save_error,
     save_outcome,
 )
+from training_scripts.arena.scores import read_scores
 
 
 def command(plan_file, *arguments):
@@ -145,7 +144,7 @@ def test_a_damaged_file_is_refused_and_never_written_over(plan_file, results, fi
     ):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=message):
-            read_cells(filled, results)
+            read_scores(filled, results)
         with pytest.raises(ValueError, match=message):
             arena.main([str(part) for part in command(plan_file, "--replace-stale")])
         assert path.read_text() == damaged
@@ -197,12 +196,17 @@ def test_a_result_is_read_as_it_was_written(result, tmp_path):
 
 
 def test_writers_at_the_same_time_lose_no_result(plan_file, results):
-    runs = read_plan(plan_file).runs()
-    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for job in [pool.submit(save_error, run, f"ValueError: {run.name}", results) for run in runs * 4]:
-            job.result()
-    assert {name: found["error"] for name, found in load_results(runs, results).items()} == {
-        run.name: f"ValueError: {run.name}" for run in runs
+    first, second, *_ = read_plan(plan_file).runs()
+    other = threading.Thread(target=save_error, args=(second, "ValueError: second", results))
+    with changed_results("small", results) as found:
+        other.start()
+        # Long enough for it to write, if it did not wait.
+        other.join(timeout=0.5)
+        found[first.key] = {"fingerprint": first.fingerprint, "arguments": {}, "error": "first", "outcome": None}
+    other.join()
+    assert {key: result["error"] for key, result in read_results("small", results).items()} == {
+        first.key: "first",
+        second.key: "ValueError: second",
     }
 
 
@@ -223,7 +227,7 @@ def test_a_plan_that_refers_to_nothing_is_refused(plan_file):
     content = yaml.safe_load(plan_file.read_text())
     content["variants"]["luna"]["filtered"] = "nothing"
     plan_file.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match=r"variant 'luna' refers to \['nothing'\], which there are not"):
+    with pytest.raises(ValueError, match=r"variant 'luna' refers to unknown variants \['nothing'\]"):
         read_plan(plan_file)
     content["variants"]["luna"] = {"titel": "Luna", "model_type": "luna"}
     plan_file.write_text(yaml.safe_dump(content))

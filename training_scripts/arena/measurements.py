@@ -1,34 +1,34 @@
-"""What is measured beside the runs, as far as it was measured on what the plan has now."""
+"""Costs, memory, padding and guesses: the measurements beside the runs that are still current."""
 
 from pathlib import Path
 from typing import Any
 
 from hf_effattn.files import read_json
-from training_scripts.arena.cells import Cells
 from training_scripts.arena.plan import Plan
+from training_scripts.arena.scores import ScoreTable
 
 
-#: The names of the scripts that measure, and of their files.
+#: Names of the measuring scripts, and of their files.
 FILES = ("costs", "memory", "padding", "guesses")
 
 
-def read_measurements(plan: Plan, cells: Cells, folder: Path) -> dict[str, Any]:
-    """What the files of `FILES` have, without what is out of date.
+def read_measurements(plan: Plan, table: ScoreTable, folder: Path) -> dict[str, Any]:
+    """The content of the files of `FILES`, without entries of recipes or data that have changed since.
 
     Args:
         plan: the arena.
-        cells: the results of its runs, which tell what data there were.
-        folder: where the files are; those that are missing give nothing.
+        table: the scores of its runs, which record their data.
+        folder: where the files are; a missing file counts as empty.
 
     Returns:
-        ``costs``: task -> times of its variants, and their memory where it was measured; ``padding``: variant -> what
-        padding does; ``guesses``: task -> guesses.
+        ``costs``: task -> times of its variants, with their memory where that was measured; ``padding``: variant ->
+        effect of padding; ``guesses``: task -> guesses.
     """
     found = {name: _read(folder / f"{name}.json") for name in FILES}
     costs = {}
     for task, listed in found["costs"].get("tasks", {}).items():
         times, memory = (
-            {name: cost for name, cost in variants.items() if _current_cost(plan, task, name, cost)}
+            {name: cost for name, cost in variants.items() if plan.is_current(task, name, cost)}
             for variants in (listed["variants"], found["memory"].get(task, {}))
         )
         if times:
@@ -41,7 +41,7 @@ def read_measurements(plan: Plan, cells: Cells, folder: Path) -> dict[str, Any]:
     guesses = {
         task: entry
         for task, entry in found["guesses"].items()
-        if task in plan.tasks and _test_data(plan, cells, task) in (None, entry["sha256"])
+        if task in plan.tasks and _test_data(plan, table, task) in (None, entry["sha256"])
     }
     return {"costs": costs, "padding": padding, "guesses": guesses}
 
@@ -50,14 +50,7 @@ def _read(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _current_cost(plan: Plan, task: str, name: str, cost: dict[str, Any]) -> bool:
-    """Whether the plan has the run still, with the recipe that it was measured with."""
-    if task not in plan.tasks or name not in plan.variants:
-        return False
-    return cost["fingerprint"] == plan.run(task, plan.variants[name], plan.seeds[0]).fingerprint
-
-
-def _test_data(plan: Plan, cells: Cells, task: str) -> str | None:
-    """The checksum of a task's test rows, if a run has seen them."""
-    outcomes = (outcome for name in plan.variants for outcome in cells[task, name].outcomes.values())
+def _test_data(plan: Plan, table: ScoreTable, task: str) -> str | None:
+    """The checksum of the test rows that the runs of a task were scored on; None without a run."""
+    outcomes = (outcome for name in plan.variants for outcome in table[task, name].outcomes.values())
     return next((outcome["data"]["test"]["sha256"] for outcome in outcomes), None)

@@ -1,4 +1,4 @@
-"""The results of the arena, cell by cell: a variant on a task, with all its seeds."""
+"""Scores of a variant on a task, over all its seeds."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from training_scripts.arena.results import RESULTS, load_results
 
 
 @dataclass
-class Cell:
-    """What the runs of a variant on a task gave.
+class Scores:
+    """The runs of a variant on a task.
 
     Attributes:
-        outcomes: seed -> outcome, of the seeds that are done.
-        error: why the model cannot run on the task, if it cannot.
-        failed: runs with an error.
+        outcomes: seed -> outcome of its run, for every seed that has been trained.
+        error: the exception that a run ended with, if one did.
+        failed: the number of runs that ended with an exception.
     """
 
     outcomes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -27,18 +27,19 @@ class Cell:
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracies, in the order of the seeds."""
+        """Test accuracies in the order of the seeds."""
         return [outcome["test_accuracy"] for _, outcome in sorted(self.outcomes.items())]
 
     @property
     def mean(self) -> float | None:
-        """Mean test accuracy over the seeds that are done."""
+        """Mean test accuracy over the seeds; None without any."""
         return statistics.mean(self.accuracies) if self.outcomes else None
 
-    def above(self, guess: float) -> bool:
-        """Whether the lower ends of Wilson's 95 % intervals, on average over seeds, are above it.
+    def is_above(self, guess: float) -> bool:
+        """Whether the accuracy is significantly above `guess`.
 
-        They are over the test rows; labels of one row count as a single one, for what they have in common.
+        It is if the lower ends of Wilson's 95 % intervals, averaged over the seeds, are above. The intervals are over
+        the test rows: labels of one row depend on one another, and so count as a single one.
         """
         lows = []
         for outcome in self.outcomes.values():
@@ -48,7 +49,7 @@ class Cell:
         return bool(lows) and statistics.mean(lows) > guess
 
     def curve(self) -> dict[int, float]:
-        """Step -> mean over seeds of the validation accuracy."""
+        """Step -> validation accuracy, averaged over the seeds."""
         points: dict[int, list[float]] = {}
         for outcome in self.outcomes.values():
             for point in outcome["curve"]:
@@ -56,7 +57,7 @@ class Cell:
         return {step: statistics.mean(values) for step, values in sorted(points.items())}
 
     def best_by(self, step: float) -> list[float]:
-        """The best validation accuracy up to a step, of every seed; none if one was not scored by then."""
+        """The best validation accuracy of every seed up to a step; empty if a seed was not scored by then."""
         best = []
         for outcome in self.outcomes.values():
             scores = [point["accuracy"] for point in outcome["curve"] if point["step"] <= step]
@@ -66,41 +67,42 @@ class Cell:
         return best
 
     def diagnostic(self, measure: str) -> dict[int, float]:
-        """Step -> mean over seeds and layers of a measure of `hf_effattn.diagnose`, if there is one."""
+        """Step -> a measure of `hf_effattn.diagnose`, averaged over seeds and layers; empty without it."""
         points: dict[int, list[float]] = {}
         for outcome in self.outcomes.values():
-            # Where a step is there twice, the second entry is of the best weights, and not of that step's.
+            # A step can have a second entry: that of the best weights, which were loaded after training.
             for step, entry in {entry["step"]: entry for entry in reversed(outcome["diagnostics"])}.items():
                 values = [value for name, value in entry.items() if name.split("/")[-1] == measure]
                 points.setdefault(step, []).extend(values)
         return {step: statistics.mean(values) for step, values in sorted(points.items()) if values}
 
 
-#: (task, variant) -> cell.
-Cells = dict[tuple[str, str], Cell]
+#: (task, variant) -> scores.
+ScoreTable = dict[tuple[str, str], Scores]
 
 
-def read_cells(plan: Plan, folder: Path = RESULTS) -> Cells:
-    """Every cell of the plan, with the results that there are.
+def read_scores(plan: Plan, folder: Path = RESULTS) -> ScoreTable:
+    """The scores of every variant on every task of the plan, as far as its runs have been trained.
 
     Raises:
-        ValueError: a result is damaged, comes from another recipe, or was made on other data than the others.
+        ValueError: a file of results is damaged, or a result comes from another recipe or from other data than the
+            other runs of its task.
     """
     data: dict[str, Any] = {}
-    cells = {(task, variant): Cell() for task in plan.tasks for variant in plan.variants}
+    table = {(task, variant): Scores() for task in plan.tasks for variant in plan.variants}
     runs = plan.runs()
     results = load_results(runs, folder)
     for run in runs:
         if (result := results.get(run.name)) is None:
             continue
-        cell = cells[run.task, run.variant.name]
+        scores = table[run.task, run.variant.name]
         if result["error"] is None:
             if data.setdefault(run.task, result["outcome"]["data"]) != result["outcome"]["data"]:
                 raise ValueError(
                     f"{run.name} was made on other data than the other runs of its task: delete its result"
                 )
-            cell.outcomes[run.seed] = result["outcome"]
+            scores.outcomes[run.seed] = result["outcome"]
         else:
-            cell.error = result["error"]
-            cell.failed += 1
-    return cells
+            scores.error = result["error"]
+            scores.failed += 1
+    return table
