@@ -54,11 +54,11 @@ coverage: .venv/dev ## run the tests and say which lines they reach
 	@touch $@ .venv/train
 
 benchmark: .venv/bench ## measure operators and models against their peers (half an hour on a quiet machine)
-	$(BIN)/python training_scripts/benchmark/run.py
+	$(BIN)/python -m training_scripts.benchmark.run
 
 arena: .venv/train ## train all variants on all tasks of the CPU arena, or what is missing, and write RESULTS.md (hours)
 	status=0; for part in run guesses padding memory costs report; do \
-		$(BIN)/python training_scripts/arena/$$part.py || status=1; \
+		$(BIN)/python -m training_scripts.arena.$$part || status=1; \
 	done; exit $$status
 
 clean: ## remove the environment and the caches, but no results

@@ -47,7 +47,9 @@ _LAZY = {
     "verify_checkpoint": "hf_effattn.hub.verify",
     "audit_checkpoint": "hf_effattn.hub.audit",
     "verify_folder": "hf_effattn.hub.verify",
-    "write_card": "hf_effattn.hub.card",
+    "preset": "hf_effattn.presets",
+    "list_presets": "hf_effattn.presets",
+    "write_card": "hf_effattn.cards.card",
     "push_checkpoint": "hf_effattn.hub.push",
 }
 _LAZY |= {name: family.modeling_module for family in list_families() for name in family.class_names.values()}

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -10,7 +9,10 @@ import typer
 from tabulate import tabulate
 
 from .auto import backends
+from .cards import command as card_command
 from .hub import commands
+from .machine import processor_name
+from .presets import list_presets
 from .version import __version__
 
 
@@ -67,7 +69,15 @@ def doctor(
     raise typer.Exit(1 if advice else 0)
 
 
+@app.command()
+def presets() -> None:
+    """List the presets: named configs for `hf_effattn.preset` and the training scripts' --model_config."""
+    rows = [(entry.name, entry.size, entry.source) for entry in list_presets()]
+    typer.echo(tabulate(rows, headers=("preset", "size", "source"), tablefmt="simple", disable_numparse=True))
+
+
 commands.register(app)
+card_command.register(app)
 
 
 def _check_device(device: str) -> None:
@@ -104,14 +114,7 @@ def _machine() -> list[tuple[str, str]]:
         compiled = f"none: {error}"
     return [
         ("python", platform.python_version()),
-        ("processor", _processor()),
+        ("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
         ("threads", str(torch.get_num_threads())),
         ("compiled kernels", compiled),
     ]
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"

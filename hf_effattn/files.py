@@ -59,14 +59,18 @@ def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as JSON. `path` never holds a part of it, even if the process is killed."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text`. `path` never holds a part of it, even if the process is killed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as file:
         try:
-            json.dump(content, file, indent=2, sort_keys=True)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         except BaseException:

@@ -1,4 +1,4 @@
-"""The commands of ``hf-effattn`` for checkpoints: export, verify, card, push."""
+"""The commands of ``hf-effattn`` that take a checkpoint to the Hub: export, verify, push."""
 
 import sys
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ TimeLimit = Annotated[float, typer.Option(min=1, help="seconds that the clean pr
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (export, verify, card, push):
+    for command in (export, verify, push):
         app.command()(command)
 
 
@@ -83,26 +83,6 @@ def verify(
     say(f"weights: {', '.join(audit.weights)}")
     for auto_class, difference in found.differences.items():
         say(f"{auto_class}: largest difference of the logits {difference:.3g}")
-
-
-def card(
-    folder: Folder,
-    results: Annotated[Path, typer.Option(help="results.json of the run that trained the model")],
-    repository: Annotated[str | None, typer.Option(help="owner/name of the repository, for the examples")] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="commit of weights and code in the repository, for the examples")
-    ] = None,
-    license: Annotated[str | None, typer.Option(help="license of the weights, by its name on the Hub")] = None,
-) -> None:
-    """Write the model card, README.md, from the results of a run of run_lra.py. This needs the train extra.
-
-    For a model of another script, write README.md by hand: push takes any card.
-    """
-    with exit_on_errors():
-        from .card import write_card
-
-        write_card(folder, results, repository, revision, license)
-    say(f"{folder / 'README.md'} written; next: hf-effattn push {folder} {repository or 'OWNER/NAME'}")
 
 
 def push(

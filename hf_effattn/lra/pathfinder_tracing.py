@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 
+from ..data.collate import IGNORED
 from .checksums import verified
-from .collate import IGNORED
 from .generated import cut_into_splits, generated
 from .pathfinder_drawing import Layout, Parameters, circle_at, draw, ink, lay_out
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, Features, Sequence, Value
 
+from ..data.collate import IGNORED
 from .checksums import verified
-from .collate import IGNORED
 from .generated import generated
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from ..data.checked_cache import checked_map
 from ..files import sha256
-from .checked_cache import checked_map
 from .checksums import verified
 from .generated import generated
 from .official_files import class_id, read_tsv

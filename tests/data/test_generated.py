@@ -14,8 +14,9 @@ import datasets
 import pytest
 from datasets import Dataset, Features, Value
 
+from hf_effattn.data.checksums import content_checksum
 from hf_effattn.lra import listops, pathfinder, pathfinder_tracing, recall
-from hf_effattn.lra.checksums import content_checksum, verified
+from hf_effattn.lra.checksums import verified
 from hf_effattn.lra.generated import generated
 from hf_effattn.lra.listops import Distribution
 
@@ -214,7 +215,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from hf_effattn.lra import listops
-from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.data.checksums import content_checksum
 
 begun, delay, processes = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 listops.SHARD = 50

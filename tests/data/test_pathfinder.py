@@ -15,8 +15,8 @@ from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from hf_effattn.data.checksums import content_checksum
 from hf_effattn.lra import pathfinder
-from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.lra.pathfinder import generate_pathfinder, load_pathfinder, published
 from hf_effattn.lra.pathfinder_drawing import Parameters, draw, ink, is_connected, lay_out, mark
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.lra import get_task, recall
-from hf_effattn.lra.collate import IGNORED
 from hf_effattn.lra.recall import CLS, FILLER, FIRST_KEY, Parameters, generate_recall
 
 
