@@ -64,7 +64,7 @@ def test_importing_the_package_imports_no_models_and_still_registers_them():
 
 def test_the_version_is_in_every_report():
     version = hf_effattn.__version__
-    assert environment()["versions"]["hf_effattn"] == version
+    assert environment().versions["hf_effattn"] == version
     assert ["hf_effattn", version] in [
         line.split() for line in CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
     ]
