@@ -333,6 +333,16 @@ class EffAttnConfig(PreTrainedConfig):
         return self.max_position_embeddings
 
     @property
+    def resolved_backend(self) -> str:
+        """The backend to run: `attention_backend`, or what `attn_implementation` stands for.
+
+        transformers' ``attn_implementation="eager"`` asks a softmax model for the plain form, our ``"reference"``. A
+        family without softmax has no implementation to choose there; transformers calls it eager.
+        """
+        eager = self.softmax and self._attn_implementation == "eager"
+        return "reference" if self.attention_backend == "auto" and eager else self.attention_backend
+
+    @property
     def resolved_pooling(self) -> str:
         """`pooling`, or its default for an encoder or a decoder.
 

@@ -19,6 +19,7 @@ from transformers import initialization as init
 
 from .base_map_layer import MapLayer
 from .base_module_hooks import is_hooked
+from .configuration_effattn import EffAttnConfig
 from .configuration_kernel_transformer import KernelTransformerConfig
 from .ops_reference import accumulation_dtype
 
@@ -68,8 +69,11 @@ class FeatureMap(nn.Module):
         """How far the map is from orthogonal, for maps that are to be kept near it."""
         return None
 
-    def reset(self, initializer_range: float) -> None:
-        """Initialise the map's own parameters and buffers through `transformers.initialization`."""
+    def start_pass(self) -> None:
+        """Called once per training pass, before it, for maps that change between passes."""
+
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Start the parameters and buffers of the map, through `transformers.initialization`."""
 
 
 class ElementwiseMap(FeatureMap):
@@ -119,7 +123,8 @@ class TrainedMap(FeatureMap):
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         for index in range(self.num_layers - 1):
             heads = self.inner(index, heads)
-        return self.dropout(heads)
+        dropped: torch.Tensor = self.dropout(heads)
+        return dropped
 
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a layer before the last makes of `x`, its dropout included."""
@@ -135,7 +140,7 @@ class TrainedMap(FeatureMap):
         """
         return torch.stack([orthogonality_error(weight) for weight in self.stack("weight")]).sum()
 
-    def reset(self, initializer_range: float) -> None:
+    def start_weights(self, config: EffAttnConfig) -> None:
         for weight in self.stack("weight"):
             if not self.orthogonal_start:
                 # What torch takes for the inputs of a stack of matrices: all entries of one.
@@ -162,8 +167,8 @@ class FeedForwardMap(TrainedMap):
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
         return x + super().inner(index, x)
 
-    def reset(self, initializer_range: float) -> None:
-        super().reset(initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        super().start_weights(config)
         bound = self.head_dim**-0.5
         for bias in self.stack("bias"):
             init.uniform_(bias, -bound, bound)
@@ -187,8 +192,8 @@ class GatedMap(TrainedMap):
     def layer(self, index: int) -> MapLayer:
         return replace(super().layer(index), gate=self.gate(index))
 
-    def reset(self, initializer_range: float) -> None:
-        super().reset(initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        super().start_weights(config)
         for gate in self.stack("gate"):
             init.normal_(gate, std=(2 / gate.shape[1]) ** 0.5)
 
@@ -204,8 +209,8 @@ class LowRankGatedMap(GatedMap):
     def gate(self, index: int) -> torch.Tensor:
         return super().gate(index) @ self.stack("gate_output")[index]
 
-    def reset(self, initializer_range: float) -> None:
-        super().reset(initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        super().start_weights(config)
         for output in self.stack("gate_output"):
             init.normal_(output, std=(2 / output.shape[1]) ** 0.5)
 
@@ -240,15 +245,17 @@ class ExponentialMap(FeatureMap):
             exponent = exponent - (exponent.detach().amax(-1, keepdim=True) - QUERY_EXPONENT)
         else:
             exponent = exponent + KEY_EXPONENT
-        return exponent.exp() * self.num_features**-0.5
+        features: torch.Tensor = exponent.exp() * self.num_features**-0.5
+        return features
 
 
 class FavorMap(ExponentialMap):
     """FAVOR+: the frequencies are random, orthogonal in blocks of `d`, and drawn anew during training.
 
-    They are a persistent buffer, so a checkpoint computes what was trained. The model calls `count_pass` once per
-    training pass, and not the layer, which gradient checkpointing runs twice. Directly after new ones are drawn a
-    model is worse for some hundred steps, which an evaluation then shows; ``redraw_interval=None`` keeps the first.
+    They are a persistent buffer, so a checkpoint computes what was trained. The family's model calls `start_pass` once
+    per training pass, in front of its layers: in a layer the draw would run again, and move the random numbers of
+    dropout, when gradient checkpointing recomputes it. Directly after a draw a model is worse for some hundred steps,
+    which an evaluation then shows; ``redraw_interval=None`` keeps the first frequencies.
     """
 
     projection: torch.Tensor
@@ -265,11 +272,11 @@ class FavorMap(ExponentialMap):
         # pass that is still to come needs those that it was run with.
         return self.projection.clone() if self.training else self.projection
 
-    def count_pass(self) -> None:
-        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by.
+    def start_pass(self) -> None:
+        """Count a training pass, and draw new frequencies in every `redraw_interval`-th.
 
         Raises:
-            RuntimeError: offloaded frequencies, since what is drawn would be lost with the next load.
+            RuntimeError: the frequencies are offloaded, and the next load would undo the draw.
         """
         if self.redraw_interval is not None and self.projection.is_meta:
             raise RuntimeError(
@@ -296,9 +303,10 @@ class FavorMap(ExponentialMap):
         gaussian = single(heads, blocks, dim, dim)
         directions = torch.linalg.qr(gaussian)[0].transpose(-1, -2).reshape(heads, blocks * dim, dim)
         lengths = single(heads, blocks * dim, dim).norm(dim=-1, keepdim=True)
-        return (directions * lengths)[:, : self.num_features].transpose(1, 2)
+        drawn: torch.Tensor = directions * lengths
+        return drawn[:, : self.num_features].transpose(1, 2)
 
-    def reset(self, initializer_range: float) -> None:
+    def start_weights(self, config: EffAttnConfig) -> None:
         init.copy_(self.projection, self.draw().to(self.projection.dtype))
         init.zeros_(self.passes)
 
@@ -324,8 +332,8 @@ class SpectralMap(ExponentialMap):
         drawn = self.means[:, component] + self.log_deviations[:, component].exp() * self.noise
         return drawn.transpose(1, 2)
 
-    def reset(self, initializer_range: float) -> None:
-        init.normal_(self.means, std=initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        init.normal_(self.means, std=config.initializer_range)
         init.zeros_(self.log_deviations)
         init.normal_(self.noise)
 

@@ -6,7 +6,6 @@ from torch import nn
 from .base_map_layer import MapLayer
 from .configuration_effattn import EffAttnConfig
 from .ops_linear import linear_attention, linear_attention_step
-from .skeleton_model import attention_backend
 
 
 try:
@@ -47,7 +46,7 @@ class LinearAttention(nn.Module):
         dropout_p: float,
         feature_map: MapLayer | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        backend = attention_backend(self.config)
+        backend = self.config.resolved_backend
         if causal and initial_state is not None and query.shape[2] == 1:
             return linear_attention_step(
                 query,
