@@ -1,4 +1,4 @@
-"""Reading a batch segment by segment: rows without gaps, and what a decoder keeps of a segment between two calls."""
+"""Reading a batch segment by segment: rows without gaps, and the state of a decoder inside a segment."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from .cache_states import load_state, store_state
 
 
 def unrolled(count: int) -> int:
-    """How many segments a loop over `count` of them runs through; those beyond `count` must read and change nothing.
+    """The number of rounds of a loop over `count` segments; rounds beyond `count` must read and change nothing.
 
-    A compiled graph has a loop written out. With as many segments as the next power of two the inputs of all lengths
-    share a few graphs, at the price of up to twice the work.
+    A compiled graph has the loop written out. Rounded up to a power of two, the inputs of all lengths share a few
+    graphs, at the price of up to twice the work.
     """
     if not _in_shared_graph():
         return count
@@ -43,12 +43,12 @@ def pad_to_unrolled(states: torch.Tensor, length: int) -> tuple[torch.Tensor, bo
 
 
 def _in_shared_graph() -> bool:
-    """Whether this is being compiled for inputs of other lengths too; an exported graph is for those of one."""
+    """Whether a graph for inputs of several lengths is being compiled; an exported graph is for one length."""
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def compact(states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``[B, N, hidden]`` with the real tokens of every row in front, in order, and where each of them stood."""
+    """``[B, N, hidden]`` with the real tokens of every row in front, in order, and the column that each came from."""
     if mask is None:
         return states, None
     # A stable sort by the mask, in the sums that exported graphs have an operator for.
@@ -68,7 +68,7 @@ def restore(states: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SegmentState:
-    """A decoder inside a segment: memory, keys and values of it, and those of the segment's tokens so far.
+    """A decoder inside a segment: the memory, its keys and values, and those of the segment's tokens so far.
 
     Attributes:
         memory: ``[B, m, hidden]``, what the segment reads.

@@ -75,9 +75,9 @@ class PassOutput:
 class MemoryBaseModel(EffAttnModel):
     """Embeddings, blocks, a last norm if the config has one, and the memory that they read and write.
 
-    An encoder's memory tokens go through the layers beside the tokens. A decoder's can not, since what they have read
-    would be known to earlier tokens: they go through the layers once before a segment (the tokens read them), and,
-    when another segment follows, once more behind it (they read the tokens).
+    An encoder's memory tokens go through the layers beside the tokens. In a decoder, earlier tokens would then read
+    later ones through them. There they go through the layers once before a segment, and the tokens read them; if
+    another segment follows, they go through once more behind it, and read the tokens.
     """
 
     config: MemoryTransformerConfig
@@ -132,7 +132,7 @@ class MemoryBaseModel(EffAttnModel):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> PassOutput:
-        """All layers over `states`, which read what is `before` them in every layer, and `memory` beside them."""
+        """Run all layers over `states`, which read the keys and values `before` them, and `memory` beside them."""
         passed = PassOutput(memory)
         for index, layer in enumerate(self.layers):
             read = () if before is None else before[index]
@@ -146,7 +146,7 @@ class MemoryBaseModel(EffAttnModel):
             if output.memory_weights is not None:
                 passed.memory_weights.append(output.memory_weights)
         if passed.memory is not None:
-            # Normed, so that what a segment writes is of the size of what the next one expects to read.
+            # Normed, so that the memory that a segment writes has the size that the next segment reads.
             passed.memory = self.norm(passed.memory)
         return passed
 
@@ -211,7 +211,7 @@ class MemoryBaseModel(EffAttnModel):
             hidden.append(passed.hidden)
             if passed.memory is not None:
                 if mask is not None:
-                    # With the layers on several devices the memory comes back from the last of them.
+                    # With the layers on several devices the memory comes from the last of them.
                     begun, memory = (part.to(passed.memory.device) for part in (mask[:, :1, None], memory))
                     passed.memory = torch.where(begun, passed.memory, memory)
                 memory = passed.memory
@@ -219,7 +219,7 @@ class MemoryBaseModel(EffAttnModel):
         return by_layer, memory if keep_last else None
 
     def _cut(self, memory: torch.Tensor, index: int, segments: torch.Tensor) -> torch.Tensor:
-        """The memory before segment `index`, without its gradient where a span of segments ends for a row."""
+        """The memory before segment `index`, detached in rows where a span of `backprop_segments` ends."""
         span = self.config.backprop_segments
         if index == 0 or span is None or not torch.is_grad_enabled():
             return memory
@@ -231,7 +231,8 @@ class MemoryBaseModel(EffAttnModel):
     ) -> list[torch.Tensor]:
         """A decoder's states after every layer for the next `counts` tokens of each row, `states` ``[B, N, hidden]``.
 
-        Rows may stand at different places of their segments, so every round takes of each row what fits into its own.
+        Rows may be at different places of their segments, so a round reads of each row the tokens that fit into its
+        segment.
         """
         if self.config.backprop_segments is not None and torch.is_grad_enabled():
             raise ValueError(

@@ -42,7 +42,7 @@ class SelfAttention(Protocol):
 
 
 class ProjectedAttention(nn.Module):
-    """Projections into heads, a filter over keys and values, and the way out of the heads; a family adds `forward`.
+    """Projections into heads and out of them, and a filter over keys and values; a family adds `forward`.
 
     Args:
         config: sizes, and what else the family reads.

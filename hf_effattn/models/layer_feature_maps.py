@@ -50,7 +50,7 @@ class FeatureMap(nn.Module):
     def forward(self, heads: torch.Tensor | None = None, is_query: bool = False) -> torch.Tensor | None:
         """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query.
 
-        Without `heads` it gives the map's `penalty`, whose parameters too have to be read inside of a forward.
+        Without `heads` it returns the map's `penalty`: hooks load and gather parameters for a forward only.
         """
         if heads is None:
             return self.penalty()
@@ -58,15 +58,15 @@ class FeatureMap(nn.Module):
         return prepared if last is None else last(prepared)
 
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
-        """What `last_layer` maps to features; the features themselves if there is none."""
+        """The input of `last_layer`, or the features themselves if there is no such layer."""
         return heads
 
     def last_layer(self) -> MapLayer | None:
-        """The end of the map, in the form that an operator can run on the way."""
+        """The last layer of the map, as a value that an operator can run itself; None if it has to be run here."""
         return None
 
     def penalty(self) -> torch.Tensor | None:
-        """How far the map is from orthogonal, for maps that are to be kept near it."""
+        """The distance of the map from an orthogonal one, or None for a map that has no such penalty."""
         return None
 
     def start_pass(self) -> None:
@@ -94,7 +94,7 @@ class TrainedMap(FeatureMap):
 
     The parameters of a stack are registered one by one (``weight_0``, ``weight_1`` …) and not in an
     `nn.ParameterList`: transformers 5.24 takes a custom module without parameters of its own for initialised, and
-    passes it over without a word.
+    skips it silently.
     """
 
     def __init__(self, config: KernelTransformerConfig):
@@ -127,7 +127,7 @@ class TrainedMap(FeatureMap):
         return dropped
 
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What a layer before the last makes of `x`, its dropout included."""
+        """The output of a layer before the last, with dropout on its input."""
         return self.layer(index)(self.dropout(x))
 
     def last_layer(self) -> MapLayer:
@@ -268,8 +268,8 @@ class FavorMap(ExponentialMap):
         self.register_buffer("passes", torch.zeros((), dtype=torch.long))
 
     def frequencies(self) -> torch.Tensor:
-        # A copy, since new ones are drawn in place (DistributedDataParallel knows no other buffer), and a backward
-        # pass that is still to come needs those that it was run with.
+        # A copy: a draw writes in place (DistributedDataParallel synchronises this tensor only), and a backward pass
+        # needs the frequencies of its own forward pass.
         return self.projection.clone() if self.training else self.projection
 
     def start_pass(self) -> None:
@@ -288,7 +288,7 @@ class FavorMap(ExponentialMap):
             return
         due = self.passes % self.redraw_interval == 0
         if torch.compiler.is_compiling():
-            # A graph has no branches: it draws in every pass, and keeps what is due.
+            # A graph has no branches: it draws in every pass, and uses the draw only if one is due.
             self.projection.copy_(torch.where(due, self.draw().to(self.projection.dtype), self.projection))
         elif bool(due):
             self.projection.copy_(self.draw())
@@ -348,11 +348,11 @@ def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
 def features_to_come(
     phi: FeatureMap, query: torch.Tensor, key: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, MapLayer | None]:
-    """Queries and keys ``[B, H, N, ..]``, and the layer of `phi` that an operator has still to run on them, or None.
+    """Queries and keys ``[B, H, N, ..]``, and the last layer of `phi`, which an operator has to run on them, or None.
 
-    Hooks load, gather or record the parameters of a module around its forward: offloading, FSDP and ZeRO-3, gradients
-    per sample. A map that has any, or that a wrapper stands for, is therefore called, as its hooks expect: with a
-    tensor, for a tensor of features. Otherwise its last layer may be left to the operator.
+    Offloading, FSDP, ZeRO-3 and gradients per sample hang hooks on the forward of a module, which load, gather or
+    record its parameters. A map with hooks or inside a wrapper is therefore called, and its features are complete.
+    Otherwise the operator runs the last layer.
     """
     if is_hooked(phi, FeatureMap):
         return (phi(query, True) if phi.scales_queries else phi(query)), phi(key), None
