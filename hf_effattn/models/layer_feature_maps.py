@@ -345,7 +345,7 @@ def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
     return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).pow(2).mean()
 
 
-def features_to_come(
+def prepare_features(
     phi: FeatureMap, query: torch.Tensor, key: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, MapLayer | None]:
     """Queries and keys ``[B, H, N, ..]``, and the last layer of `phi`, which an operator has to run on them, or None.

@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 
 from .base_sequence import SequenceInfo
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .layer_feature_maps import features_to_come, make_feature_map
+from .layer_feature_maps import prepare_features, make_feature_map
 from .layer_linear_attention import LinearSelfAttention
 from .ops_linear import OPERATOR
 from .skeleton_block import EffAttnBlock
@@ -57,7 +57,7 @@ class KernelTransformerAttention(LinearSelfAttention):
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.project(hidden_states, sequence, cache)
-        query, key, last_layer = features_to_come(self.feature_map, query, key)
+        query, key, last_layer = prepare_features(self.feature_map, query, key)
         inputs = (query, key, value, sequence, cache, output_attentions)
         return self.attend(*inputs, normalize=True, eps=self.eps, feature_map=last_layer)
 
