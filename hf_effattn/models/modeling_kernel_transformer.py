@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 
 from .base_sequence import SequenceInfo
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .layer_feature_maps import prepare_features, make_feature_map
+from .layer_feature_maps import make_feature_map, prepare_features
 from .layer_linear_attention import LinearSelfAttention
 from .ops_linear import OPERATOR
 from .skeleton_block import EffAttnBlock
