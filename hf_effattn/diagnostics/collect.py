@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..models.base_sequence import SequenceInfo
-from ..models.family_luna import LunaBlock, PackUnpackAttention
-from ..models.family_memory_transformer import MemoryEncoderModel
-from ..models.layer_linear_attention import LinearAttentionLayer
+from ..models.family_luna import LunaBlock
+from ..models.family_memory_transformer import MemoryBaseModel
+from ..models.layer_linear_attention import LinearSelfAttention
+from ..models.layer_luna import PackUnpackAttention
 from ..models.modeling_kernel_transformer import KernelTransformerAttention
 from ..models.skeleton_model import EffAttnModel, EffAttnPreTrainedModel
 from .measures import (
@@ -99,11 +100,11 @@ def _measuring(found: dict[str, list[float]], place: str) -> Callable[..., None]
         measured: dict[str, float] = {}
         if isinstance(module, LunaBlock):
             measured = _memory(output[1])
-        elif isinstance(module, MemoryEncoderModel) and output.memory is not None:
+        elif isinstance(module, MemoryBaseModel) and output.memory is not None:
             measured = _memory(output.memory)
         elif isinstance(module, PackUnpackAttention):
             measured = _pack_unpack(module, args[2], *output[1:])
-        elif isinstance(module, LinearAttentionLayer):
+        elif isinstance(module, LinearSelfAttention):
             measured = _linear(module, *args[:2])
         for name, value in measured.items():
             found.setdefault(f"{place}/{name}", []).append(value)
@@ -143,7 +144,7 @@ def _pack_unpack(
     return {name: float(value) for name, value in measured.items()}
 
 
-def _linear(module: LinearAttentionLayer, hidden_states: torch.Tensor, sequence: SequenceInfo) -> dict[str, float]:
+def _linear(module: LinearSelfAttention, hidden_states: torch.Tensor, sequence: SequenceInfo) -> dict[str, float]:
     query, key, value = module.features(hidden_states, sequence)
     measured = {"state_norm": state_norm(key, value, sequence.key_mask)}
     if isinstance(module, KernelTransformerAttention):

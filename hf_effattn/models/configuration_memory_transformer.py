@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from .base_cache_slots import ConvState, conv_state_count
 from .configuration_checks import strict_config
 from .configuration_effattn import EffAttnConfig, _require
 from .configuration_memory_filter import MemoryFilterFields
@@ -75,8 +76,8 @@ class MemoryTransformerConfig(MemoryFilterFields, EffAttnConfig):
 
     @property
     def number_of_conv_states(self) -> int:
-        """States of a fixed width that transformers' caches keep per layer: token counts, and the memory."""
-        return 2
+        """States of a fixed width that transformers' caches keep per layer, see `ConvState`."""
+        return conv_state_count(ConvState.TOKEN_COUNT, ConvState.MEMORY)
 
     @property
     def max_input_length(self) -> int | None:

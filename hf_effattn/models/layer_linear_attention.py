@@ -8,16 +8,17 @@ from .base_map_layer import MapLayer
 from .base_sequence import SequenceInfo
 from .cache_states import load_state, store_state
 from .configuration_filtered import FilteredConfig
-from .layer_attention import MultiHeadAttention, refuse_long_map
+from .layer_attention import ProjectedAttention, refuse_long_map
+from .layer_filters import make_key_value_filter
 from .layer_kernelize import LinearAttention
 from .ops_attention_maps import linear_attention_map
 
 
-class LinearAttentionLayer(MultiHeadAttention):
+class LinearSelfAttention(ProjectedAttention):
     """Projections around `linear_attention`; a family says what the queries, keys and scale are."""
 
     def __init__(self, config: FilteredConfig, layer_idx: int, output_projection: bool = True) -> None:
-        super().__init__(config, layer_idx, output_projection)
+        super().__init__(config, layer_idx, output_projection, make_key_value_filter(config))
         self.operator = LinearAttention(config)
 
     def features(

@@ -1,7 +1,8 @@
 """Luna: attention through a memory that the layers hand on (Ma et al. 2021, arXiv 2106.01540)."""
 
 from .configuration_luna import LunaConfig
-from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
+from .family_luna import LunaBaseModel, LunaBlock
+from .layer_luna import PackUnpackAttention
 from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForImageClassification,
@@ -16,14 +17,13 @@ from .skeleton_model import EffAttnPreTrainedModel
 
 class LunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = LunaConfig
-    attention_class = PackUnpackAttention
     attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["LunaBlock"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": LunaBlock, "attentions": PackUnpackAttention}
 
 
-class LunaModel(LunaPreTrainedModel, LunaEncoderModel):
+class LunaModel(LunaPreTrainedModel, LunaBaseModel):
     """Luna without a head."""
 
 

@@ -1,8 +1,7 @@
 """The memory transformer: memory tokens beside the input (2006.11527), or from segment to segment (2207.06881)."""
 
 from .configuration_memory_transformer import MemoryTransformerConfig
-from .family_memory_transformer import MemoryEncoderModel
-from .layer_memory_transformer import MemoryAttention
+from .family_memory_transformer import MemoryBaseModel
 from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForCausalLM,
@@ -18,13 +17,13 @@ from .skeleton_model import EffAttnPreTrainedModel
 
 class MemoryTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = MemoryTransformerConfig
-    attention_class = MemoryAttention
     attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["MemoryBlock"]
+    reentrant_checkpointing = False
     _supports_sdpa = True
 
 
-class MemoryTransformerModel(MemoryTransformerPreTrainedModel, MemoryEncoderModel):
+class MemoryTransformerModel(MemoryTransformerPreTrainedModel, MemoryBaseModel):
     """The memory transformer without a head."""
 
 

@@ -6,8 +6,9 @@ from transformers.cache_utils import Cache
 from .base_operators import accumulation_dtype
 from .base_sequence import SequenceInfo
 from .configuration_simpletron import SimpleTronConfig
-from .layer_linear_attention import LinearAttentionLayer
+from .layer_linear_attention import LinearSelfAttention
 from .ops_linear import LINEAR_ATTENTION
+from .skeleton_block import EffAttnBlock
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -17,10 +18,10 @@ from .skeleton_heads import (
     EffAttnForSequenceClassification,
     EffAttnForTokenClassification,
 )
-from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
+from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
 
 
-class SimpleTronAttention(LinearAttentionLayer):
+class SimpleTronAttention(LinearSelfAttention):
     """Per head ``out = Q (K^T V) / sqrt(n)``, in O(N d^2); no softmax, no feature map, no denominator.
 
     `n` counts the real tokens: all of them for an encoder, those up to the query for a decoder.

@@ -7,9 +7,11 @@ from transformers.cache_utils import Cache
 
 from .base_sequence import SequenceInfo
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .layer_attention import MultiHeadAttention, refuse_long_map
+from .layer_attention import ProjectedAttention, refuse_long_map
+from .layer_filters import make_key_value_filter
 from .ops_attention_maps import softmax_attention_map
 from .ops_softmax import SOFTMAX_ATTENTION, softmax_attention
+from .skeleton_block import EffAttnBlock
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -19,14 +21,14 @@ from .skeleton_heads import (
     EffAttnForSequenceClassification,
     EffAttnForTokenClassification,
 )
-from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
+from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
 
 
-class VanillaTransformerAttention(MultiHeadAttention):
+class VanillaTransformerAttention(ProjectedAttention):
     """Multi-head ``softmax(Q K^T / sqrt(d)) V`` with an output projection, in O(N^2 d)."""
 
     def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
+        super().__init__(config, layer_idx, key_value_filter=make_key_value_filter(config))
         self.config = config
         self.dropout_p = float(config.attention_probs_dropout_prob)
 

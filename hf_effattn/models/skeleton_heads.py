@@ -16,7 +16,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from .base_operators import accumulation_dtype
 from .base_sequence import real_tokens
 from .configuration_effattn import EffAttnConfig
-from .layer_common import make_dropout, make_norm
+from .layer_norms import make_dropout, make_norm
 from .skeleton_generation import CachedGenerationMixin
 from .skeleton_inputs import choices_as_rows
 from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
@@ -229,7 +229,8 @@ class EffAttnForSequenceClassification(EffAttnHead):
         )
         pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
-            pair = self.model(pair_input_ids, pair_attention_mask, keep_features=True, **NO_CACHE)
+            with self.model.same_training_pass():
+                pair = self.model(pair_input_ids, pair_attention_mask, **NO_CACHE)
             pair = pool(pair.last_hidden_state, pair_attention_mask, self.pooling, pair.memory)
             pooled = combine_pair(pooled, pair, self.config.pair_features)
         logits = self.classifier(pooled)

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from transformers import StaticCache
+from transformers import Cache, StaticCache
 
 from hf_effattn import byte_tokenizer
+from hf_effattn.models.base_cache_slots import ConvState
 from tests.models.variants import FAMILIES, over_causal_families, over_causal_variants, padded, random_ids, tiny_model
 
 
@@ -337,3 +338,23 @@ def test_a_cache_that_does_not_go_with_the_text_is_refused():
     mask = torch.cat([mask, torch.zeros_like(mask[:, :1])], dim=1)
     with pytest.raises(ValueError, match="no end of one length without padding"):
         model.generate(torch.cat([ids, ids[:, :1]], dim=1), attention_mask=mask, cache=cache, **NEW)
+
+
+@over_causal_variants
+def test_every_state_of_a_cache_has_a_place_of_its_own(family, options, monkeypatch):
+    """One number means one thing in every family, so families whose options meet cannot overwrite a state."""
+    written = {}
+    update = Cache.update_conv_state
+
+    def recording(self, states, layer_idx, state_idx=0, **kwargs):
+        written.setdefault((layer_idx, int(state_idx)), set()).add(tuple(states.shape[:2]))
+        return update(self, states, layer_idx, state_idx, **kwargs)
+
+    monkeypatch.setattr(Cache, "update_conv_state", recording)
+    model = tiny_model(family, is_decoder=True, **options)
+    cache = model(random_ids(2, 7), use_cache=True).cache
+    model(random_ids(2, 1), cache=cache)
+    channels = {ConvState.TOKEN_COUNT: 1, ConvState.FILTER_COLUMNS: 2 * 24 + 1, ConvState.MEMORY: 24}
+    for (layer_idx, place), shapes in written.items():
+        assert shapes == {(2, channels[ConvState(place)])}
+        assert place < cache.layers[layer_idx].number_of_states == model.config.number_of_conv_states

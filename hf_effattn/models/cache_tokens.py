@@ -1,4 +1,4 @@
-"""What a decoder's cache holds when a call comes: all of it is checked before the call changes anything."""
+"""The tokens that a decoder's cache has read before a call, checked before the call changes anything."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from .configuration_effattn import EffAttnConfig
 
 
 @dataclass(frozen=True)
-class Past:
-    """What was read before a call.
+class CachedTokens:
+    """The tokens that a cache has read.
 
     Attributes:
         length: positions that the cache keeps one by one, padding among them; 0 for a cache of states.
@@ -25,8 +25,8 @@ class Past:
     rows: int | None = None
 
     @classmethod
-    def of(cls, cache: Cache | None, config: EffAttnConfig) -> "Past":
-        """The past that `cache` holds for the models of a config.
+    def read(cls, cache: Cache | None, config: EffAttnConfig) -> "CachedTokens":
+        """The tokens that `cache` has read, for a model with this config; none without a cache.
 
         Raises:
             ValueError: a cache that is no cache of transformers or not one for these models, see `check_cache`.
@@ -36,7 +36,7 @@ class Past:
         check_cache(cache, config)
         if config.cache_type == "linear_attention":
             counts = cached_token_count(cache)
-            # Zeros say that the mask may cover a past, of which there is nothing yet.
+            # Zeros, and not None, say that the mask may cover cached tokens, here none yet.
             return cls(0, torch.zeros(1, 1, dtype=torch.long)) if counts is None else cls(0, counts, counts.shape[0])
         length, keys = cache.get_seq_length(), getattr(cache.layers[0], "keys", None) if cache.layers else None
         return cls(length, None, keys.shape[0] if length > 0 and keys is not None and keys.dim() == 4 else None)

@@ -1,56 +1,24 @@
-"""What every family builds its blocks from: embeddings of tokens and pixels, norms, and the MLP."""
+"""Embeddings of tokens and pixels, and learned positions."""
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
+from transformers import initialization as init
 
 from .base_sequence import readable
 from .configuration_effattn import EffAttnConfig
+from .layer_norms import make_dropout, make_norm
 
 
-class ScaleNorm(nn.Module):
-    """``g * x / rms(x)`` with a single learned gain (the form of Luna and Mega); statistics in float32."""
-
-    def __init__(self, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.rms_norm(hidden_states, hidden_states.shape[-1:], eps=self.eps) * self.weight
-
-
-def make_norm(config: EffAttnConfig) -> nn.Module:
-    """The norm that `config.norm_type` names."""
-    if config.norm_type == "layer_norm":
-        return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-    if config.norm_type == "rms_norm":
-        return nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
-    return ScaleNorm(config.layer_norm_eps)
-
-
-def make_dropout(config: EffAttnConfig, field: str) -> nn.Dropout:
-    """Dropout with the probability that `field` of the config names, `hidden_dropout_prob` where it is None."""
-    probability = getattr(config, field)
-    return nn.Dropout(config.hidden_dropout_prob if probability is None else probability)
-
-
-class MLP(nn.Module):
-    """``W_2 act(W_1 x)``, with dropout after both maps."""
-
-    def __init__(self, config: EffAttnConfig):
-        super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.down(self.dropout(self.activation(self.up(hidden_states)))))
+#: Standard deviation of the bias of the pixel projection under the authors' schemes.
+PIXEL_BIAS_STD = 0.1
 
 
 class LearnedPositions(nn.Embedding):
     """A table of learned positions. It starts at zero, as the authors of SimpleTRON do."""
+
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Set the table to zero."""
+        init.zeros_(self.weight)
 
 
 class Embeddings(nn.Module):
@@ -75,6 +43,17 @@ class Embeddings(nn.Module):
         self.norm = make_norm(config) if config.has_embedding_norm else None
         self.dropout = make_dropout(config, "embedding_dropout_prob")
 
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Start the vector in front of pixels, and under the authors' schemes the projection of pixels."""
+        if self.config.num_channels is None:
+            return
+        if config.init_scheme == "normal":
+            init.normal_(self.cls, std=config.initializer_range)
+            return
+        init.normal_(self.pixels.weight)
+        init.normal_(self.pixels.bias, std=PIXEL_BIAS_STD)
+        init.normal_(self.cls)
+
     @property
     def content(self) -> nn.Module:
         """The module that embeds the content: token embedding, or pixel projection."""
@@ -94,7 +73,8 @@ class Embeddings(nn.Module):
         if self.config.num_channels is not None:
             raise ValueError(f"num_channels={self.config.num_channels}: this model reads pixel_values, not input_ids")
         _check_range("input_ids", input_ids, self.tokens.num_embeddings, "vocab_size")
-        return self.tokens(input_ids)
+        embedded: torch.Tensor = self.tokens(input_ids)
+        return embedded
 
     def embed_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """``[batch, channels, height, width]`` to ``[batch, 1 + height * width, hidden]``, CLS first."""
@@ -122,13 +102,15 @@ class Embeddings(nn.Module):
         size = self.positions.num_embeddings + self.first_position
         _check_range("position_ids", position_ids, size, "max_position_embeddings")
         hidden_states = content + self.embed_positions(position_ids)
-        return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
+        embedded: torch.Tensor = self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
+        return embedded
 
     def embed_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """``[batch or 1, length]`` to ``[batch or 1, length, hidden]``; zeros at position 0 without `cls_position`."""
+        rows = position_ids if self.first_position == 0 else (position_ids - self.first_position).clamp(min=0)
+        vectors: torch.Tensor = self.positions(rows)
         if self.first_position == 0:
-            return self.positions(position_ids)
-        vectors = self.positions((position_ids - self.first_position).clamp(min=0))
+            return vectors
         return vectors.masked_fill((position_ids < self.first_position)[..., None], 0.0)
 
 
