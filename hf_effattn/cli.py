@@ -9,8 +9,8 @@ import torch
 import typer
 from tabulate import tabulate
 
-from .auto import backends
 from .hub import commands
+from .operators import backends
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import hf_effattn
+from hf_effattn.families import find, list_families
 
 
 FOLDER = Path(__file__).parents[1] / "modeling_configs"
@@ -77,7 +77,7 @@ SETUPS: dict[str, Fields] = {
     "lra2024-pathfinder": arena(128, 512, 4, 6, 1025, dropout=0.0),
 }
 
-#: Options of a family, and those that it has in the Long Range Arena beside them.
+#: Options of a family, and those that it has in the Long Range Arena beside them; none unless they stand here.
 FAMILIES: dict[str, tuple[Fields, Fields]] = {
     "simpletron": ({}, {}),
     "kernel_transformer": ({"feature_map": "glu"}, {"num_kernel_layers": 2, "orthogonality_penalty": 0.01}),
@@ -117,8 +117,8 @@ AUTHORS: dict[str, Fields] = {
 def configs() -> dict[str, Fields]:
     """File name without its ending -> the fields of the config."""
     made: dict[str, Fields] = {}
-    for family in FAMILIES:
-        made |= {f"{family}-{setup}": config(family, setup) for setup in SETUPS}
+    for family in list_families():
+        made |= {f"{family.model_type}-{setup}": config(family.model_type, setup) for setup in SETUPS}
     for name, fields in AUTHORS.items():
         family, _, task = name.split("-")
         made[f"{family}-authors-{task}"] = made[name] | fields
@@ -127,12 +127,11 @@ def configs() -> dict[str, Fields]:
 
 def config(family: str, setup: str) -> Fields:
     """The config of a family in one of the `SETUPS`."""
-    options, arena_options = FAMILIES[family]
+    options, arena_options = FAMILIES.get(family, ({}, {}))
     fields = {"model_type": family, **SETUPS[setup], **options}
-    config_class = next(entry.config_class for entry in hf_effattn.list_families() if entry.model_type == family)
     if family in SMALL_MEMORY and setup in ("tiny", "quickstart"):
         fields["memory_size"] = SMALL_MEMORY[family]
-    if setup == "quickstart" and "key_value_filter" in config_class.__dataclass_fields__:
+    if setup == "quickstart" and "key_value_filter" in find(family).config_class.__dataclass_fields__:
         fields["key_value_filter"] = "conv"
     if "-" not in setup:
         return fields

@@ -99,7 +99,7 @@ def _class_offences(
 @cache
 def own_classes() -> frozenset[str]:
     """What the configs of the installed package name to be loaded, ``module.Class``."""
-    maps = (auto_map(family.model_type, family.name, family.causal) for family in list_families())
+    maps = (auto_map(family.config_class) for family in list_families())
     return frozenset(reference for classes in maps for reference in classes.values())
 
 

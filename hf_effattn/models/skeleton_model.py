@@ -80,6 +80,12 @@ class EffAttnPreTrainedModel(PreTrainedModel):
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the code of a family's class copied into its checkpoints, for the Auto class that loads it."""
+        super().__init_subclass__(**kwargs)
+        if cls.__name__ in (auto_classes := {name: auto for auto, name in cls.config_class.class_names().items()}):
+            cls._auto_class = auto_classes[cls.__name__]
+
     def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         # The whole again, because a head or a user may have changed a config after it was made.
