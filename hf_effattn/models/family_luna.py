@@ -25,6 +25,8 @@ class PackUnpackAttention(AttentionLayer):
     With a single cell every token reads the same vector, which is computed once: the layer is attention pooling.
     """
 
+    measured: ClassVar[str] = "packing"
+
     def __init__(self, config: LunaConfig, layer_idx: int):
         super().__init__(layer_idx)
         self.config = config
@@ -135,6 +137,7 @@ class PackUnpackAttention(AttentionLayer):
 class LunaBlock(EffAttnBlock):
     """An encoder block whose attention also renews the memory: ``P' = norm(P + Y_P)``; only tokens have an MLP."""
 
+    measured: ClassVar[str] = "memory"
     attention: PackUnpackAttention
 
     def __init__(self, config: LunaConfig, attention: PackUnpackAttention):

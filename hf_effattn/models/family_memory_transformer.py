@@ -35,6 +35,7 @@ class MemoryEncoderModel(EffAttnModel):
     when another segment follows, once more behind it (they read the tokens).
     """
 
+    measured: ClassVar[str] = "memory"
     config: MemoryTransformerConfig
     block_class: ClassVar[type[EffAttnBlock]] = MemoryBlock
 

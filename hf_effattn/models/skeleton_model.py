@@ -24,6 +24,7 @@ from .layer_learned_memory import LearnedMemory
 from .skeleton_initial_weights import start_linear, start_pixels, start_tokens
 from .skeleton_inputs import check_content, check_names, check_position_ids, check_token_types
 from .skeleton_outputs import EffAttnOutput
+from .skeleton_returns import with_output_form
 
 
 class EffAttnBlock(GradientCheckpointingLayer):
@@ -233,6 +234,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
         self.embeddings.set_content(value)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @with_output_form
     @merge_with_config_defaults
     @capture_outputs
     def forward(
