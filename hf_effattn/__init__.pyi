@@ -28,22 +28,12 @@ from .models.modeling_convluna import ConvLunaForSequenceClassification as ConvL
 from .models.modeling_convluna import ConvLunaForTokenClassification as ConvLunaForTokenClassification
 from .models.modeling_convluna import ConvLunaModel as ConvLunaModel
 from .models.modeling_kernel_transformer import KernelTransformerForCausalLM as KernelTransformerForCausalLM
-from .models.modeling_kernel_transformer import (
-    KernelTransformerForImageClassification as KernelTransformerForImageClassification,
-)
+from .models.modeling_kernel_transformer import KernelTransformerForImageClassification as KernelTransformerForImageClassification
 from .models.modeling_kernel_transformer import KernelTransformerForMaskedLM as KernelTransformerForMaskedLM
-from .models.modeling_kernel_transformer import (
-    KernelTransformerForMultipleChoice as KernelTransformerForMultipleChoice,
-)
-from .models.modeling_kernel_transformer import (
-    KernelTransformerForQuestionAnswering as KernelTransformerForQuestionAnswering,
-)
-from .models.modeling_kernel_transformer import (
-    KernelTransformerForSequenceClassification as KernelTransformerForSequenceClassification,
-)
-from .models.modeling_kernel_transformer import (
-    KernelTransformerForTokenClassification as KernelTransformerForTokenClassification,
-)
+from .models.modeling_kernel_transformer import KernelTransformerForMultipleChoice as KernelTransformerForMultipleChoice
+from .models.modeling_kernel_transformer import KernelTransformerForQuestionAnswering as KernelTransformerForQuestionAnswering
+from .models.modeling_kernel_transformer import KernelTransformerForSequenceClassification as KernelTransformerForSequenceClassification
+from .models.modeling_kernel_transformer import KernelTransformerForTokenClassification as KernelTransformerForTokenClassification
 from .models.modeling_kernel_transformer import KernelTransformerModel as KernelTransformerModel
 from .models.modeling_luna import LunaForImageClassification as LunaForImageClassification
 from .models.modeling_luna import LunaForMaskedLM as LunaForMaskedLM
@@ -53,22 +43,12 @@ from .models.modeling_luna import LunaForSequenceClassification as LunaForSequen
 from .models.modeling_luna import LunaForTokenClassification as LunaForTokenClassification
 from .models.modeling_luna import LunaModel as LunaModel
 from .models.modeling_memory_transformer import MemoryTransformerForCausalLM as MemoryTransformerForCausalLM
-from .models.modeling_memory_transformer import (
-    MemoryTransformerForImageClassification as MemoryTransformerForImageClassification,
-)
+from .models.modeling_memory_transformer import MemoryTransformerForImageClassification as MemoryTransformerForImageClassification
 from .models.modeling_memory_transformer import MemoryTransformerForMaskedLM as MemoryTransformerForMaskedLM
-from .models.modeling_memory_transformer import (
-    MemoryTransformerForMultipleChoice as MemoryTransformerForMultipleChoice,
-)
-from .models.modeling_memory_transformer import (
-    MemoryTransformerForQuestionAnswering as MemoryTransformerForQuestionAnswering,
-)
-from .models.modeling_memory_transformer import (
-    MemoryTransformerForSequenceClassification as MemoryTransformerForSequenceClassification,
-)
-from .models.modeling_memory_transformer import (
-    MemoryTransformerForTokenClassification as MemoryTransformerForTokenClassification,
-)
+from .models.modeling_memory_transformer import MemoryTransformerForMultipleChoice as MemoryTransformerForMultipleChoice
+from .models.modeling_memory_transformer import MemoryTransformerForQuestionAnswering as MemoryTransformerForQuestionAnswering
+from .models.modeling_memory_transformer import MemoryTransformerForSequenceClassification as MemoryTransformerForSequenceClassification
+from .models.modeling_memory_transformer import MemoryTransformerForTokenClassification as MemoryTransformerForTokenClassification
 from .models.modeling_memory_transformer import MemoryTransformerModel as MemoryTransformerModel
 from .models.modeling_simpletron import SimpleTronForCausalLM as SimpleTronForCausalLM
 from .models.modeling_simpletron import SimpleTronForImageClassification as SimpleTronForImageClassification
@@ -79,22 +59,12 @@ from .models.modeling_simpletron import SimpleTronForSequenceClassification as S
 from .models.modeling_simpletron import SimpleTronForTokenClassification as SimpleTronForTokenClassification
 from .models.modeling_simpletron import SimpleTronModel as SimpleTronModel
 from .models.modeling_vanilla_transformer import VanillaTransformerForCausalLM as VanillaTransformerForCausalLM
-from .models.modeling_vanilla_transformer import (
-    VanillaTransformerForImageClassification as VanillaTransformerForImageClassification,
-)
+from .models.modeling_vanilla_transformer import VanillaTransformerForImageClassification as VanillaTransformerForImageClassification
 from .models.modeling_vanilla_transformer import VanillaTransformerForMaskedLM as VanillaTransformerForMaskedLM
-from .models.modeling_vanilla_transformer import (
-    VanillaTransformerForMultipleChoice as VanillaTransformerForMultipleChoice,
-)
-from .models.modeling_vanilla_transformer import (
-    VanillaTransformerForQuestionAnswering as VanillaTransformerForQuestionAnswering,
-)
-from .models.modeling_vanilla_transformer import (
-    VanillaTransformerForSequenceClassification as VanillaTransformerForSequenceClassification,
-)
-from .models.modeling_vanilla_transformer import (
-    VanillaTransformerForTokenClassification as VanillaTransformerForTokenClassification,
-)
+from .models.modeling_vanilla_transformer import VanillaTransformerForMultipleChoice as VanillaTransformerForMultipleChoice
+from .models.modeling_vanilla_transformer import VanillaTransformerForQuestionAnswering as VanillaTransformerForQuestionAnswering
+from .models.modeling_vanilla_transformer import VanillaTransformerForSequenceClassification as VanillaTransformerForSequenceClassification
+from .models.modeling_vanilla_transformer import VanillaTransformerForTokenClassification as VanillaTransformerForTokenClassification
 from .models.modeling_vanilla_transformer import VanillaTransformerModel as VanillaTransformerModel
 from .models.ops_linear import linear_attention as linear_attention
 from .models.ops_linear import linear_attention_step as linear_attention_step
