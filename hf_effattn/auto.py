@@ -25,7 +25,7 @@ def register_configs() -> None:
         finish(config, **kwargs)
 
     # Set from here, because the code of configs travels inside checkpoints, where there is nothing to register.
-    EffAttnConfig.__post_init__ = register_and_finish  # type: ignore[method-assign]
+    EffAttnConfig.__post_init__ = register_and_finish  # type: ignore[method-assign, assignment]
 
 
 @functools.cache

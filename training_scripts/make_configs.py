@@ -117,8 +117,8 @@ AUTHORS: dict[str, Fields] = {
 def configs() -> dict[str, Fields]:
     """File name without its ending -> the fields of the config."""
     made: dict[str, Fields] = {}
-    for family in list_families():
-        made |= {f"{family.model_type}-{setup}": config(family.model_type, setup) for setup in SETUPS}
+    for model_type in [family.model_type for family in list_families()]:
+        made |= {f"{model_type}-{setup}": config(model_type, setup) for setup in SETUPS}
     for name, fields in AUTHORS.items():
         family, _, task = name.split("-")
         made[f"{family}-authors-{task}"] = made[name] | fields

@@ -15,9 +15,10 @@ HEADER = "# Written by training_scripts/public_names.py from the table in __init
 
 
 def stub() -> str:
-    """The content of the file: one import per name, in the order that ruff sorts them."""
-    modules = sorted((module.removeprefix("hf_effattn"), name) for name, module in hf_effattn._MODULES.items())
-    lines = [f"from {module} import {name} as {name}\n" for module, name in modules]
+    """The content of the file: one import per name, sorted by module."""
+    modules: dict[str, str] = vars(hf_effattn)["_MODULES"]
+    places = sorted((module.removeprefix("hf_effattn"), name) for name, module in modules.items())
+    lines = [f"from {module} import {name} as {name}\n" for module, name in places]
     return HEADER + "".join(lines) + "\n__version__: str\n"
 
 

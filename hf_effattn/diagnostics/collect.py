@@ -23,7 +23,7 @@ from .measures import (
 from .modes import evaluating
 
 
-#: What the weights of a token that sees any key have to sum to.
+#: The least sum of the weights of a token that sees any key; it is 1 where no weight is lost.
 FULL_WEIGHTS = 0.99
 
 
@@ -43,7 +43,7 @@ def diagnose(model: EffAttnPreTrainedModel, **inputs: Any) -> dict[str, float]:
     vanish: under `normalizer_eps`, or below what their dtype can hold.
 
     Args:
-        model: any model of the library, with a head or without. It is run in eval mode, and left as it was.
+        model: any model of the library, with a head or without. It is run in eval mode; its mode is restored.
         **inputs: what its forward takes, such as `input_ids` and `attention_mask`; labels are not needed. Of pairs
             both sequences are measured, and the mean is given.
 

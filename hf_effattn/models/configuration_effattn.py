@@ -94,14 +94,14 @@ class EffAttnConfig(PreTrainedConfig):
         eos_token_id: id that ends a generated text.
         tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.
 
-    What is wrong with a single value is refused when it is assigned. The whole is checked at construction, and again
-    when a model is built and when the config or a model is saved, because fields can change in between.
+    A wrong value of one field is refused when it is assigned. Whether the values go together is checked at
+    construction, and again when a model is built and when the config or a model is saved, because fields can change.
 
     Raises:
         TypeError: an unknown field (the message names the nearest one), or a value of a wrong type.
         ValueError: a value that its field cannot have, or values that clash; the message names both.
 
-    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_checks`.
+    Most of these are also a `huggingface_hub.errors.StrictDataclassError`, see `configuration_checks`.
     """
 
     vocab_size: int = 260
@@ -244,10 +244,10 @@ class EffAttnConfig(PreTrainedConfig):
             )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As in transformers, but what could not be loaded again is refused before anything is written.
+        """As in transformers, but a config that could not be loaded again is refused before anything is written.
 
-        That includes attributes that are no fields. A model can be built with them, because transformers and other
-        libraries set some that a model may or may not read.
+        Attributes that are no fields are refused as well. A model can be built with them, because transformers and
+        other libraries set some that a model may or may not read.
 
         Raises:
             TypeError: an attribute that is no field; the message names the nearest field.
@@ -258,7 +258,7 @@ class EffAttnConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def validate_choices(self) -> None:
-        """Refuse an activation or a backend that there is not."""
+        """Refuse an activation or a backend that does not exist."""
         for name in ("hidden_act", "classifier_act"):
             activation = getattr(self, name) or self.hidden_act
             _require(activation in ACT2FN, f"{name} must be one of {sorted(ACT2FN)}, got {activation!r}")
@@ -269,7 +269,7 @@ class EffAttnConfig(PreTrainedConfig):
         )
 
     def validate_labels(self) -> None:
-        """Refuse labels that are not numbered from zero, and a `label2id` that says something else than `id2label`."""
+        """Refuse labels that are not numbered from zero, or are contradicted by `label2id` or `problem_type`."""
         names = _label_names(self.id2label or {})
         _require(
             names.keys() == set(range(max(len(names), 1))),
@@ -288,7 +288,7 @@ class EffAttnConfig(PreTrainedConfig):
         )
 
     def validate_architecture(self) -> None:
-        """Refuse values that clash."""
+        """Refuse sizes and options that do not go together."""
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",

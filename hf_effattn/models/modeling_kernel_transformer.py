@@ -26,6 +26,8 @@ class KernelTransformerAttention(LinearAttentionLayer):
     The sums run over the real tokens, for a decoder over those up to the query.
     """
 
+    eps: float
+
     def __init__(self, config: KernelTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.feature_map = make_feature_map(config)

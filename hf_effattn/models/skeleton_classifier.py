@@ -28,7 +28,8 @@ class ClassificationHead(nn.Module):
         pooled = self.dropout(pooled)
         for layer in self.hidden:
             pooled = self.activation(layer(pooled))
-        return self.logits(pooled)
+        logits: torch.Tensor = self.logits(pooled)
+        return logits
 
 
 def pool(
@@ -58,7 +59,7 @@ def pool(
 
 
 def combine_pair(first: torch.Tensor, second: torch.Tensor, pair_features: str | None) -> torch.Tensor:
-    """What a pair classifier reads of two pooled vectors, see `EffAttnConfig.pair_features`."""
+    """The features of a pair of pooled vectors, see `EffAttnConfig.pair_features`."""
     features = [first, second]
     if pair_features == "interaction":
         features += [first * second, first - second]

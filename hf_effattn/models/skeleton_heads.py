@@ -44,8 +44,9 @@ class EffAttnHead(EffAttnPreTrainedModel):
     """
 
     base_class: ClassVar[type[EffAttnModel]]
-    #: Whether `forward` takes `num_items_in_batch` and divides its loss by it. `Trainer` reads this; left to itself it
-    #: takes any `**kwargs` for a yes, and stops dividing the loss by the steps of gradient accumulation.
+    model: EffAttnModel
+    #: Whether `forward` divides its loss by `num_items_in_batch`. `Trainer` reads this. Without it `Trainer` takes any
+    #: `**kwargs` for a yes, and no longer divides the loss by the steps of gradient accumulation.
     accepts_loss_kwargs: bool = False
 
     def __init__(self, config: EffAttnConfig):
@@ -71,12 +72,13 @@ class EffAttnHead(EffAttnPreTrainedModel):
     ) -> EffAttnOutput:
         """The base model's output for a whole input of tokens."""
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
-        return self.model(input_ids, attention_mask, **inputs, **NO_CACHE | options)
+        outputs: EffAttnOutput = self.model(input_ids, attention_mask, **inputs, **NO_CACHE | options)
+        return outputs
 
     def shared_fields(
         self, loss: torch.Tensor | None, outputs: EffAttnOutput, share: float | torch.Tensor = 1.0
     ) -> dict[str, Any]:
-        """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded.
+        """The fields of every head's output: the loss with the layers' penalties, and what the base model recorded.
 
         `share` is the part of the penalties that this batch adds to the loss, see `batch_share`.
         """
@@ -395,7 +397,8 @@ class MaskedLMHead(nn.Module):
         self.norm = make_norm(config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.activation(self.dense(hidden_states)))
+        normed: torch.Tensor = self.norm(self.activation(self.dense(hidden_states)))
+        return normed
 
 
 def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
@@ -410,7 +413,7 @@ def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor |
 
 
 def row_share(labels: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
-    """`batch_share` of labels that belong to whole rows: classes (-100 for none), numbers, or a row of yes and no."""
+    """`batch_share` for one label per row: a class (-100 for none), a number, or a yes or no for every class."""
     if labels is None or not labels.is_floating_point():
         return batch_share(labels, num_items_in_batch)
     return 1.0 if num_items_in_batch is None else labels.shape[0] / num_items_in_batch
