@@ -138,12 +138,13 @@ class EffAttnConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     tie_word_embeddings: bool = True
 
-    # Fields of transformers, declared anew with types that `@strict` checks: it passes over those that are strings.
+    # Fields of transformers, declared again with types that `@strict` checks: it passes over those that are strings.
+    # The numbers of labels are checked by `validate_labels`.
     architectures: list[str] | None = None
     return_dict: bool | None = True
     chunk_size_feed_forward: int = 0
-    id2label: dict[int, str] | dict[str, str] | None = None
-    label2id: dict[str, int] | dict[str, str] | None = None
+    id2label: dict[Any, str] | None = None
+    label2id: dict[str, Any] | None = None
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     # What describes a family is a class attribute, and no field. `hf_effattn.list_families()` reads it.
