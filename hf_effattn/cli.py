@@ -8,10 +8,10 @@ import torch
 import typer
 from tabulate import tabulate
 
-from .auto import backends
 from .cards import command as card_command
 from .hub import commands
 from .machine import processor_name
+from .operators import backends
 from .presets import list_presets
 from .version import __version__
 

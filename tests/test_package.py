@@ -94,6 +94,28 @@ def test_every_public_name_exists():
         hf_effattn.LunarModel  # noqa: B018
 
 
+def test_editors_and_type_checkers_find_every_public_name(tmp_path):
+    """They read a stub, because the package imports its names when they are first used."""
+    code = "from training_scripts.public_names import STUB, stub; assert STUB.read_text() == stub()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, "run: python training_scripts/public_names.py"
+    uses = [f"reveal_type(hf_effattn.{name})" for name in hf_effattn.__all__]
+    lines = ["import hf_effattn", *uses, "hf_effattn.LunarModel"]
+    (tmp_path / "user.py").write_text("\n".join(lines))
+    # Without the types of torch and transformers, which take a minute to read.
+    options = ["--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent", "--cache-dir=/dev/null"]
+    command = [sys.executable, "-m", "mypy", *options, "user.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
+    )
+    *revealed, error, _ = done.stdout.splitlines()
+    assert 'Module has no attribute "LunarModel"' in error, done.stdout + done.stderr
+    found = dict(zip(hf_effattn.__all__, revealed, strict=True))
+    assert "-> hf_effattn.models.configuration_simpletron.SimpleTronConfig" in found["SimpleTronConfig"]
+    assert "-> hf_effattn.models.modeling_luna.LunaModel" in found["LunaModel"]
+    assert "def (query: " in found["linear_attention"]
+
+
 def test_a_family_names_the_heads_it_has():
     family = hf_effattn.list_families()[0]
     with pytest.raises(ValueError, match="SimpleTron has no AutoModelForCTC"):

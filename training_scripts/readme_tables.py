@@ -77,7 +77,7 @@ def with_tables(readme: str) -> str:
 
 def families_table() -> str:
     """One line per family of the registry."""
-    headers = ["model_type", "classes", "attention of a head", "cost", "causal", "decoding state", "pairs", "images"]
+    headers = ["model_type", "classes", "attention of a head", "cost", "causal", "decoding state"]
     rows = [
         [
             f"`{family.model_type}`",
@@ -86,8 +86,6 @@ def families_table() -> str:
             family.cost,
             yes_or_no(family.causal),
             decoding_state(family),
-            yes_or_no(family.pairs),
-            yes_or_no(family.images),
         ]
         for family in hf_effattn.list_families()
     ]

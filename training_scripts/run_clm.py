@@ -13,9 +13,10 @@ from typing import Any
 
 from transformers import DataCollatorForTokenClassification, PreTrainedConfig
 
-from hf_effattn.families import list_families
+from hf_effattn.families import find, list_families
 from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import LANGUAGE_SCORES, chunk_texts, language_scores, token_losses, with_next_tokens
+from hf_effattn.training.matched_configs import is_ours
 from hf_effattn.training.setup import parse_and_seed
 from hf_effattn.training.start import config_for_tokenizer, load_tokenizer, start_model
 from hf_effattn.training.train import train_and_score
@@ -52,14 +53,13 @@ def check_causal(config: PreTrainedConfig) -> None:
 
     Models of this library set `is_decoder` themselves, if their family has a causal form at all.
     """
-    families = list_families()
-    ours = next((family for family in families if family.model_type == config.model_type), None)
-    if ours is not None and not ours.causal:
+    ours = is_ours(config.model_type)
+    if ours and not find(config.model_type).causal:
         raise ValueError(
             f"{config.model_type} has no causal form: train it with run_mlm.py, or choose one of "
-            f"{[family.model_type for family in families if family.causal]}"
+            f"{[family.model_type for family in list_families() if family.causal]}"
         )
-    if ours is None and getattr(config, "is_decoder", True) is False:
+    if not ours and getattr(config, "is_decoder", True) is False:
         raise ValueError(f"this {config.model_type} is an encoder: set is_decoder to true in its config")
 
 

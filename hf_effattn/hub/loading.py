@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..families import Family, list_families
+from ..families import Family, find, list_families
 from ..models.configuration_effattn import EffAttnConfig
 from .audit import check_is_checkpoint
 from .references import read_strictly
@@ -92,10 +92,10 @@ def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
         raise ValueError(f"{path} {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a config: it is not a JSON object with fields")
-    families = {family.model_type: family for family in list_families()}
-    family = families.get(str(config.get("model_type")))
-    if family is None:
-        raise ValueError(f"{path} has model_type={config.get('model_type')!r}; hf_effattn has {list(families)}")
+    model_type, known = config.get("model_type"), [family.model_type for family in list_families()]
+    if model_type not in known:
+        raise ValueError(f"{path} has model_type={model_type!r}; hf_effattn has {known}")
+    family = find(model_type)
     heads = {name: auto_class for auto_class, name in family.class_names.items()}
     recorded = config.get("architectures") or []
     if not isinstance(recorded, list) or not recorded or not {str(name) for name in recorded} <= heads.keys():

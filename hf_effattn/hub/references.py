@@ -99,7 +99,7 @@ def _class_offences(
 @cache
 def own_classes() -> frozenset[str]:
     """Return the classes, ``module.Class``, that the configs of the installed package name in their ``auto_map``."""
-    maps = (auto_map(family.model_type, family.name, family.causal) for family in list_families())
+    maps = (auto_map(family.config_class) for family in list_families())
     return frozenset(reference for classes in maps for reference in classes.values())
 
 

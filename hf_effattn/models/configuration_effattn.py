@@ -1,7 +1,7 @@
-"""The config fields that every family shares, their validation, and the entries of `auto_map`."""
+"""What every config shares: fields and their checks, what describes a family, and the classes that load it."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -11,10 +11,10 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .backend_table import known_backends
 from .base_versions import SUPPORTED
-from .configuration_checks import FieldTypeError, FieldValueError, check_number, strict_config
+from .configuration_checks import FieldTypeError, FieldValueError, check_dtype, check_number, strict_config
 
 
-#: Auto class -> the suffix of the class that it loads, for every head that a family has.
+#: Auto class -> the suffix of the class that it loads. A family without a causal form has no ``ForCausalLM``.
 HEADS = {
     "AutoModel": "Model",
     "AutoModelForMaskedLM": "ForMaskedLM",
@@ -25,9 +25,6 @@ HEADS = {
     "AutoModelForMultipleChoice": "ForMultipleChoice",
     "AutoModelForImageClassification": "ForImageClassification",
 }
-
-#: What torch calls the dtypes that weights can have.
-_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
 
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -97,14 +94,14 @@ class EffAttnConfig(PreTrainedConfig):
         eos_token_id: id that ends a generated text.
         tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.
 
-    What is wrong with a single value is refused when it is assigned. The whole is checked at construction, and again
-    when a model is built and when the config or a model is saved, because fields can change in between.
+    A wrong value of one field is refused when it is assigned. Whether the values go together is checked at
+    construction, and again when a model is built and when the config or a model is saved, because fields can change.
 
     Raises:
         TypeError: an unknown field (the message names the nearest one), or a value of a wrong type.
         ValueError: a value that its field cannot have, or values that clash; the message names both.
 
-    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_checks`.
+    Most of these are also a `huggingface_hub.errors.StrictDataclassError`, see `configuration_checks`.
     """
 
     vocab_size: int = 260
@@ -141,42 +138,61 @@ class EffAttnConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     tie_word_embeddings: bool = True
 
-    #: The name in front of the family's classes, ``"SimpleTron"`` for ``SimpleTronModel``.
+    # Fields of transformers, declared again with types that `@strict` checks: it passes over those that are strings.
+    # The numbers of labels are checked by `validate_labels`.
+    architectures: list[str] | None = None
+    return_dict: bool | None = True
+    chunk_size_feed_forward: int = 0
+    id2label: dict[Any, str] | None = None
+    label2id: dict[str, Any] | None = None
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+
+    # What describes a family is a class attribute, and no field. `hf_effattn.list_families()` reads it.
+    #: The name in front of the family's classes, ``"SimpleTron"`` for ``SimpleTronModel``; empty for a shared base.
     family_name: ClassVar[str] = ""
-    #: What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``.
-    cache_type: ClassVar[str] = "linear_attention"
-    #: Whether attention is a softmax, so that transformers' `attn_implementation` has something to choose.
-    softmax: ClassVar[bool] = False
+    #: The formula of its attention, per head.
+    formula: ClassVar[str] = ""
+    #: Time of one attention layer in the length `N` and the head size `d`.
+    cost: ClassVar[str] = ""
+    #: The paper it comes from.
+    source: ClassVar[str] = ""
     #: Whether the family can be a decoder.
     causal: ClassVar[bool] = True
+    #: Whether what a decoder keeps has the same size however long its context grows.
+    constant_state: ClassVar[bool] = False
+    #: Whether attention is a softmax, so that transformers' `attn_implementation` has something to choose.
+    softmax: ClassVar[bool] = False
     #: Whether the family has a memory that a classifier can read.
     has_memory: ClassVar[bool] = False
+
     #: The lowest values of numbers that `check_number` would limit otherwise.
     lowest_values: ClassVar[dict[str, float]] = {
         "num_hidden_layers": 0,
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    #: Called before the first config is built. The installed package registers its model classes with the Auto
-    #: classes here, so that importing the package does not have to import the models.
-    before_first_config: ClassVar[Callable[[], None] | None] = None
-
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss", "memory", "pack_attentions"]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the code of a family's config copied into its checkpoints, for `AutoConfig`."""
+        super().__init_subclass__(**kwargs)
+        if cls.family_name:
+            cls._auto_class = "AutoConfig"
+
     def __post_init__(self, **kwargs: Any) -> None:
-        if EffAttnConfig.before_first_config is not None:
-            EffAttnConfig.before_first_config()
         self._refuse_unknown(kwargs)
         self._check_new_labels(kwargs.get("num_labels"))
         if self.family_name and kwargs.get("auto_map") is None:
-            kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
+            kwargs["auto_map"] = auto_map(type(self))
         super().__post_init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CLASS_ATTRIBUTES:
+            raise FieldTypeError(f"{type(self).__name__} has no field {name!r}: it belongs to the family")
         if name in _field_names(type(self)):
             check_number(self, name, value)
-            if name == "dtype" and isinstance(value, str) and value not in _DTYPES:
-                raise FieldValueError(f"dtype must be one of {_DTYPES}, got {value!r}")
+            if name == "dtype":
+                check_dtype(value)
         elif name == "num_labels":
             # transformers makes the names of that many labels, whatever the number is.
             if not isinstance(value, int) or isinstance(value, bool):
@@ -184,6 +200,12 @@ class EffAttnConfig(PreTrainedConfig):
             if value < 1:
                 raise FieldValueError(f"num_labels must be positive, got {value}")
         super().__setattr__(name, value)
+
+    @classmethod
+    def class_names(cls) -> dict[str, str]:
+        """Auto class -> name of the family's class, for every head that the family has."""
+        heads = {auto: suffix for auto, suffix in HEADS.items() if cls.causal or auto != "AutoModelForCausalLM"}
+        return {auto: cls.family_name + suffix for auto, suffix in heads.items()}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -223,10 +245,10 @@ class EffAttnConfig(PreTrainedConfig):
             )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As in transformers, but what could not be loaded again is refused before anything is written.
+        """As in transformers, but a config that could not be loaded again is refused before anything is written.
 
-        That includes attributes that are no fields. A model can be built with them, because transformers and other
-        libraries set some that a model may or may not read.
+        Attributes that are no fields are refused as well. A model can be built with them, because transformers and
+        other libraries set some that a model may or may not read.
 
         Raises:
             TypeError: an attribute that is no field; the message names the nearest field.
@@ -237,7 +259,7 @@ class EffAttnConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def validate_choices(self) -> None:
-        """Refuse an activation or a backend that there is not."""
+        """Refuse an activation or a backend that does not exist."""
         for name in ("hidden_act", "classifier_act"):
             activation = getattr(self, name) or self.hidden_act
             _require(activation in ACT2FN, f"{name} must be one of {sorted(ACT2FN)}, got {activation!r}")
@@ -248,7 +270,7 @@ class EffAttnConfig(PreTrainedConfig):
         )
 
     def validate_labels(self) -> None:
-        """Refuse labels that are not numbered from zero, and a `label2id` that says something else than `id2label`."""
+        """Refuse labels that are not numbered from zero, or are contradicted by `label2id` or `problem_type`."""
         names = _label_names(self.id2label or {})
         _require(
             names.keys() == set(range(max(len(names), 1))),
@@ -260,9 +282,14 @@ class EffAttnConfig(PreTrainedConfig):
             f"label2id={self.label2id} says something else about {wrong} than id2label={self.id2label}: give both, or "
             "id2label with label2id=None",
         )
+        _require(
+            len(names) > 1 or self.problem_type != "single_label_classification",
+            f"problem_type='single_label_classification' chooses one of several labels, and id2label={self.id2label} "
+            "has one: set num_labels=2, or problem_type='regression'",
+        )
 
     def validate_architecture(self) -> None:
-        """Refuse values that clash."""
+        """Refuse sizes and options that do not go together."""
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",
@@ -275,6 +302,11 @@ class EffAttnConfig(PreTrainedConfig):
         _require(
             not self.is_encoder_decoder,
             f"is_encoder_decoder=True: {type(self).__name__} is an encoder, or a decoder with is_decoder=True",
+        )
+        _require(
+            self.chunk_size_feed_forward == 0,
+            f"chunk_size_feed_forward={self.chunk_size_feed_forward}: these models compute their MLPs whole, leave it "
+            "at 0",
         )
         _require(
             self.num_hidden_layers > 0 or not (self.is_decoder and self.use_cache),
@@ -303,6 +335,11 @@ class EffAttnConfig(PreTrainedConfig):
             f"initializer_range={self.initializer_range} is for init_scheme='normal': init_scheme="
             f"{self.init_scheme!r} sets every range by itself, so leave it at {type(self).initializer_range}",
         )
+
+    @property
+    def cache_type(self) -> str:
+        """What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``."""
+        return "linear_attention" if self.constant_state else "full_attention"
 
     @property
     def layer_types(self) -> list[str]:
@@ -357,12 +394,17 @@ class EffAttnConfig(PreTrainedConfig):
         return self.pooling or ("last" if self.is_decoder else "cls")
 
 
-def auto_map(model_type: str, family_name: str, causal: bool) -> dict[str, str]:
+def auto_map(config_class: type[EffAttnConfig]) -> dict[str, str]:
     """Every Auto class that can load a checkpoint of the family, with the module and class that it finds there."""
-    entries = {auto: f"modeling_{model_type}.{family_name}{suffix}" for auto, suffix in HEADS.items()}
-    if not causal:
-        del entries["AutoModelForCausalLM"]
-    return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
+    family = config_class.model_type
+    models = {auto: f"modeling_{family}.{name}" for auto, name in config_class.class_names().items()}
+    return {"AutoConfig": f"configuration_{family}.{config_class.family_name}Config", **models}
+
+
+#: What describes a family, and cannot be set on one config.
+_CLASS_ATTRIBUTES = frozenset(
+    ["family_name", "formula", "cost", "source", "causal", "constant_state", "softmax", "has_memory", "lowest_values"]
+)
 
 
 def _field_names(config_class: type[EffAttnConfig]) -> frozenset[str]:

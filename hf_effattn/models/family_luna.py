@@ -1,6 +1,6 @@
 """The block of Luna and ConvLuna, and their model: the layers hand a memory on."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from .skeleton_outputs import EffAttnOutput
 
 class LunaBlock(ResidualBlock[PackUnpackAttention]):
     """A block whose attention also renews the memory, in a branch of its own: ``P' = norm(P + Y_P)``, without MLP."""
+
+    measured: ClassVar[str] = "memory"
 
     def __init__(self, config: LunaConfig, attention: PackUnpackAttention):
         super().__init__(config, attention)

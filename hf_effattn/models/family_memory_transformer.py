@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -80,6 +80,7 @@ class MemoryBaseModel(EffAttnModel):
     another segment follows, they go through once more behind it, and read the tokens.
     """
 
+    measured: ClassVar[str] = "memory"
     config: MemoryTransformerConfig
 
     def build_block(self, config: MemoryTransformerConfig, layer_idx: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """What the layers of linear attention share: whole sequences or single steps, the cache, and the implied map."""
 
+from typing import ClassVar
+
 import torch
 from transformers.cache_utils import Cache
 
@@ -16,6 +18,11 @@ from .ops_attention_maps import linear_attention_map
 
 class LinearSelfAttention(ProjectedAttention):
     """Projections around `linear_attention`; a family says what the queries, keys and scale are."""
+
+    #: What `hf_effattn.diagnose` measures here: the state, and where there is an `eps` the denominators.
+    measured: ClassVar[str] = "linear attention"
+    #: What is added to the denominator, of attention that has one.
+    eps: float | None = None
 
     def __init__(self, config: FilteredConfig, layer_idx: int, output_projection: bool = True) -> None:
         super().__init__(config, layer_idx, output_projection, make_key_value_filter(config))

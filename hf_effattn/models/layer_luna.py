@@ -1,6 +1,6 @@
 """Attention through a memory, of Luna and ConvLuna: the sequence is packed into cells and unpacked from them."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ class PackUnpackAttention(nn.Module):
         layer_idx: the layer's place.
         memory_filter: a filter over the keys and values that are packed, or None.
     """
+
+    #: What `hf_effattn.diagnose` measures here.
+    measured: ClassVar[str] = "packing"
 
     def __init__(self, config: LunaConfig, layer_idx: int, memory_filter: KeyValueFilter | None = None):
         super().__init__()

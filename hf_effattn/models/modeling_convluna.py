@@ -55,12 +55,3 @@ class ConvLunaForMultipleChoice(ConvLunaPreTrainedModel, EffAttnForMultipleChoic
 
 class ConvLunaForImageClassification(ConvLunaPreTrainedModel, EffAttnForImageClassification):
     base_class = ConvLunaModel
-
-
-ConvLunaModel.register_for_auto_class("AutoModel")
-ConvLunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-ConvLunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-ConvLunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-ConvLunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-ConvLunaForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-ConvLunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -30,6 +30,8 @@ class KernelTransformerAttention(LinearSelfAttention):
     The sums run over the real tokens, for a decoder over those up to the query.
     """
 
+    eps: float
+
     def __init__(self, config: KernelTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.feature_map = make_feature_map(config)
@@ -121,13 +123,3 @@ class KernelTransformerForMultipleChoice(KernelTransformerPreTrainedModel, EffAt
 
 class KernelTransformerForImageClassification(KernelTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = KernelTransformerModel
-
-
-KernelTransformerModel.register_for_auto_class("AutoModel")
-KernelTransformerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-KernelTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-KernelTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-KernelTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-KernelTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-KernelTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-KernelTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -49,12 +49,3 @@ class LunaForMultipleChoice(LunaPreTrainedModel, EffAttnForMultipleChoice):
 
 class LunaForImageClassification(LunaPreTrainedModel, EffAttnForImageClassification):
     base_class = LunaModel
-
-
-LunaModel.register_for_auto_class("AutoModel")
-LunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-LunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-LunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-LunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-LunaForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-LunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")

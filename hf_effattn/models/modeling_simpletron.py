@@ -87,13 +87,3 @@ class SimpleTronForMultipleChoice(SimpleTronPreTrainedModel, EffAttnForMultipleC
 
 class SimpleTronForImageClassification(SimpleTronPreTrainedModel, EffAttnForImageClassification):
     base_class = SimpleTronModel
-
-
-SimpleTronModel.register_for_auto_class("AutoModel")
-SimpleTronForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-SimpleTronForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-SimpleTronForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-SimpleTronForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-SimpleTronForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-SimpleTronForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-SimpleTronForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -25,6 +25,7 @@ from .skeleton_block import EffAttnBlock
 from .skeleton_initial_weights import StartsItself, start_linear, start_tokens
 from .skeleton_inputs import check_content, check_names, check_sequence
 from .skeleton_outputs import EffAttnOutput
+from .skeleton_returns import with_output_form
 
 
 class EffAttnPreTrainedModel(PreTrainedModel):
@@ -42,6 +43,12 @@ class EffAttnPreTrainedModel(PreTrainedModel):
     #: Whether reentrant gradient checkpointing finds every tensor that has a gradient among a block's positional
     #: arguments and outputs. It looks nowhere else.
     reentrant_checkpointing: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the code of a family's class copied into its checkpoints, for the Auto class that loads it."""
+        super().__init_subclass__(**kwargs)
+        if cls.__name__ in (auto_classes := {name: auto for auto, name in cls.config_class.class_names().items()}):
+            cls._auto_class = auto_classes[cls.__name__]
 
     def __init__(self, config: EffAttnConfig):
         super().__init__(config)
@@ -190,6 +197,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
         self.embeddings.set_content(value)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @with_output_form
     @merge_with_config_defaults
     @capture_outputs
     def forward(

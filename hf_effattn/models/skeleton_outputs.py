@@ -29,6 +29,8 @@ class EffAttnFields:
 class EffAttnOutput(EffAttnFields, modeling_outputs.BaseModelOutputWithPast):
     """The output of a model without a head."""
 
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # a field of an output needs a default
+
 
 @dataclass
 class MaskedLMOutput(EffAttnFields, modeling_outputs.MaskedLMOutput):

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.optimization import get_inverse_sqrt_schedule
 
 import hf_effattn
+from hf_effattn.families import find
 from hf_effattn.files import read_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
@@ -123,7 +124,7 @@ def test_a_model_of_transformers_runs_under_the_same_recipe(toy_run):
 
 
 def test_measures_are_logged_on_request(toy_run):
-    results = toy_run("run", next(f for f in FAMILIES if f.model_type == "luna"), diagnose=True)
+    results = toy_run("run", find("luna"), diagnose=True)
     measured = [entry for entry in results["log"] if "diagnostics/layer_0/memory_cosine" in entry]
     assert [entry["step"] for entry in measured] == [2, 4, 6, 8], "after every evaluation but that of the test split"
 

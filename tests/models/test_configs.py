@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from hf_effattn.families import find
 from tests.models.variants import (
     FAMILIES,
     SIZES,
@@ -211,7 +212,8 @@ def test_every_dropout_has_a_probability_of_its_own(family):
 
 @over_families
 def test_dropouts_act_in_training_only(family):
-    for field in ("hidden_dropout_prob", *dropout_places(family), DROPOUTS[family.model_type]):
+    inside = [DROPOUTS[family.model_type]] if family.model_type in DROPOUTS else []
+    for field in ("hidden_dropout_prob", *dropout_places(family), *inside):
         options = {"initializer_range": 0.5, field: 0.5}
         model = family.model_class("AutoModelForSequenceClassification")(tiny_config(family, **options))
         ids = random_ids(2, 9)
@@ -249,7 +251,7 @@ def test_causal_simpletron_refuses_to_train_with_a_dropout_that_is_not_defined()
     ],
 )
 def test_options_that_clash_are_refused(name, options, message):
-    family = next(family for family in FAMILIES if family.model_type == name)
+    family = find(name)
     with pytest.raises(ValueError, match=message):
         tiny_config(family, **options)
 
@@ -274,7 +276,7 @@ def test_options_that_clash_are_refused(name, options, message):
     ],
 )
 def test_kernel_options_that_clash_are_refused(options, message):
-    family = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+    family = find("kernel_transformer")
     with pytest.raises(ValueError, match=message):
         tiny_config(family, **options)
 
@@ -371,7 +373,7 @@ def test_pixels_start_as_the_authors_start_them(family):
 
 
 def test_kernels_start_orthogonal_or_uniform():
-    family = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+    family = find("kernel_transformer")
     for options, bound in (({}, 1 / 64), ({"num_features": 16}, 1 / 32)):
         config = tiny_config(family, hidden_size=192, feature_map="linear", kernel_init="uniform", **options)
         weight = family.model_class("AutoModel")(config).layers[0].attention.feature_map.weight_0

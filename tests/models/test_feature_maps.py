@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch.nn.functional import elu, relu, softplus
 
+from hf_effattn.families import find
 from hf_effattn.models.layer_feature_maps import FEATURE_MAPS, make_feature_map
 from hf_effattn.models.ops_linear import linear_attention
 from hf_effattn.models.ops_reference import reference_softmax_attention
-from tests.models.variants import FAMILIES, random_ids, tiny_config, tiny_model
+from tests.models.variants import random_ids, tiny_config, tiny_model
 from tests.numerics import assert_close, relative_error
 
 
-FAMILY = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+FAMILY = find("kernel_transformer")
 HEADS = torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 

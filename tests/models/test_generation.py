@@ -7,6 +7,7 @@ import torch
 from transformers import Cache, StaticCache
 
 from hf_effattn import byte_tokenizer
+from hf_effattn.families import find
 from hf_effattn.models.base_cache_slots import ConvState
 from tests.models.variants import FAMILIES, over_causal_families, over_causal_variants, padded, random_ids, tiny_model
 
@@ -209,7 +210,7 @@ def test_beams_go_on_from_a_cache_with_a_row_for_each(family):
 
 def test_a_softmax_model_can_be_assisted():
     """The assistant is asked to go on from its cache without a mask."""
-    family = next(family for family in FAMILIES if family.model_type == "vanilla_transformer")
+    family = find("vanilla_transformer")
     model = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False)
     assistant = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False, num_hidden_layers=1)
     ids = random_ids(1, 9)
@@ -305,7 +306,7 @@ def test_generation_stops_at_the_last_position(family):
 
 
 def test_generation_has_no_last_position_where_positions_are_counted_anew():
-    family = next(family for family in FAMILIES if family.model_type == "memory_transformer")
+    family = find("memory_transformer")
     model = tiny_model(family, "AutoModelForCausalLM", max_position_embeddings=8, segment_length=8)
     assert model.generate(random_ids(1, 20), max_new_tokens=5, min_new_tokens=5).shape == (1, 25)
 

@@ -5,14 +5,12 @@ import torch
 from transformers import DynamicCache
 
 import hf_effattn
-from tests.models.variants import FAMILIES, padded, random_ids, tiny_model
+from hf_effattn.families import find
+from tests.models.variants import padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
-LUNA, CONVLUNA, MEMORY = (
-    next(family for family in FAMILIES if family.model_type == name)
-    for name in ("luna", "convluna", "memory_transformer")
-)
+LUNA, CONVLUNA, MEMORY = (find(name) for name in ("luna", "convluna", "memory_transformer"))
 IDS, MASK = padded([random_ids(1, 13)[0], random_ids(1, 7)[0]], "left")
 DIRECTIONS = pytest.mark.parametrize("is_decoder", [False, True], ids=["bidirectional", "causal"])
 

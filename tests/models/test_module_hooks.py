@@ -6,13 +6,14 @@ import torch
 from transformers import DynamicCache
 
 from hf_effattn.diagnostics import diagnose
+from hf_effattn.families import find
 from hf_effattn.models.layer_feature_maps import FeatureMap
 from tests.models.variants import FAMILIES, over_directions, over_families, padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
 ROWS = [random_ids(1, length, seed=length)[0] for length in (17, 9, 1)]
-KERNEL = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+KERNEL = find("kernel_transformer")
 
 
 def offloaded(model):

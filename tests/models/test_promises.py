@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from hf_effattn.families import find
 from tests.models.variants import (
     FAMILIES,
     MEMORY_FAMILIES,
@@ -303,7 +304,7 @@ def test_maps_of_a_memory(family, options):
 def test_maps_beside_a_memory(is_decoder, options):
     if is_decoder and options:
         pytest.skip("a decoder without segments writes no memory that could be filtered")
-    family = next(family for family in FAMILIES if family.model_type == "memory_transformer")
+    family = find("memory_transformer")
     model = tiny_model(family, is_decoder=is_decoder, **options)
     ids, mask = padded(ROWS, "right")
     plain = hidden(model, ids, mask)
