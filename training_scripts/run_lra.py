@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         results |= {"validation_accuracy": best, "test": scores}
         leave(trainer, type(prepared.model), results)
     logger.info("test accuracy %.4f, results in %s", scores["test_accuracy"], training.output_dir)
-    trainer.end()
+    trainer.accelerator.end_training()
     return results
 
 

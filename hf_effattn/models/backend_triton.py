@@ -25,6 +25,8 @@ def triton_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
         import triton
     except ImportError:
         return "Triton is not installed; pip install triton"
+    if not hasattr(triton, "knobs"):
+        return f"Triton {triton.__version__} is too old; pip install --upgrade 'triton>=3.4'"
     if device.type != "cuda" and not (device.type == "cpu" and triton.knobs.runtime.interpret):
         return "it runs on CUDA and ROCm devices"
     if dtype not in DTYPES:

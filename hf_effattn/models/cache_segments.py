@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache
 
+from .base_compat import get_conv_state
 from .cache_states import load_state, store_state
 from .layer_memory_transformer import Stretch
 
@@ -96,7 +97,7 @@ class SegmentState:
     @classmethod
     def load(cls, cache: Cache, num_layers: int, memory_size: int, past: torch.Tensor, length: int) -> "SegmentState":
         """What `store` left, given how many real tokens every row has read, ``[B]``."""
-        memory = cache.get_conv_state(0, MEMORY_STATE)
+        memory = get_conv_state(cache, 0, MEMORY_STATE)
         if memory is None:
             raise ValueError("the cache counts tokens but holds no memory; it was not filled by this model")
         read, tokens = [], []

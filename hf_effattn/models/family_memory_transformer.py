@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from transformers.cache_utils import Cache
 
+from .base_compat import get_conv_state
 from .base_sequence import SequenceInfo, readable
 from .cache_segments import SegmentState, compact, filled, restore, unrolled
 from .configuration_memory_transformer import MemoryTransformerConfig
@@ -192,7 +193,7 @@ class MemoryEncoderModel(EffAttnModel):
             )
         length, total = int(self.config.segment_length or 0), states.shape[1]
         past = (sequence.total_counts[:, 0] - counts).expand(states.shape[0])
-        fresh = cache.get_conv_state(0) is None
+        fresh = get_conv_state(cache, 0) is None
         if fresh:
             memory = self.memory(states)
             state = SegmentState.empty(memory, self._read(memory), length)

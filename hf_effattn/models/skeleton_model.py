@@ -6,13 +6,12 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .backend_table import backends, check_backend_name, resolve_backend
+from .base_compat import CACHE_NAME, CheckpointedLayer, takes_both_cache_names
 from .base_module_hooks import execution_device
 from .base_sequence import SequenceInfo, check_attention_mask
 from .cache_past import Past
@@ -26,7 +25,7 @@ from .skeleton_inputs import check_content, check_names, check_position_ids, che
 from .skeleton_outputs import EffAttnOutput
 
 
-class EffAttnBlock(GradientCheckpointingLayer):
+class EffAttnBlock(CheckpointedLayer):
     """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post).
 
     With `block_skip` the block's input is added to the second sum as well: ``x_1 + f(norm(x_1)) + x_0`` (pre) or
@@ -226,7 +225,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.set_content(value)
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @takes_both_cache_names
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -296,7 +295,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=kwargs.get("output_hidden_states", self.config.output_hidden_states) or False,
         )
-        outputs.cache = cache
+        setattr(outputs, CACHE_NAME, cache)
         if self.training:
             outputs.aux_loss = self.penalty()
         return outputs

@@ -171,7 +171,7 @@ def train_and_score(trainer: Trainer, run: RunArguments, splits: DatasetDict, te
         results = collect_results(run, trainer, throughput, made) | scores
         leave(trainer, kind, results)
     logger.info("%s, results in %s", scores.get("test", scores["validation"]), trainer.args.output_dir)
-    trainer.end()
+    trainer.accelerator.end_training()
     return results
 
 
