@@ -124,7 +124,8 @@ class StateGeneration:
             **kwargs: Any,
         ) -> Any:
             """Hide a cache of states, by its new name, from what would count its positions."""
-            if self._is_stateful and CACHE_NAME in model_kwargs:  # type: ignore[attr-defined]
+            counts = self.config.cache_type != "linear_attention"  # type: ignore[attr-defined]
+            if not counts and CACHE_NAME in model_kwargs:
                 model_kwargs = {"cache" if key == CACHE_NAME else key: value for key, value in model_kwargs.items()}
             return super()._prefill(  # type: ignore[misc]
                 input_ids, generation_config, model_kwargs, *args, **kwargs
