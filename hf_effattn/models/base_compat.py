@@ -83,7 +83,7 @@ class CacheOutput:
 
         @property
         def cache(self) -> Cache | None:
-            return self.past_key_values  # type: ignore[attr-defined]
+            return self.past_key_values
 
         @cache.setter
         def cache(self, value: Cache | None) -> None:

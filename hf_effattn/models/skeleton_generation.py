@@ -96,8 +96,8 @@ class CachedGenerationMixin(StateGeneration, GenerationMixin):
         """
         if model_kwargs.get("attention_mask") is None:
             model_kwargs["mask_length"] = getattr(generation_config, "_mask_length", None)
-        return super()._prefill(  # type: ignore[misc]
-            input_ids,  # type: ignore[arg-type]
+        return super()._prefill(
+            input_ids,
             generation_config,
             model_kwargs,
             *args,
