@@ -11,6 +11,9 @@ from tests.compat.names import warns_of_the_old_cache_name
 from tests.models.variants import FAMILIES, over_causal_families, over_causal_variants, padded, random_ids, tiny_model
 
 
+pytestmark = pytest.mark.compat
+
+
 NEW = {"max_new_tokens": 12, "min_new_tokens": 12}
 
 
