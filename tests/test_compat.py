@@ -1,5 +1,6 @@
 """The window of versions: what is refused, what is warned of, and which differences are still needed."""
 
+import importlib
 import json
 import logging
 import re
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import HfHubHTTPError
 from packaging.requirements import Requirement
 from packaging.version import Version
 from transformers import AutoConfig, DynamicCache
 
 from hf_effattn.models import base_compat, base_versions
+from hf_effattn.models.backend_triton import triton_refusal
 from hf_effattn.models.base_versions import CODE_VERSION, SUPPORTED, check_names, check_versions
 from tests.compat.run import BOUNDED, environments, lower_bounds
 from tests.models.variants import FAMILIES, random_ids, tiny_config, tiny_model
@@ -163,3 +166,22 @@ def test_logits_are_kept_where_they_are_wanted(keep):
         rows = keep.expand(2, -1) if keep.dim() == 1 else keep
         expected = torch.stack([states[row, places] for row, places in enumerate(rows)])
     assert torch.equal(base_compat.slice_logits_to_keep(states, keep), expected)
+
+
+def test_results_leave_out_caches_of_either_name():
+    """`Trainer` gathers what is not left out."""
+    for family in FAMILIES:
+        assert {"cache", "past_key_values"} <= set(family.config_class.keys_to_ignore_at_inference)
+
+
+def test_a_broken_connection_is_one_of_the_http_error():
+    client = importlib.import_module(base_compat.HTTP_ERROR.__module__.split(".")[0])
+    assert issubclass(client.ConnectError, base_compat.HTTP_ERROR)
+    assert issubclass(HfHubHTTPError, base_compat.HTTP_ERROR)
+
+
+def test_an_old_triton_is_refused_with_the_remedy(monkeypatch):
+    triton = pytest.importorskip("triton")
+    monkeypatch.delattr(triton, "knobs")
+    refusal = triton_refusal(torch.device("cuda"), torch.float32)
+    assert re.fullmatch(r"Triton .* is too old; pip install .*'triton>=3\.4'", refusal)

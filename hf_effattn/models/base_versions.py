@@ -95,7 +95,7 @@ def note_other_code(written_by: str | None, module: str) -> None:
     classes take the package's.
 
     Args:
-        written_by: what the checkpoint's config says; None in those of before 0.1.1, which say nothing.
+        written_by: what the checkpoint's config says; None for the first ones, which say nothing.
         module: where the code that reads it comes from.
     """
     if written_by in (None, CODE_VERSION):

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from .backend_table import known_backends
-from .base_versions import CODE_VERSION, SUPPORTED, note_other_code
+from .base_versions import CODE_VERSION, note_other_code
 from .configuration_checks import FieldTypeError, FieldValueError, check_number, strict_config
 
 
@@ -395,4 +395,4 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-__all__ = ["HEADS", "SUPPORTED", "EffAttnConfig", "auto_map"]
+__all__ = ["HEADS", "EffAttnConfig", "auto_map"]
