@@ -54,7 +54,8 @@ class FeatureMap(nn.Module):
         if heads is None:
             return self.penalty()
         prepared, last = self.prepare(heads, is_query), self.last_layer()
-        return prepared if last is None else last(prepared)
+        # By its method, because torch 2.11 does not trace the call of a frozen object.
+        return prepared if last is None else last.__call__(prepared)
 
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         """What `last_layer` maps to features; the features themselves if there is none."""
