@@ -124,7 +124,7 @@ class TrainedMap(FeatureMap):
 
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a layer before the last makes of `x`, its dropout included."""
-        return self.layer(index)(self.dropout(x))
+        return self.layer(index).__call__(self.dropout(x))
 
     def last_layer(self) -> MapLayer:
         return self.layer(self.num_layers - 1)

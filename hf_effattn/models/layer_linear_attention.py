@@ -69,7 +69,7 @@ class LinearAttentionLayer(MultiHeadAttention):
         if output_attentions:
             refuse_long_map(sequence.length, sequence.length, has_past=state is not None)
             if feature_map is not None:
-                query, key, feature_map = feature_map(query), feature_map(key), None
+                query, key, feature_map = feature_map.__call__(query), feature_map.__call__(key), None
             weights = linear_attention_map(query, key, **options).to(value.dtype)
         attended, state = self.operator(
             query,

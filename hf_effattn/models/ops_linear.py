@@ -144,7 +144,8 @@ def _map_unless_fused(chosen: Backend, query, key, feature_map: MapLayer | None)
         return query, key, {}
     if chosen.fuses_maps:
         return query, key, {"feature_map": feature_map}
-    return feature_map(query), feature_map(key), {}
+    # By its method, because torch 2.11 does not trace the call of a frozen object.
+    return feature_map.__call__(query), feature_map.__call__(key), {}
 
 
 def torch_linear_attention_step(

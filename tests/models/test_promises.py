@@ -189,6 +189,7 @@ def test_half_precision_is_finite_at_long_length(family, options, is_decoder, dt
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.compat
 @over_directions
 def test_traces_without_graph_breaks(family, options, is_decoder):
     model = tiny_model(family, is_decoder=is_decoder, use_cache=False, **options)
