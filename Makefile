@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format coverage benchmark arena clean
+.PHONY: help quickstart test lint format coverage docs benchmark arena clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -48,6 +48,14 @@ coverage: .venv/dev ## run the tests and say which lines they reach
 	$(BIN)/python -m tests.upstream.fetch
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term-missing
 
+.venv/docs: .venv/environment pyproject.toml constraints.txt
+	@echo "==> installing hf_effattn and what builds its documentation (some minutes)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: .venv/docs ## build the documentation site into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 .venv/bench: .venv/environment pyproject.toml constraints.txt
 	@echo "==> installing hf_effattn and the libraries that it is measured against (some minutes)"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[bench]'
@@ -62,4 +70,4 @@ arena: .venv/train ## train all variants on all tasks of the CPU arena, or what 
 	done; exit $$status
 
 clean: ## remove the environment and the caches, but no results
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist site *.egg-info
