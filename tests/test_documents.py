@@ -16,7 +16,6 @@ import torch
 import transformers
 import yaml
 
-import hf_effattn
 from hf_effattn.lra import get_task
 from hf_effattn.training.recipes import read_recipe
 from tests.models.variants import random_ids
@@ -60,7 +59,9 @@ def test_links_between_documents_lead_somewhere(path):
         assert place.exists() or (notebook.parent.name == "notebooks" and notebook.exists()), target
         if anchor and place.suffix == ".md":
             headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, (
+                target
+            )
 
 
 def test_the_site_has_every_page():

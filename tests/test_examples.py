@@ -98,7 +98,9 @@ COMMANDS = [(path, words) for path in PAGES for words in commands(path)]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda value: " ".join(value[:3]) if type(value) is list else "")
+@pytest.mark.parametrize(
+    ("path", "words"), COMMANDS, ids=lambda value: " ".join(value[:3]) if type(value) is list else ""
+)
 def test_commands_name_what_exists(path, words):
     match words:
         case ["make", target]:

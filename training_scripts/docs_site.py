@@ -1,4 +1,4 @@
-"""Hooks of the documentation site, which `mkdocs.yml` names: pages whose source lies outside of ``docs/``, and notebooks.
+"""Hooks of the documentation site, see ``mkdocs.yml``: pages whose source lies outside of ``docs/``, and notebooks.
 
 ``make docs`` builds the site. Links in the documents lead from file to file of the repository, so that they also work
 where the repository is read; here they become links between pages.
