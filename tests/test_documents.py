@@ -16,10 +16,15 @@ import torch
 import transformers
 import yaml
 
+from hf_effattn.files import read_json
 from hf_effattn.lra import get_task
 from hf_effattn.training.recipes import read_recipe
 from tests.models.variants import random_ids
 from training_scripts import readme_tables, ship_checkpoint
+from training_scripts.benchmark.problem import FORWARD
+from training_scripts.benchmark.ratios import find_scenario, times_of
+from training_scripts.benchmark.targets import OUR_CPU, SOFTMAX
+from training_scripts.measuring.ratios import median_seconds
 
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +45,42 @@ def test_generated_tables_are_current():
         assert readme_tables.with_tables(name, text, tables) == text, "run: python -m training_scripts.readme_tables"
         with pytest.raises(ValueError, match=rf"{name} needs the markers <!-- \w+ -->"):
             readme_tables.with_tables(name, "no markers", tables)
+
+
+def test_the_choice_of_a_family_follows_from_the_results():
+    """What `docs/choose.md` says in words is in its table."""
+    lines = readme_tables.all_tables()["choice"].splitlines()[2:]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    family, options, accuracy, recall = (
+        {row[0]: convert(row[column]) for row in rows}
+        for column, convert in ((1, str), (2, str), (3, float), (4, float))
+    )
+    step = {row[0]: float(row[5]) for row in rows if row[5] != "–"}
+    assert max(accuracy, key=accuracy.get) == "ConvLuna, convolution"
+    assert step["ConvLuna, convolution"] < 0.4
+    assert min(step, key=step.get) == "SimpleTRON"
+    linear = rows_of(family, "simpletron") + rows_of(family, "kernel_transformer")
+    assert max(linear, key=accuracy.get) == "kernel, GLU × 1, trained, filtered"
+    assert accuracy["SimpleTRON"] < accuracy["SimpleTRON, filtered"]
+    recalls = {name for name, value in recall.items() if value > 90}
+    assert recalls == {name for name in family if "key_value_filter" in options[name]} | set(
+        rows_of(family, "convluna")
+    )
+    report = (ROOT / "training_scripts/results/RESULTS.md").read_text()
+    assert re.search(r"pairs of a variant and a task, \d+ are better, 0 worse", report.split("### A filter helps")[1])
+
+
+def rows_of(family, name):
+    return [row for row, value in family.items() if value == name]
+
+
+def test_time_grows_with_length_as_the_readme_says():
+    """For 4 times the length, softmax attention costs about 16 times as much, linear attention about 4 times."""
+    benchmark = read_json(readme_tables.BENCHMARK)
+    scenarios = [find_scenario(benchmark, FORWARD, causal=False, length=length) for length in (4096, 16384)]
+    for name, times in ((SOFTMAX, 16), (OUR_CPU, 4)):
+        shorter, longer = (median_seconds(times_of(scenario, name)) for scenario in scenarios)
+        assert times / 1.2 < longer / shorter < times * 1.2
 
 
 def test_the_readme_fits_on_a_screen_or_two():
