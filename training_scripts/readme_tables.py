@@ -38,7 +38,8 @@ GPU = ROOT / "training_scripts/results/gpu-nvidia-h100-torch2.11.0-triton3.6.0.j
 #: Document -> the tables that stand in it, each between the markers of its name.
 DOCUMENTS = {
     "README.md": ("families", "quickstart"),
-    "docs/choose.md": ("choice",),
+    "docs/choose.md": ("choice", "families"),
+    "docs/index.md": ("quickstart",),
     "docs/speed.md": ("operators", "models", "gpu"),
 }
 
