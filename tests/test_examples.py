@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
@@ -13,11 +12,11 @@ import hf_effattn
 from hf_effattn.cli import app
 from hf_effattn.presets import find_preset
 from hf_effattn.training.lra import LraArguments
-from hf_effattn.training.recipes import read_recipe
+from hf_effattn.training.recipes import parse_recipe
 from hf_effattn.training.user_data import UserRunArguments
+from tests.test_documents import ROOT, code_blocks
 
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 
@@ -27,7 +26,7 @@ def name_of(path):
 
 
 def blocks(path, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    return code_blocks(path.read_text(), language)
 
 
 @pytest.fixture
@@ -101,7 +100,8 @@ TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULT
 @pytest.mark.parametrize(
     ("path", "words"), COMMANDS, ids=lambda value: " ".join(value[:3]) if type(value) is list else ""
 )
-def test_commands_name_what_exists(path, words):
+def test_commands_name_what_exists(path, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
     match words:
         case ["make", target]:
             assert target in TARGETS
@@ -121,8 +121,5 @@ def check_script(script, rest):
     """The script exists, and so do its options, its recipe, and its preset."""
     assert (ROOT / script).is_file()
     kind = LraArguments if "run_lra" in script else UserRunArguments
-    known = HfArgumentParser((kind, TrainingArguments))._option_string_actions.keys() | {"--recipe"}
-    options = dict(zip(rest[::2], rest[1::2], strict=True))
-    assert options.keys() <= known
-    assert read_recipe(ROOT / options["--recipe"])
-    assert find_preset(options["--model_config"])
+    run_arguments, _ = parse_recipe(HfArgumentParser((kind, TrainingArguments)), rest)
+    assert find_preset(run_arguments.model_config)
