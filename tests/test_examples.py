@@ -15,6 +15,7 @@ from hf_effattn.training.lra import LraArguments
 from hf_effattn.training.recipes import parse_recipe
 from hf_effattn.training.user_data import UserRunArguments
 from tests.test_documents import ROOT, code_blocks
+from training_scripts.run_classification import ClassificationArguments
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -117,9 +118,16 @@ def test_commands_name_what_exists(path, words, monkeypatch):
             assert words[0] in ("git", "pip"), words
 
 
+ARGUMENTS = {
+    "training_scripts/run_classification.py": ClassificationArguments,
+    "training_scripts/run_clm.py": UserRunArguments,
+    "training_scripts/run_lra.py": LraArguments,
+}
+
+
 def check_script(script, rest):
     """The script exists, and so do its options, its recipe, and its preset."""
     assert (ROOT / script).is_file()
-    kind = LraArguments if "run_lra" in script else UserRunArguments
-    run_arguments, _ = parse_recipe(HfArgumentParser((kind, TrainingArguments)), rest)
+    parser = HfArgumentParser((ARGUMENTS[script], TrainingArguments))
+    run_arguments, _ = parse_recipe(parser, rest)
     assert find_preset(run_arguments.model_config)
