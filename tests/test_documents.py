@@ -66,6 +66,10 @@ def test_the_choice_of_a_family_follows_from_the_results():
     assert recalls == {name for name in family if "key_value_filter" in options[name]} | set(
         rows_of(family, "convluna")
     )
+    costs = read_json(ROOT / "training_scripts/results/arena/costs.json")["tasks"]
+    for task in ("recall_small", "listops_short"):  # 64 and 128 tokens
+        times = {name: median_seconds(costs[task]["variants"][name]["seconds"]) for name in readme_tables.CHOICES}
+        assert times["softmax"] < 1.6 * min(times.values())
     report = (ROOT / "training_scripts/results/RESULTS.md").read_text()
     assert re.search(r"pairs of a variant and a task, \d+ are better, 0 worse", report.split("### A filter helps")[1])
 
