@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format coverage compat benchmark arena clean
+.PHONY: help quickstart test lint format coverage compat docs benchmark arena clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -51,6 +51,14 @@ coverage: .venv/dev ## run the tests and say which lines they reach
 compat: .venv/dev ## run a part of the tests on the oldest, a middle and the newest transformers, and exchange checkpoints
 	$(BIN)/python -m tests.compat.run
 
+.venv/docs: .venv/environment pyproject.toml constraints.txt
+	@echo "==> installing hf_effattn and what builds its documentation (some minutes)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: .venv/docs ## build the documentation site into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 .venv/bench: .venv/environment pyproject.toml constraints.txt
 	@echo "==> installing hf_effattn and the libraries that it is measured against (some minutes)"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[bench]'
@@ -65,4 +73,4 @@ arena: .venv/train ## train all variants on all tasks of the CPU arena, or what 
 	done; exit $$status
 
 clean: ## remove the environment and the caches, but no results
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist site *.egg-info

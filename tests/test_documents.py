@@ -1,4 +1,7 @@
-"""The documents hold: generated tables are current, examples run, configs load, the guide's family is a family."""
+"""The documents hold: tables are current, links lead somewhere, configs load, the guide's family is a family.
+
+`test_examples.py` runs the code of the documents.
+"""
 
 import json
 import re
@@ -13,15 +16,20 @@ import torch
 import transformers
 import yaml
 
-import hf_effattn
+from hf_effattn.files import read_json
 from hf_effattn.lra import get_task
 from hf_effattn.training.recipes import read_recipe
 from tests.models.variants import random_ids
 from training_scripts import readme_tables, ship_checkpoint
+from training_scripts.benchmark.problem import FORWARD
+from training_scripts.benchmark.ratios import find_scenario, times_of
+from training_scripts.benchmark.targets import OUR_CPU, SOFTMAX
+from training_scripts.measuring.ratios import median_seconds
 
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "modeling_configs").glob("*.json"))
 
 
@@ -30,27 +38,96 @@ def code_blocks(document, language):
 
 
 def test_generated_tables_are_current():
-    assert readme_tables.with_tables(README) == README, "run: python -m training_scripts.readme_tables"
-    with pytest.raises(ValueError, match="needs the markers <!-- families -->"):
-        readme_tables.with_tables("no markers")
+    tables = readme_tables.all_tables()
+    assert tables.keys() == {name for names in readme_tables.DOCUMENTS.values() for name in names}
+    for name in readme_tables.DOCUMENTS:
+        text = (ROOT / name).read_text()
+        assert readme_tables.with_tables(name, text, tables) == text, "run: python -m training_scripts.readme_tables"
+        with pytest.raises(ValueError, match=rf"{name} needs the markers <!-- \w+ -->"):
+            readme_tables.with_tables(name, "no markers", tables)
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_readme_examples_run(number, tmp_path):
-    block = code_blocks(README, "python")[number]
-    (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
-    if "path/to/checkpoint" in block:
-        config = hf_effattn.SimpleTronConfig(
-            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-        )
-        model = hf_effattn.SimpleTronForSequenceClassification(config)
-        hf_effattn.export_checkpoint(model, hf_effattn.byte_tokenizer(4096), tmp_path / "model")
-        block = block.replace("path/to/checkpoint", str(tmp_path / "model"))
-    subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path)
+def test_the_choice_of_a_family_follows_from_the_results():
+    """What `docs/choose.md` says in words is in its table."""
+    lines = readme_tables.all_tables()["choice"].splitlines()[2:]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    family, options, accuracy, recall = (
+        {row[0]: convert(row[column]) for row in rows}
+        for column, convert in ((1, str), (2, str), (3, float), (4, float))
+    )
+    step = {row[0]: float(row[5]) for row in rows if row[5] != "–"}
+    assert max(accuracy, key=accuracy.get) == "ConvLuna, convolution"
+    assert step["ConvLuna, convolution"] < 0.4
+    assert min(step, key=step.get) == "SimpleTRON"
+    linear = rows_of(family, "simpletron") + rows_of(family, "kernel_transformer")
+    assert max(linear, key=accuracy.get) == "kernel, GLU × 1, trained, filtered"
+    assert accuracy["SimpleTRON"] < accuracy["SimpleTRON, filtered"]
+    recalls = {name for name, value in recall.items() if value > 90}
+    assert recalls == {name for name in family if "key_value_filter" in options[name]} | set(
+        rows_of(family, "convluna")
+    )
+    costs = read_json(ROOT / "training_scripts/results/arena/costs.json")["tasks"]
+    for task in ("recall_small", "listops_short"):  # 64 and 128 tokens
+        times = {name: median_seconds(costs[task]["variants"][name]["seconds"]) for name in readme_tables.CHOICES}
+        assert times["softmax"] < 1.6 * min(times.values())
+    report = (ROOT / "training_scripts/results/RESULTS.md").read_text()
+    assert re.search(r"pairs of a variant and a task, \d+ are better, 0 worse", report.split("### A filter helps")[1])
 
 
-def test_every_python_example_of_the_readme_is_run():
-    assert len(code_blocks(README, "python")) == 5, "raise the range above"
+def rows_of(family, name):
+    return [row for row, value in family.items() if value == name]
+
+
+def test_time_grows_with_length_as_the_readme_says():
+    """For 4 times the length, softmax attention costs about 16 times as much, linear attention about 4 times."""
+    benchmark = read_json(readme_tables.BENCHMARK)
+    scenarios = [find_scenario(benchmark, FORWARD, causal=False, length=length) for length in (4096, 16384)]
+    for name, times in ((SOFTMAX, 16), (OUR_CPU, 4)):
+        shorter, longer = (median_seconds(times_of(scenario, name)) for scenario in scenarios)
+        assert times / 1.2 < longer / shorter < times * 1.2
+
+
+def test_the_readme_fits_on_a_screen_or_two():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(path):
+    """As files of the repository; `make docs` checks them as pages of the site, with their anchors."""
+    prose = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", prose):
+        file, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        place = (path.parent / file).resolve() if file else path
+        notebook = place.with_suffix(".ipynb")
+        assert place.exists() or (notebook.parent.name == "notebooks" and notebook.exists()), target
+        if anchor and place.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, (
+                target
+            )
+
+
+def test_the_site_has_every_page():
+    """Without its plugins, which only the extra ``docs`` installs; `make docs` builds it."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = re.findall(r": ([\w/]+\.md)$", text.split("\nnav:")[1], re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    notebooks = {f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.ipynb")}
+    mirrored = {"changelog.md", "contributing.md", "security.md", "results/arena.md", "results/benchmark.md"}
+    assert sorted(named) == sorted(pages | notebooks | mirrored)
+
+
+def test_the_site_builds(tmp_path):
+    for module in ("material", "mkdocstrings"):
+        pytest.importorskip(module, reason="needs the extra docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]*)", page.read_text())
+        assert not loaded, f"{page.name} needs the network"
 
 
 CARDS = sorted((ROOT / "model_cards").iterdir())

@@ -1,4 +1,4 @@
-"""Write the README's generated tables: the families, from the registry, and results of quickstart and benchmark.
+"""Write the generated tables of the README and of docs/: the families, from the registry, and measured results.
 
 python -m training_scripts.readme_tables                      # renders the tables again
 python -m training_scripts.readme_tables --runs runs/quickstart   # takes over new results first
@@ -6,6 +6,7 @@ python -m training_scripts.readme_tables --runs runs/quickstart   # takes over n
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from hf_effattn.families import Family
 from hf_effattn.files import read_json, write_json
 from hf_effattn.training.results import RESULTS, RunResults, RunSummary
 
+from .arena.plan import Plan, read_plan
+from .arena.scores import ScoreTable, read_scores
+from .arena.tables import average
 from .benchmark.models import TRAINING_STEP
 from .benchmark.operators import BASELINE
 from .benchmark.problem import FORWARD, TRAINING
@@ -27,21 +31,48 @@ from .quickstart import quickstart_table
 
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 QUICKSTART = ROOT / "training_scripts/results/quickstart.json"
 BENCHMARK = ROOT / "training_scripts/results/benchmark.json"
 GPU = ROOT / "training_scripts/results/gpu-nvidia-h100-torch2.11.0-triton3.6.0.json"
 
+#: Document -> the tables that stand in it, each between the markers of its name.
+DOCUMENTS = {
+    "README.md": ("families", "quickstart"),
+    "docs/choose.md": ("choice", "families"),
+    "docs/index.md": ("quickstart",),
+    "docs/speed.md": ("operators", "models", "gpu"),
+}
+
+#: Variant of the arena -> what the benchmark of whole models calls the same attention, if it was measured there.
+CHOICES = {
+    "softmax": "vanilla_transformer",
+    "softmax-conv": None,
+    "simpletron": "simpletron",
+    "simpletron-conv": None,
+    "elu": "kernel_transformer, elu",
+    "elu-conv": None,
+    "glu": "kernel_transformer, glu",
+    "glu-conv": None,
+    "luna": "luna",
+    "convluna-conv": "convluna",
+    "convluna-pool": None,
+    "memory": None,
+    "memory-conv": None,
+}
+
 
 def main() -> None:
-    """Take over results if asked to, and write the tables into the README."""
+    """Take over results if asked to, and write the tables into the documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="output folder of the quickstart whose results to take over")
     runs = parser.parse_args().runs
     if runs is not None:
         found = {path.parent.name: RunResults.load(path) for path in sorted(runs.glob(f"*/{RESULTS}"))}
         write_json(QUICKSTART, {model: keep(results).to_dict() for model, results in found.items()})
-    README.write_text(with_tables(README.read_text()))
+    tables = all_tables()
+    for name in DOCUMENTS:
+        path = ROOT / name
+        path.write_text(with_tables(name, path.read_text(), tables))
 
 
 def keep(results: RunResults) -> RunSummary:
@@ -50,29 +81,40 @@ def keep(results: RunResults) -> RunSummary:
     return dataclasses.replace(results.summary(), model_config=config)
 
 
-def with_tables(readme: str) -> str:
-    """The README with its tables as they are now.
-
-    Raises:
-        ValueError: the README lacks the markers of a table.
-    """
+def all_tables() -> dict[str, str]:
+    """Every generated table by its name, as it is now."""
     benchmark = read_json(BENCHMARK)
-    tables = {
+    plan = read_plan()
+    return {
         "families": families_table(),
         "quickstart": quickstart_table(
             {model: RunSummary.from_dict(content) for model, content in read_json(QUICKSTART).items()}
         ),
+        "choice": choice_table(plan, read_scores(plan), benchmark),
         "operators": operators_table(benchmark),
         "models": models_table(benchmark),
         "gpu": gpu_table(read_json(GPU)),
     }
-    for name, table in tables.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        if readme.count(start) != 1 or readme.count(end) != 1:
-            raise ValueError(f"the README needs the markers {start.strip()} and {end} once each")
-        head, rest = readme.split(start)
-        readme = head + start + table + "\n" + end + rest.split(end)[1]
-    return readme
+
+
+def with_tables(name: str, text: str, tables: Mapping[str, str]) -> str:
+    """A document with its tables as they are now.
+
+    Args:
+        name: the document, one of `DOCUMENTS`.
+        text: its content.
+        tables: `all_tables`.
+
+    Raises:
+        ValueError: the document lacks the markers of a table.
+    """
+    for table in DOCUMENTS[name]:
+        start, end = f"<!-- {table} -->\n", f"<!-- /{table} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"{name} needs the markers {start.strip()} and {end} once each")
+        head, rest = text.split(start)
+        text = head + start + tables[table] + "\n" + end + rest.split(end)[1]
+    return text
 
 
 def families_table() -> str:
@@ -97,6 +139,25 @@ def decoding_state(family: Family) -> str:
     if not family.causal:
         return "–"
     return "constant" if family.constant_state else "grows with the context"
+
+
+def choice_table(plan: Plan, scores: ScoreTable, benchmark: dict[str, Any]) -> str:
+    """What a variant scores on the arena, and its training step on a long sequence in steps of softmax attention."""
+    steps = {
+        entry["name"]: median_seconds(entry["seconds"][TRAINING_STEP])
+        for entry in benchmark["models"]["entries"]
+        if TRAINING_STEP in entry["seconds"]
+    }
+    without = [task for task in plan.tasks if task not in plan.apart]
+    rows = []
+    for name, entry in CHOICES.items():
+        variant = plan.variants[name]
+        options = ", ".join(f"{key}={value}" for key, value in variant.options.items())
+        means = [average([scores[task, name] for task in tasks]) for tasks in (without, plan.apart)]
+        step = "–" if entry is None else f"{steps[entry] / steps['vanilla_transformer']:.2f}"
+        rows.append([variant.title, f"`{variant.model_type}`", f"`{options}`" if options else "–", *means, step])
+    headers = ["variant", "model_type", "options", "accuracy, %", "recall, %", "step at 4,096 tokens"]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def operators_table(benchmark: dict[str, Any]) -> str:

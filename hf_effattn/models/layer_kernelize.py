@@ -10,11 +10,13 @@ from .configuration_effattn import EffAttnConfig
 from .ops_linear import run_linear_attention
 
 
+ClassDecorator = Callable[[type[nn.Module]], type[nn.Module]]
+
 try:
     from kernels import use_kernel_forward_from_hub
 except ImportError:
 
-    def use_kernel_forward_from_hub(layer_name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    def use_kernel_forward_from_hub(layer_name: str) -> ClassDecorator:
         """Leave the class as it is, where the ``kernels`` library is not installed."""
         return lambda layer: layer
 
