@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format coverage benchmark arena clean
+.PHONY: help quickstart test lint format coverage compat benchmark arena clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -47,6 +47,9 @@ test: lint ## lint, then run every test, transformers' own common model tests in
 coverage: .venv/dev ## run the tests and say which lines they reach
 	$(BIN)/python -m tests.upstream.fetch
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term-missing
+
+compat: .venv/dev ## run a part of the tests on the oldest, a middle and the newest transformers, and exchange checkpoints
+	$(BIN)/python -m tests.compat.run
 
 .venv/bench: .venv/environment pyproject.toml constraints.txt
 	@echo "==> installing hf_effattn and the libraries that it is measured against (some minutes)"

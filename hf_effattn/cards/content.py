@@ -148,8 +148,8 @@ def code_table(code: Mapping[str, str]) -> str:
 
 
 def requirements() -> str:
-    """The versions that the code of a checkpoint insists on."""
-    return " and ".join(f"{package} >= {low}, < {beyond}" for package, (low, beyond) in SUPPORTED.items())
+    """The versions that the code of a checkpoint insists on, and those that it was tested with."""
+    return " and ".join(f"{package} >= {low} (tested to {high})" for package, (low, high) in SUPPORTED.items())
 
 
 def _table(headers: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

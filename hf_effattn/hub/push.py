@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2  # huggingface_hub makes its requests with it
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from yaml import YAMLError  # huggingface_hub reads cards with it
 
+from ..models.base_compat import HTTP_ERROR
 from .audit import check_is_checkpoint
 from .checkpoint_files import check_unchanged
 from .verify import TIME_LIMIT, verify_folder
@@ -148,7 +148,7 @@ def _commit(api: HfApi, head: ModelInfo, additions: list[CommitOperationAdd], re
 def _named_failures(repo_id: str) -> Iterator[None]:
     try:
         yield
-    except (httpx2.HTTPError, RuntimeError) as error:
+    except (HTTP_ERROR, RuntimeError) as error:
         raise ConnectionError(f"the push to {repo_id} failed: {error}") from error
 
 

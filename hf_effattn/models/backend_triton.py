@@ -17,9 +17,11 @@ DEVICE_TYPES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 def missing_triton() -> str | None:
     """What is missing to run the Triton kernels, or None."""
     try:
-        import triton  # noqa: F401
+        import triton
     except ImportError:
         return "Triton is not installed; pip install triton"
+    if not hasattr(triton, "knobs"):
+        return f"Triton {triton.__version__} is too old; pip install --upgrade 'triton>=3.4'"
     return None
 
 

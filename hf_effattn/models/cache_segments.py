@@ -6,6 +6,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from .base_cache_slots import ConvState
+from .base_compat import get_conv_state
 from .base_key_values import KeyValues
 from .cache_states import load_state, store_state
 
@@ -93,7 +94,7 @@ class SegmentState:
     @classmethod
     def load(cls, cache: Cache, num_layers: int, memory_size: int, past: torch.Tensor, length: int) -> "SegmentState":
         """The state that `store` kept, for rows that have read `past` real tokens, ``[B]``."""
-        memory = cache.get_conv_state(0, ConvState.MEMORY)
+        memory = get_conv_state(cache, 0, ConvState.MEMORY)
         if memory is None:
             raise ValueError("the cache counts tokens but holds no memory; another model filled it")
         read, tokens = [], []

@@ -11,6 +11,7 @@ import torch
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 
 from .base_cache_slots import ConvState
+from .base_compat import get_conv_state, get_recurrent_state
 
 
 def check_recurrent_cache(cache: Cache, layer_types: list[str]) -> None:
@@ -25,7 +26,7 @@ def check_recurrent_cache(cache: Cache, layer_types: list[str]) -> None:
 
 def cached_token_count(cache: Cache | None) -> torch.Tensor | None:
     """How many real tokens every row has seen, ``[B, 1]`` int64, or None before the first one."""
-    count = None if cache is None else cache.get_conv_state(0, ConvState.TOKEN_COUNT)
+    count = None if cache is None else get_conv_state(cache, 0, ConvState.TOKEN_COUNT)
     return None if count is None else count[:, :, 0]
 
 
@@ -52,7 +53,7 @@ def unseen_length(seen: torch.Tensor, attention_mask: torch.Tensor) -> int:
 
 def load_state(cache: Cache | None, layer_idx: int) -> torch.Tensor | None:
     """The state that the layer stored last, or None before its first token."""
-    state = None if cache is None else cache.get_recurrent_state(layer_idx)
+    state = None if cache is None else get_recurrent_state(cache, layer_idx)
     # The cache overwrites its tensor in place, which would break the backward of what has read it.
     return state.clone() if state is not None and torch.is_grad_enabled() else state
 

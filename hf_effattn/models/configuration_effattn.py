@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from .backend_table import known_backends
-from .base_versions import SUPPORTED
+from .base_versions import CODE_VERSION, note_other_code
 from .configuration_checks import FieldTypeError, FieldValueError, check_dtype, check_number, strict_config
 
 
@@ -25,6 +25,9 @@ HEADS = {
     "AutoModelForMultipleChoice": "ForMultipleChoice",
     "AutoModelForImageClassification": "ForImageClassification",
 }
+
+#: Where a config.json says which version of hf_effattn wrote it.
+VERSION_KEY = "hf_effattn_version"
 
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -171,7 +174,13 @@ class EffAttnConfig(PreTrainedConfig):
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss", "memory", "pack_attentions"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "cache",
+        "past_key_values",
+        "aux_loss",
+        "memory",
+        "pack_attentions",
+    ]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have the code of a family's config copied into its checkpoints, for `AutoConfig`."""
@@ -180,7 +189,7 @@ class EffAttnConfig(PreTrainedConfig):
             cls._auto_class = "AutoConfig"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._refuse_unknown(kwargs)
+        self._refuse_unknown(kwargs, kwargs.pop(VERSION_KEY, None))
         self._check_new_labels(kwargs.get("num_labels"))
         if self.family_name and kwargs.get("auto_map") is None:
             kwargs["auto_map"] = auto_map(type(self))
@@ -211,8 +220,10 @@ class EffAttnConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, but fields among `kwargs` replace those of `config_dict` before the whole is checked.
 
-        New labels replace the old ones, whether they are given by `num_labels` or by `id2label`.
+        New labels replace the old ones, whether they are given by `num_labels` or by `id2label`. A checkpoint that was
+        written by another version of hf_effattn than reads it is spoken of.
         """
+        note_other_code(config_dict.get(VERSION_KEY), cls.__module__)
         # transformers itself knows what dtype="auto" stands for.
         given = {name: kwargs.pop(name) for name in kwargs.keys() & _field_names(cls) - {"dtype"}}
         stored = config_dict.get("id2label") or {}
@@ -221,13 +232,15 @@ class EffAttnConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in replaced}
         return super().from_dict(config_dict | given, **kwargs)
 
-    def _refuse_unknown(self, names: Iterable[str]) -> None:
+    def _refuse_unknown(self, names: Iterable[str], written_by: str | None = None) -> None:
         generation = GenerationConfig._get_default_generation_params()
         for name in names:
             if name.startswith("_") or name in _TRANSFORMERS_KEYS or name in generation:
                 continue
             near = difflib.get_close_matches(name, _field_names(type(self)), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(_field_names(type(self)))}."
+            if written_by not in (None, CODE_VERSION):
+                hint += f" The config was written by hf_effattn {written_by}, and this is {CODE_VERSION}."
             raise TypeError(f"{type(self).__name__} has no field {name!r}; {hint}")
 
     def _check_new_labels(self, num_labels: int | None) -> None:
@@ -243,6 +256,10 @@ class EffAttnConfig(PreTrainedConfig):
                 num_labels in (None, count),
                 f"num_labels={num_labels} clashes with the {count} labels of id2label={self.id2label}",
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the version of the code under `hf_effattn_version`."""
+        return super().to_dict() | {VERSION_KEY: CODE_VERSION}
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """As in transformers, but a config that could not be loaded again is refused before anything is written.
@@ -430,4 +447,4 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-__all__ = ["HEADS", "SUPPORTED", "EffAttnConfig", "auto_map"]
+__all__ = ["HEADS", "EffAttnConfig", "auto_map"]

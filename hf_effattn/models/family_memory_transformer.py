@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from .base_compat import get_conv_state
 from .base_key_values import KeyValues, repeat_rows
 from .base_sequence import SequenceInfo, readable
 from .cache_segments import SegmentState, compact, pad_to_unrolled, restore, unrolled
@@ -242,7 +243,7 @@ class MemoryBaseModel(EffAttnModel):
             )
         length, total = int(self.config.segment_length or 0), states.shape[1]
         past = (sequence.total_counts[:, 0] - counts).expand(states.shape[0])
-        fresh = cache.get_conv_state(0) is None
+        fresh = get_conv_state(cache, 0) is None
         if fresh:
             memory = self.memory(states)
             state = SegmentState.empty(memory, self._read(memory), length)

@@ -55,7 +55,8 @@ class FeatureMap(nn.Module):
         if heads is None:
             return self.penalty()
         prepared, last = self.prepare(heads, is_query), self.last_layer()
-        return prepared if last is None else last(prepared)
+        # By its method, because torch 2.11 does not trace the call of a frozen object.
+        return prepared if last is None else last.__call__(prepared)
 
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         """The input of `last_layer`, or the features themselves if there is no such layer."""
@@ -128,7 +129,7 @@ class TrainedMap(FeatureMap):
 
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """The output of a layer before the last, with dropout on its input."""
-        return self.layer(index)(self.dropout(x))
+        return self.layer(index).__call__(self.dropout(x))
 
     def last_layer(self) -> MapLayer:
         return self.layer(self.num_layers - 1)

@@ -14,7 +14,8 @@ def linear_attention_map(query: torch.Tensor, key: torch.Tensor, call: LinearAtt
     dropout. Costs O(N M) time and memory.
     """
     if call.feature_map is not None:
-        query, key = call.feature_map(query), call.feature_map(key)
+        # By its method, because torch 2.11 does not trace the call of a frozen object.
+        query, key = call.feature_map.__call__(query), call.feature_map.__call__(key)
     dtype = accumulation_dtype(query.dtype)
     weights = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
     weights = weights.masked_fill(~visible_keys(query, key, call.key_mask, call.causal), 0.0)

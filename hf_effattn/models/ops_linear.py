@@ -116,7 +116,9 @@ def run_linear_attention(
     width = max(call.num_features(query), value.shape[-1])
     chosen = resolve_backend(LINEAR_ATTENTION, backend, query.device, query.dtype, width)
     if call.feature_map is not None and not chosen.fuses_maps:
-        query, key, call = call.feature_map(query), call.feature_map(key), replace(call, feature_map=None)
+        # By its method, because torch 2.11 does not trace the call of a frozen object.
+        map_layer = call.feature_map.__call__
+        query, key, call = map_layer(query), map_layer(key), replace(call, feature_map=None)
     function = chosen.function
     if chosen.step is not None and call.causal and call.initial_state is not None and query.shape[2] == 1:
         function = chosen.step

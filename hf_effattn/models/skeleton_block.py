@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .base_compat import CheckpointedLayer
 from .base_sequence import SequenceInfo
 from .configuration_effattn import EffAttnConfig
 from .layer_attention import SelfAttention
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         return output
 
 
-class ResidualBlock(GradientCheckpointingLayer, Generic[Attention]):
+class ResidualBlock(CheckpointedLayer, Generic[Attention]):
     """What all blocks have: an attention, an MLP, their norms, and the sums of the residual branches.
 
     A branch computes ``x + f(norm(x))`` with ``norm_position="pre"`` and ``norm(x + f(x))`` with ``"post"``. With

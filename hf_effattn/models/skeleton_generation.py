@@ -7,8 +7,8 @@ from transformers.cache_utils import Cache
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.utils import GenerationMixin
 from transformers.utils import logging
-from transformers.utils.deprecation import deprecate_kwarg
 
+from .base_compat import CACHE_NAME, StateGeneration, name_cache, takes_both_cache_names
 from .base_sequence import check_mask_values
 from .cache_states import unseen_length
 from .cache_tokens import CachedTokens
@@ -36,7 +36,7 @@ class LastPosition(StoppingCriteria):
         return torch.full((input_ids.shape[0],), full, dtype=torch.bool, device=input_ids.device)
 
 
-class CachedGenerationMixin(GenerationMixin):
+class CachedGenerationMixin(StateGeneration, GenerationMixin):
     """`generate` for decoders whose caches hold states, which do not count positions.
 
     (transformers looks for ``GenerationMixin`` in the names of a model's bases to tell whether it generates.)
@@ -44,7 +44,7 @@ class CachedGenerationMixin(GenerationMixin):
 
     config: EffAttnConfig
 
-    @deprecate_kwarg("past_key_values", "6.0.0", new_name="cache", raise_if_both_names=True)
+    @takes_both_cache_names
     def generate(
         self,
         inputs: torch.Tensor | None = None,
@@ -67,7 +67,7 @@ class CachedGenerationMixin(GenerationMixin):
             ValueError: the input is longer than the model has positions; the cache does not fit or has seen all of the
                 input; or it is open whether the input is the whole text.
         """
-        cache = kwargs.get("cache")
+        cache = kwargs.pop("cache", None)
         tokens = inputs if inputs is not None else kwargs.get("input_ids")
         given = tokens if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
         if given is not None and (not isinstance(given, torch.Tensor) or given.dim() < 2):
@@ -81,7 +81,11 @@ class CachedGenerationMixin(GenerationMixin):
         written = (1 if given is None else 0) if tokens is None else tokens.shape[1]
         length = 1 if given is None else given.shape[1]
         stopping_criteria = self._with_last_position(stopping_criteria, written, length, mask)
-        return super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
+        return name_cache(
+            super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
+        )
 
     def _prefill(
         self, input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -93,15 +97,15 @@ class CachedGenerationMixin(GenerationMixin):
         """
         if model_kwargs.get("attention_mask") is None:
             model_kwargs["mask_length"] = getattr(generation_config, "_mask_length", None)
-        return super()._prefill(  # type: ignore[misc]
-            input_ids,  # type: ignore[arg-type]
+        return super()._prefill(
+            input_ids,
             generation_config,
             model_kwargs,
             *args,
             **kwargs,
         )
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @takes_both_cache_names
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
@@ -142,10 +146,10 @@ class CachedGenerationMixin(GenerationMixin):
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            cache=cache,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         return inputs

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils.deprecation import deprecate_kwarg
 
+from .base_compat import CACHE_NAME, slice_logits_to_keep, takes_both_cache_names
 from .configuration_effattn import EffAttnConfig
 from .layer_norms import make_dropout, make_norm
 from .skeleton_classifier import ClassificationHead, combine_pair, pool
@@ -145,7 +144,7 @@ class EffAttnForCausalLM(EffAttnHead, CachedGenerationMixin):
         super().__init_subclass__(**kwargs)
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[cls.__name__] = cls.__name__
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @takes_both_cache_names
     @with_output_form
     def forward(
         self,
@@ -190,7 +189,7 @@ class EffAttnForCausalLM(EffAttnHead, CachedGenerationMixin):
         return CausalLMOutput(
             **self.shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
             logits=logits,
-            cache=outputs.cache,
+            **{CACHE_NAME: outputs.cache},
         )
 
 

@@ -33,7 +33,7 @@ def check_names(model: str, given: Mapping[str, Any], config: EffAttnConfig) -> 
     """
     if unknown := given.keys() - _READ - _WITHOUT_EFFECT - _PACKED - {"is_causal"}:
         raise TypeError(f"{model}.forward got unknown arguments {sorted(unknown)}")
-    if packed := sorted(name for name in _PACKED & given.keys() if given[name] is not None):
+    if packed := sorted(name for name in _PACKED if given.get(name) is not None):
         raise ValueError(f"{', '.join(packed)} cannot be honoured: {_UNPACK}")
     if given.get("is_causal") not in (None, config.is_decoder):
         raise ValueError(

@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .backend_table import backends, check_backend_name, resolve_backend
+from .base_compat import CACHE_NAME, takes_both_cache_names
 from .base_module_hooks import execution_device
 from .base_sequence import SequenceInfo
 from .cache_tokens import CachedTokens
@@ -196,7 +196,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.set_content(value)
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @takes_both_cache_names
     @with_output_form
     @merge_with_config_defaults
     @capture_outputs
@@ -250,7 +250,7 @@ class EffAttnModel(EffAttnPreTrainedModel):
             self._check_layers(content, cached, output_attentions)
         embedded = self.embeddings(content, self._positions(position_ids, sequence))
         outputs = self.encode(embedded, sequence, cache, output_attentions, output_hidden_states)
-        outputs.cache = cache
+        setattr(outputs, CACHE_NAME, cache)
         if self.training and torch.is_grad_enabled() and cache is None and not self.continues_pass:
             outputs.aux_loss = self.penalty()
         return outputs

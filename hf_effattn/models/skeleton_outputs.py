@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from transformers import modeling_outputs
 
+from .base_compat import CacheOutput
+
 
 @dataclass
-class EffAttnFields:
+class EffAttnFields(CacheOutput):
     """The fields that every output of the library has at its end.
 
     Attributes:

@@ -131,7 +131,7 @@ def test_what_a_card_says(run):
         f"`{results['data']['train']['sha256']}`",
         "| 24 ",
         "An input has at most 80 positions",
-        "torch >= 2.13, < 2.14 and transformers >= 5.24, < 5.25",
+        "torch >= 2.11 (tested to 2.14) and transformers >= 5.14 (tested to 5.24)",
         results["environment"]["platform"],
         f"{results['tokens_per_second']:,.0f}",
         f"{results['peak_memory_bytes'] / 2**20:,.0f} MiB",

@@ -25,6 +25,7 @@ IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
 INPUTS = {"input_ids": IDS, "attention_mask": MASK}
 
 
+@pytest.mark.compat
 @over_heads("AutoModelForMaskedLM", "AutoModelForCausalLM")
 def test_save_and_load_are_exact_and_every_auto_class_loads(family, auto_class, tmp_path):
     model = export_tiny(family, auto_class, tmp_path / "model")
@@ -91,6 +92,7 @@ model.save_pretrained(sys.argv[2])
 """
 
 
+@pytest.mark.compat
 @over_families
 def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path):
     model = export_tiny(family, "AutoModelForMaskedLM", tmp_path / "first")

@@ -55,6 +55,7 @@ def test_bad_values_are_refused(family, options, message):
         tiny_config(family, **options)
 
 
+@pytest.mark.compat
 @over_families
 def test_an_unknown_attribute_is_refused_before_it_is_saved(family, tmp_path):
     config = tiny_config(family)
@@ -70,6 +71,7 @@ def test_defaults_and_sizes_alone_build(family):
     family.model_class("AutoModel")(config)
 
 
+@pytest.mark.compat
 @over_families
 def test_every_auto_class_stands_in_the_auto_map(family):
     entries = tiny_config(family).auto_map
@@ -294,6 +296,7 @@ def test_remaining_fields_are_read(family):
     assert untied.num_parameters() == causal.num_parameters() + 64 * 24
 
 
+@pytest.mark.compat
 @over_heads("AutoModelForCausalLM", "AutoModelForMaskedLM")
 def test_language_models_share_the_embedding(family, auto_class):
     model = tiny_model(family, auto_class)
@@ -310,6 +313,7 @@ def test_the_head_decides_the_direction_and_leaves_the_config_alone(family):
     assert config.is_decoder
 
 
+@pytest.mark.compat
 @over_families
 def test_initialisation(family):
     model = family.model_class("AutoModelForMaskedLM")(tiny_config(family, hidden_size=192, vocab_size=500))

@@ -9,7 +9,11 @@ from transformers import Cache, StaticCache
 from hf_effattn import byte_tokenizer
 from hf_effattn.families import find
 from hf_effattn.models.base_cache_slots import ConvState
+from tests.compat.names import warns_of_the_old_cache_name
 from tests.models.variants import FAMILIES, over_causal_families, over_causal_variants, padded, random_ids, tiny_model
+
+
+pytestmark = pytest.mark.compat
 
 
 NEW = {"max_new_tokens": 12, "min_new_tokens": 12}
@@ -318,7 +322,7 @@ def test_generate_takes_what_transformers_hands_through(family):
     expected = model.generate(**inputs, do_sample=False, **NEW)
     given = {"tokenizer": tokenizer, "stop_strings": ["never"], "token_type_ids": torch.zeros_like(inputs.input_ids)}
     assert torch.equal(model.generate(**inputs, **given, do_sample=False, **NEW), expected)
-    with pytest.warns(FutureWarning, match="Use `cache` instead"):
+    with warns_of_the_old_cache_name():
         cache = filled_cache(model, inputs.input_ids[:, :3])
         assert torch.equal(model.generate(**inputs, past_key_values=cache, do_sample=False, **NEW), expected)
     with pytest.raises(ValueError, match="not used by the model: \\['max_new_token'\\]"):

@@ -71,6 +71,7 @@ def compare_with_oracle(inputs, dtype, backend, **options):
     assert actual["state"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES, ids=str)
@@ -156,6 +157,7 @@ def test_split_and_resume(backend, normalize, cut):
         assert_close(name, tensor, whole[name])
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES, ids=str)
 def test_steps_equal_whole(backend, normalize, dtype):
@@ -292,6 +294,7 @@ def test_step_refuses_more_than_one_token():
         linear_attention_step(**inputs, state=torch.zeros(2, 3, 5, 8))
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 def test_traces_without_graph_breaks(backend, causal, normalize):

@@ -9,6 +9,9 @@ from hf_effattn.models.ops_softmax import softmax_attention
 from tests.numerics import assert_close
 
 
+pytestmark = pytest.mark.compat
+
+
 def make_inputs(queries, keys, dtype=torch.float64):
     shapes = ((2, 3, queries, 8), (2, 3, keys, 8), (2, 3, keys, 6))
     return [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]

@@ -47,6 +47,7 @@ def masked_softmax(query, backend="auto"):
 over_operators = pytest.mark.parametrize("operator", [attend, step, mapped, softmax, masked_softmax])
 
 
+@pytest.mark.compat
 @over_operators
 def test_forward_mode(operator):
     expected = jvp(lambda query: operator(query, "reference"), (QUERY,), (TANGENT,))[1]
@@ -56,6 +57,7 @@ def test_forward_mode(operator):
         assert_close("forward_ad", forward_ad.unpack_dual(dual).tangent, expected)
 
 
+@pytest.mark.compat
 @over_operators
 def test_transforms_of_torch_func(operator):
     """Reverse mode, the whole Hessian (forward over reverse), and gradients per row."""
@@ -112,6 +114,7 @@ def test_shapes_are_found_without_values():
     assert state.shape == (1, 2, 4, 5)
 
 
+@pytest.mark.compat
 @over_families
 def test_second_derivatives_work_or_name_what_serves(family):
     """A gradient penalty; its first derivatives are there for all backends."""
