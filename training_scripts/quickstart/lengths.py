@@ -31,7 +31,8 @@ def measure(folder: str, lengths: list[int]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     found = []
-    for length in lengths:
+    # The first call of all loads and builds what the others find.
+    for length in (lengths[0], *lengths):
         ids = torch.randint(5, model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
         before = status_bytes("VmRSS") if reset_peak() else None
         model(input_ids=ids)
@@ -42,7 +43,7 @@ def measure(folder: str, lengths: list[int]) -> list[dict[str, Any]]:
             model(input_ids=ids)
             seconds.append(time.perf_counter() - start)
         found.append({"length": length, "seconds": statistics.median(seconds), "bytes": peak})
-    return found
+    return found[1:]
 
 
 if __name__ == "__main__":

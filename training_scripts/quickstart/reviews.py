@@ -21,17 +21,18 @@ VOCAB_SIZE = 8000
 
 
 def load_reviews(rows: int | None = None) -> DatasetDict:
-    """The film reviews of the task ``text`` in its splits, without their line breaks of HTML; `rows` of each, or all."""
+    """The film reviews of the task ``text``, without their line breaks of HTML; `rows` of each split, or all."""
     reviews = get_task("text").load("package")
     if rows is not None:
-        reviews = DatasetDict({name: split.select(range(rows)) for name, split in reviews.items()})
+        reviews = DatasetDict({name: split.shuffle(seed=0).select(range(rows)) for name, split in reviews.items()})
     return reviews.map(lambda text: {"text": text.replace("<br />", " ")}, input_columns="text")
 
 
 def write_reviews(reviews: DatasetDict, folder: Path) -> None:
     """Write the splits as JSON lines, as a user's own data would be, and the tokenizer that is learned from them."""
     for name, split in reviews.items():
-        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in split))
+        rows = ({"text": row["text"], "label": split.features["label"].int2str(row["label"])} for row in split)
+        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     word_piece_tokenizer(reviews["train"]["text"], VOCAB_SIZE).save_pretrained(folder / "tokenizer")
 
 
