@@ -23,9 +23,9 @@ help: ## list the targets
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/train
 
-quickstart: .venv/train ## train two models on film reviews, compare them, prove that they load anywhere
+quickstart: .venv/train ## train three models on film reviews, compare them, write a page about it
 	@echo "==> training into runs/quickstart (some six to eight minutes on two cores)"
-	$(BIN)/python training_scripts/quickstart.py
+	$(BIN)/python -m training_scripts.quickstart
 
 lint: .venv/dev ## check format, style, types, and which room imports which
 	@echo "==> ruff, mypy and import-linter"

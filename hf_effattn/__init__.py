@@ -39,6 +39,7 @@ _MODULES = {
     "verify_folder": "hf_effattn.hub.verify",
     "list_presets": "hf_effattn.presets",
     "preset": "hf_effattn.presets",
+    "word_piece_tokenizer": "hf_effattn.tokenization",
     "write_card": "hf_effattn.cards.card",
 }
 for _family in list_families():

@@ -75,5 +75,6 @@ from .operators import backends as backends
 from .presets import list_presets as list_presets
 from .presets import preset as preset
 from .tokenization import byte_tokenizer as byte_tokenizer
+from .tokenization import word_piece_tokenizer as word_piece_tokenizer
 
 __version__: str

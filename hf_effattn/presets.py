@@ -2,7 +2,8 @@
 
 A preset is called ``<model_type>/<setup>``. The setups are:
 
-- ``tiny``, ``quickstart``, ``base``: for trials, for the quickstart, and of the size of BERT-base.
+- ``tiny``, ``base``: for trials, and of the size of BERT-base.
+- ``quickstart``: for the first 512 bytes of a text; ``reviews``: for whole texts of word pieces.
 - ``lra2022-<task>``: the authors' Long Range Arena of SimpleTRON (arXiv 2111.15588) and of the trained kernels
   (2211.04076), from their code at commit 0dd1215.
 - ``lra2024-<task>``: that of ConvLuna (2404.00798), from their later code.
@@ -68,6 +69,14 @@ SETUPS: dict[str, Fields] = {
         "initializer_range": 0.1,
         "pooling": "mean",
     },
+    # Trained on 512 word pieces. The positions after them start at zero, so longer texts are read as well.
+    "reviews": {
+        **sizes(128, 256, 4, 2, 4096),
+        "vocab_size": 8000,
+        "hidden_dropout_prob": 0.1,
+        "embedding_dropout_prob": 0.2,
+        "pooling": "mean",
+    },
     "base": sizes(768, 3072, 12, 12, 4096),
     "lra2022-text": arena(256, 1024, 4, 4, 4001),
     "lra2022-listops": arena(512, 2048, 8, 6, 2001),
@@ -85,25 +94,33 @@ _LUNA_ARENA: Fields = {"memory_size": 256, "memory_dropout_prob": 0.0}
 
 #: Family -> its own fields: in all setups, in one of them, or in those of both arenas.
 FAMILIES: dict[str, dict[str, Fields]] = {
-    "simpletron": {"quickstart": FILTERED},
+    "simpletron": {"quickstart": FILTERED, "reviews": FILTERED},
     "kernel_transformer": {
         "all": {"feature_map": "glu"},
         "quickstart": FILTERED,
+        "reviews": FILTERED,
         "arena": {"num_kernel_layers": 2, "orthogonality_penalty": 0.01},
     },
-    "luna": {"tiny": {"memory_size": 16}, "quickstart": {"memory_size": 16}, "arena": _LUNA_ARENA},
+    "luna": {
+        "tiny": {"memory_size": 16},
+        "quickstart": {"memory_size": 16},
+        "reviews": {"memory_size": 16},
+        "arena": _LUNA_ARENA,
+    },
     "convluna": {
         "tiny": {"memory_size": 16},
         "quickstart": {"memory_size": 16},
+        "reviews": {"memory_size": 16},
         "arena": _LUNA_ARENA | {"filter_kernel_size": 4},
     },
     "memory_transformer": {
         "tiny": {"memory_size": 8},
         "quickstart": {"memory_size": 8},
+        "reviews": {"memory_size": 8},
         # Every segment begins at position 0, which then needs a vector.
         "arena": {"segment_length": 500, "memory_filter": "conv", "cls_position": True},
     },
-    "vanilla_transformer": {"quickstart": FILTERED},
+    "vanilla_transformer": {"quickstart": FILTERED, "reviews": FILTERED},
 }
 
 #: The authors' notebooks of these runs are stored. Their [CLS] starts at zero.
@@ -130,7 +147,8 @@ AUTHORS: dict[str, Fields] = {
 #: What the name of a setup begins with -> where its fields come from.
 SOURCES = {
     "tiny": "for trials",
-    "quickstart": "for the quickstart",
+    "quickstart": "for the first 512 bytes of a text",
+    "reviews": "for whole texts of word pieces",
     "base": "the size of BERT-base",
     "lra2022": "the authors' code of arXiv 2111.15588 and 2211.04076",
     "lra2024": "the authors' code of arXiv 2404.00798",

@@ -27,7 +27,7 @@ from .benchmark.ratios import best_peer, find_scenario, ratio_between, times_of
 from .benchmark.settings import Settings
 from .benchmark.targets import OUR_CPU, SOFTMAX
 from .measuring.ratios import Spread, median_seconds
-from .quickstart import quickstart_table
+from .quickstart.tables import quickstart_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -67,12 +67,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="output folder of the quickstart whose results to take over")
     runs = parser.parse_args().runs
     if runs is not None:
-        found = {path.parent.name: RunResults.load(path) for path in sorted(runs.glob(f"*/{RESULTS}"))}
-        write_json(QUICKSTART, {model: keep(results).to_dict() for model, results in found.items()})
+        write_json(QUICKSTART, quickstart_results(runs))
     tables = all_tables()
     for name in DOCUMENTS:
         path = ROOT / name
         path.write_text(with_tables(name, path.read_text(), tables))
+
+
+def quickstart_results(runs: Path) -> dict[str, Any]:
+    """What the repository keeps of the quickstart's output folder."""
+    found = {path.parent.name: RunResults.load(path) for path in sorted(runs.glob(f"*/{RESULTS}"))}
+    return {
+        "models": {model: keep(results).to_dict() for model, results in found.items()},
+        "lengths": {model: read_json(runs / f"{model}-lengths.json") for model in found},
+        "yardstick": read_json(runs / "yardstick.json"),
+    }
 
 
 def keep(results: RunResults) -> RunSummary:
@@ -87,9 +96,7 @@ def all_tables() -> dict[str, str]:
     plan = read_plan()
     return {
         "families": families_table(),
-        "quickstart": quickstart_table(
-            {model: RunSummary.from_dict(content) for model, content in read_json(QUICKSTART).items()}
-        ),
+        "quickstart": quickstart_table(read_json(QUICKSTART)),
         "choice": choice_table(plan, read_scores(plan), benchmark),
         "operators": operators_table(benchmark),
         "models": models_table(benchmark),

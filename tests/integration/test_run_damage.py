@@ -474,13 +474,3 @@ def test_a_checkpoint_that_is_rewritten_has_not_the_checksums_of_before(copy):
     assert last_complete_checkpoint(folder) == folder / "checkpoint-4"
     assert json.loads((folder / "checkpoint-4" / CHECKSUMS).read_text())["files"]
     assert finish()["steps"] == 8
-
-
-@pytest.mark.parametrize(("results", "trains"), [(None, True), ("", True), ('{"te', True), ('{"steps": 8}', False)])
-def test_the_quickstart_goes_on_with_what_has_no_whole_results(tmp_path, monkeypatch, results, trains):
-    quickstart, commands = script("quickstart"), []
-    monkeypatch.setattr(quickstart.subprocess, "run", lambda command, check: commands.append(command))
-    if results is not None:
-        (tmp_path / "results.json").write_text(results)
-    quickstart.train("simpletron", tmp_path, "recipe.yaml")
-    assert len(commands) == trains

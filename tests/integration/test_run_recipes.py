@@ -14,6 +14,7 @@ RECIPES = SCRIPTS / "recipes"
 #: The arguments of the scripts for data of one's own; the other recipes are those of ``run_lra.py``.
 OWN = {
     "classification.yaml": script("run_classification").ClassificationArguments,
+    "reviews.yaml": script("run_classification").ClassificationArguments,
     "mlm.yaml": script("run_mlm").MaskedArguments,
     "clm.yaml": UserRunArguments,
 }
