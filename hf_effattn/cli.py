@@ -10,6 +10,7 @@ import typer
 from tabulate import tabulate
 
 from .auto import backends
+from .demo import commands as demo_commands
 from .hub import commands
 from .version import __version__
 
@@ -66,6 +67,7 @@ def doctor(
 
 
 commands.register(app)
+demo_commands.register(app)
 
 
 def _check_device(device: str) -> None:

@@ -50,8 +50,8 @@ class Checkpoint:
     auto_class: str
 
 
-def find_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder `source`, or that of a download if it is the name of a repository.
+def find_folder(source: str | Path, revision: str | None = None, *, code: bool = False) -> Path:
+    """The folder `source`, or that of a download if it is the name of a repository; with its Python files if `code`.
 
     Raises:
         FileNotFoundError: it is neither.
@@ -69,7 +69,8 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
         raise FileNotFoundError(f"there is no folder {source}, and the name of a repository is owner/name") from error
     try:
         # Code that is not run need not be there.
-        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*.py"]))
+        ignored = None if code else ["*.py"]
+        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=ignored))
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"the repository {source} has no revision {revision!r}") from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:

@@ -1,0 +1,1 @@
+"""A page to try checkpoints on, in a browser: ``hf-effattn demo``."""

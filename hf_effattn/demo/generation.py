@@ -1,0 +1,158 @@
+"""What the page asks a decoder: text as it comes, and the size of the state beside that of a key-value cache."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers.cache_utils import Cache, DynamicCache
+
+from ..tokenization import encode_data
+from .answers import CUT
+from .models import LoadedModel
+
+
+#: Seconds without a new token after which a generation is given up.
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A text on its way.
+
+    Attributes:
+        text: what the model has written so far.
+        tokens: how many the state has read: the prompt, and what was written.
+        state_bytes: size of the state.
+        key_value_bytes: size of a key-value cache of as many layers of the same width, for as many tokens.
+        left_out: how many tokens of the prompt's beginning were cut off.
+        is_full: whether the model's last position was reached.
+    """
+
+    text: str
+    tokens: int
+    state_bytes: int
+    key_value_bytes: int
+    left_out: int
+    is_full: bool = False
+
+
+class _Stop(StoppingCriteria):
+    """Ends a generation when it is told to; counts the tokens that were read until then."""
+
+    def __init__(self, prompt: int) -> None:
+        self.asked = threading.Event()
+        self.tokens = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        # The last token was written, but no state has read it yet.
+        self.tokens = input_ids.shape[1] - 1
+        return torch.full((input_ids.shape[0],), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def prompt_ids(loaded: LoadedModel, prompt: str, new_tokens: int, cut: bool) -> tuple[list[int], int]:
+    """The tokens of a prompt, and how many were cut off at its beginning to leave room for as many as are asked for.
+
+    Raises:
+        ValueError: there is nothing to go on from, or it has more tokens than the model has positions and is not to
+            be cut.
+    """
+    ids = encode_data(loaded.tokenizer, [prompt])["input_ids"][0]
+    if not ids:
+        raise ValueError("there is no text to go on from: type one")
+    if loaded.limit is None or len(ids) <= loaded.limit:
+        return ids, 0
+    if not cut:
+        raise ValueError(
+            f"the text to go on from has {len(ids):,} {loaded.unit}, and {loaded.name} reads at most "
+            f"{loaded.limit:,}: shorten it, or tick “{CUT}”"
+        )
+    room = max(1, loaded.limit - new_tokens)
+    # What a sequence begins with stays in front of what is kept of its end.
+    start = ids[:1] if ids[0] in loaded.tokenizer.all_special_ids and room > 1 else []
+    kept = [*start, *ids[len(ids) - room + len(start) :]]
+    return kept, len(ids) - len(kept)
+
+
+def generate(
+    loaded: LoadedModel, prompt: str, new_tokens: int = 100, temperature: float = 0.8, cut: bool = False
+) -> Iterator[Generated]:
+    """The text that a decoder writes behind a prompt, as it grows. Whoever stops to iterate ends the generation.
+
+    Args:
+        loaded: the decoder.
+        prompt: what it goes on from.
+        new_tokens: the most tokens that it writes.
+        temperature: by what the logits are divided before a token is drawn; at 0 it is the most probable one.
+        cut: whether the beginning of a prompt may be cut off that is longer than the model's positions.
+
+    Raises:
+        ValueError: see `prompt_ids`.
+        RuntimeError: the generation fails.
+    """
+    ids, left_out = prompt_ids(loaded, prompt, new_tokens, cut)
+    inputs = torch.tensor([ids], device=loaded.model.device)
+    config = loaded.model.config
+    cache = DynamicCache(config=config)
+    model: Any = loaded.model
+    tokenizer: Any = loaded.tokenizer
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=PATIENCE, skip_special_tokens=True)
+    stop = _Stop(len(ids))
+    draw = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                cache=cache,
+                max_new_tokens=new_tokens,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([stop]),
+                pad_token_id=config.pad_token_id,
+                **draw,
+            )
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            # Otherwise whoever waits for text would wait for ever after a failure.
+            streamer.end()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    text = ""
+    try:
+        for piece in streamer:
+            text += piece
+            sizes = state_bytes(cache), key_value_bytes(loaded, stop.tokens)
+            yield Generated(text, stop.tokens, *sizes, left_out)
+    finally:
+        stop.asked.set()
+        thread.join()
+    if failed:
+        raise RuntimeError(f"the generation failed: {failed[0]}") from failed[0]
+    sizes = state_bytes(cache), key_value_bytes(loaded, stop.tokens)
+    yield Generated(text, stop.tokens, *sizes, left_out, is_full=stop.tokens == loaded.limit)
+
+
+def state_bytes(cache: Cache) -> int:
+    """The bytes of all tensors that a cache keeps, whatever its layers are."""
+    return sum(_bytes(value) for layer in cache.layers for value in list(vars(layer).values()))
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_bytes(inner) for inner in list(value.values()))
+    return sum(_bytes(inner) for inner in value) if isinstance(value, list | tuple) else 0
+
+
+def key_value_bytes(loaded: LoadedModel, tokens: int) -> int:
+    """The bytes of the keys and values of `tokens` tokens in softmax attention of the same layers and width."""
+    config = loaded.model.config
+    size = loaded.model.dtype.itemsize
+    return 2 * config.num_hidden_layers * config.hidden_size * tokens * size

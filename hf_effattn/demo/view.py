@@ -1,0 +1,175 @@
+"""How the page shows things: HTML in which every text of others is escaped, and figures with a text beside them."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from ..extras import needs_extra
+from .answers import Answer
+from .generation import Generated
+from .models import LoadedModel
+
+
+with needs_extra("demo"):
+    from matplotlib.figure import Figure
+
+#: The most labels that are shown of an answer.
+MOST_LABELS = 10
+
+#: How the parts of this file look, in the colours of the page's theme, dark or light.
+STYLE = """
+.gradio-container { max-width: 70rem !important; margin: 0 auto !important; }
+.ea-cards { display: grid; gap: 1rem; }
+.ea-card { border: 1px solid var(--border-color-primary); border-radius: .5rem; padding: .75rem 1rem; }
+.ea-card h3 { margin: 0 0 .25rem; font-size: 1rem; overflow-wrap: anywhere; }
+.ea-card p, .ea-note { margin: .25rem 0; color: var(--body-text-color-subdued); }
+.ea-card .ea-verdict { font-size: 1.25rem; color: var(--body-text-color); overflow-wrap: anywhere; }
+.ea-scroll { overflow-x: auto; }
+.ea-table { width: 100%; border-collapse: collapse; }
+.ea-table th, .ea-table td { padding: .3rem .6rem .3rem 0; text-align: left; overflow-wrap: anywhere; }
+.ea-table th { font-weight: 600; }
+.ea-table tbody tr { border-top: 1px solid var(--border-color-primary); }
+.ea-table .ea-number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.ea-table meter { width: 100%; min-width: 4rem; height: 1rem; }
+.ea-figure { margin: 0; }
+.ea-figure img { max-width: 100%; height: auto; border-radius: .5rem; }
+.ea-text { white-space: pre-wrap; overflow-wrap: anywhere; min-height: 6rem; }
+"""
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """A table of texts, which are escaped; the columns `numbers` are set to the right."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        styles = [' class="ea-number"' if index in numbers else "" for index in range(len(cells))]
+        return "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for style, cell in zip(styles, cells, strict=True))
+
+    head = f"<thead><tr>{row(headers, 'th')}</tr></thead>"
+    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+    return f'<div class="ea-scroll"><table class="ea-table">{head}<tbody>{body}</tbody></table></div>'
+
+
+def note(text: str) -> str:
+    """A remark."""
+    return f'<p class="ea-note">{escape(text)}</p>'
+
+
+def models_table(models: Sequence[LoadedModel]) -> str:
+    """The models of the page, with what they are."""
+    rows = [
+        (
+            loaded.name,
+            type(loaded.model).__name__,
+            f"{loaded.model.num_parameters():,}",
+            "any" if loaded.limit is None else f"{loaded.limit:,}",
+            str(loaded.model.device),
+        )
+        for loaded in models
+    ]
+    return table(("model", "class", "parameters", "longest text, tokens", "runs on"), rows, numbers=(2, 3))
+
+
+def answers_cards(answers: Sequence[Answer], refusals: Mapping[str, str]) -> str:
+    """A card for every answer, and for every model that gives none its reason."""
+    cards = [_card(answer) for answer in answers]
+    cards += [_framed(name, note(f"No answer: {why}.")) for name, why in refusals.items()]
+    return f'<div class="ea-cards" role="status">{"".join(cards)}</div>'
+
+
+def _framed(name: str, inside: str) -> str:
+    return f'<section class="ea-card"><h3>{escape(name)}</h3>{inside}</section>'
+
+
+def _card(answer: Answer) -> str:
+    chosen = list(answer.shares.items())
+    if answer.kind == "number":
+        verdict = ", ".join(f"{label}: {value:.4g}" if len(chosen) > 1 else f"{value:.4g}" for label, value in chosen)
+        inside = f'<p class="ea-verdict">{escape(verdict)}</p>'
+    else:
+        right = chosen[:1] if answer.kind == "one" else [item for item in chosen if item[1] > 0.5]
+        verdict = ", ".join(label for label, _ in right) or "none of the labels"
+        bars = "".join(_bar(label, share) for label, share in chosen[:MOST_LABELS])
+        inside = f'<p class="ea-verdict"><strong>{escape(verdict)}</strong></p>'
+        inside += f'<table class="ea-table"><tbody>{bars}</tbody></table>'
+        if len(chosen) > MOST_LABELS:
+            inside += note(f"{len(chosen) - MOST_LABELS} labels that are less probable are not shown.")
+    left_out = f", {answer.left_out:,} cut off" if answer.left_out else ""
+    return _framed(
+        answer.name, inside + note(f"{answer.tokens:,} tokens read{left_out}; {milliseconds(answer.seconds)}")
+    )
+
+
+def _bar(label: str, share: float) -> str:
+    percent = f"{share:.1%}".replace("%", " %")
+    meter = f'<meter min="0" max="1" value="{share:.4f}" aria-label="probability">{percent}</meter>'
+    return f'<tr><td>{escape(label)}</td><td>{meter}</td><td class="ea-number">{percent}</td></tr>'
+
+
+def milliseconds(seconds: float) -> str:
+    """A duration, with three digits."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def size(count: int) -> str:
+    """A number of bytes."""
+    power = min((max(count, 1).bit_length() - 1) // 10, 3)
+    return f"{count / 1024**power:.4g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def figure_image(figure: Figure, text: str) -> str:
+    """A figure as a picture, with the text that says what is on it for those who do not see it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    data = base64.b64encode(picture.getvalue()).decode("ascii")
+    return f'<figure class="ea-figure"><img src="data:image/png;base64,{data}" alt="{escape(text)}"></figure>'
+
+
+def times_figure(times: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Milliseconds of a forward pass against length, one line per model; both axes are logarithmic."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, points), marker in zip(times.items(), "osD^vP*X" * len(times), strict=False):
+        milli = [seconds * 1e3 for _, seconds in points]
+        axes.plot([length for length, _ in points], milli, marker=marker, label=name)
+    lengths = sorted({length for points in times.values() for length, _ in points})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=30)
+    axes.set_xlabel("tokens of the text")
+    axes.set_ylabel("ms for one text")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def times_table(times: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """The numbers of `times_figure`."""
+    found = {name: dict(points) for name, points in times.items()}
+    lengths = sorted({length for points in found.values() for length in points})
+    rows = [
+        (f"{length:,}", *(milliseconds(points[length]) if length in points else "–" for points in found.values()))
+        for length in lengths
+    ]
+    return table(("tokens", *found), rows, numbers=range(len(found) + 1))
+
+
+def generated_text(generated: Generated) -> str:
+    """What was written so far."""
+    return f'<div class="ea-card ea-text" role="log" aria-label="generated text">{escape(generated.text)}</div>'
+
+
+def state_table(generated: Generated) -> str:
+    """The size of a decoder's state beside that of a key-value cache, and what else is to be said."""
+    share = generated.state_bytes / max(1, generated.key_value_bytes)
+    rows = [
+        ("state of this model", size(generated.state_bytes)),
+        ("key-value cache of the same depth and width", size(generated.key_value_bytes)),
+        ("state / cache", f"{share:.3g}"),
+    ]
+    shown = table(("", f"after {generated.tokens:,} tokens"), rows, numbers=(1,))
+    if generated.left_out:
+        shown += note(f"{generated.left_out:,} tokens were cut off at the beginning of the prompt.")
+    if generated.is_full:
+        shown += note("The text stops at the last position of the model.")
+    return shown
