@@ -46,19 +46,17 @@ class Answer:
 
     Attributes:
         name: the model.
-        shares: label -> probability, the most probable first; of a model that gives a number, label -> that number.
+        shares: labels with their probabilities, the most probable first; of a model that gives numbers, with those.
         kind: ``"one"`` of the labels is right, ``"any"`` number of them, or it is a ``"number"``.
         tokens: how many it has read, of both texts.
         left_out: how many were cut off.
-        seconds: how long it took.
     """
 
     name: str
-    shares: dict[str, float]
+    shares: tuple[tuple[str, float], ...]
     kind: str
     tokens: int
     left_out: int
-    seconds: float
 
 
 def encode(
@@ -100,9 +98,7 @@ def classify(loaded: LoadedModel, text: str, second: str = "", cut: bool = False
         ValueError: see `encode`.
     """
     inputs, tokens, left_out = encode(loaded, text, second, cut)
-    started = time.perf_counter()
     logits = loaded.model(**inputs).logits[0].double().cpu()
-    seconds = time.perf_counter() - started
     config = loaded.model.config
     labels: dict[int, str] = config.id2label or {}  # type: ignore[assignment]
     kind = "one"
@@ -112,10 +108,10 @@ def classify(loaded: LoadedModel, text: str, second: str = "", cut: bool = False
         kind, shares = "any", logits.sigmoid()
     else:
         shares = logits.softmax(-1)
-    named = {labels.get(index, str(index)): value for index, value in enumerate(shares.tolist())}
+    named = [(str(labels.get(index, index)), value) for index, value in enumerate(shares.tolist())]
     if kind != "number":
-        named = dict(sorted(named.items(), key=lambda item: -item[1]))
-    return Answer(loaded.name, named, kind, tokens, left_out, seconds)
+        named.sort(key=lambda item: -item[1])
+    return Answer(loaded.name, tuple(named), kind, tokens, left_out)
 
 
 def measures(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> tuple[list[tuple[str, str, float]], list[str]]:

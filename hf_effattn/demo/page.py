@@ -46,7 +46,7 @@ def build_page(models: Sequence[LoadedModel]) -> "gradio.Blocks":
         raise ValueError("the page needs a model to show")
     with gradio.Blocks(title="hf_effattn", analytics_enabled=False) as page:
         gradio.Markdown(ABOUT)
-        gradio.HTML(view.models_table(models))
+        gradio.HTML(view.models_list(models))
         if classifiers := {loaded.name: loaded for loaded in models if loaded.task == "classify"}:
             with gradio.Tab("Classify"):
                 _classifier_tab(classifiers)
@@ -72,7 +72,7 @@ def serve(page: "gradio.Blocks", host: str | None = None, port: int | None = Non
         server_name=host,
         server_port=port,
         inbrowser=browser,
-        theme=gradio.themes.Default(**FONTS),
+        theme=_theme(),
         css=view.STYLE,
         footer_links=[],
         share=False,
@@ -81,6 +81,12 @@ def serve(page: "gradio.Blocks", host: str | None = None, port: int | None = Non
         prevent_thread_lock=True,
     )
     return address
+
+
+def _theme() -> Any:
+    """The colours and fonts of the page, whose paler texts are dark enough to be read."""
+    base = gradio.themes.Default(primary_hue="indigo", **FONTS)
+    return base.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
 
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:

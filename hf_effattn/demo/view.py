@@ -19,18 +19,22 @@ MOST_LABELS = 10
 
 #: How the parts of this file look, in the colours of the page's theme, dark or light.
 STYLE = """
-.gradio-container { max-width: 70rem !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 70rem !important; margin: 0 auto !important; }
+.gradio-container .contain { width: 100%; min-width: 0; }
 .ea-cards { display: grid; gap: 1rem; }
 .ea-card { border: 1px solid var(--border-color-primary); border-radius: .5rem; padding: .75rem 1rem; }
 .ea-card h3 { margin: 0 0 .25rem; font-size: 1rem; overflow-wrap: anywhere; }
-.ea-card p, .ea-note { margin: .25rem 0; color: var(--body-text-color-subdued); }
-.ea-card .ea-verdict { font-size: 1.25rem; color: var(--body-text-color); overflow-wrap: anywhere; }
-.ea-scroll { overflow-x: auto; }
-.ea-table { width: 100%; border-collapse: collapse; }
-.ea-table th, .ea-table td { padding: .3rem .6rem .3rem 0; text-align: left; overflow-wrap: anywhere; }
+.ea-note, .ea-card .ea-note { margin: .4rem 0; font-size: .9rem; }
+.ea-card .ea-verdict { margin: .25rem 0; font-size: 1.25rem; overflow-wrap: anywhere; }
+.ea-models { margin: 0; padding-left: 1.2rem; }
+.ea-models li { overflow-wrap: anywhere; }
+.ea-scroll { overflow-x: auto; max-width: calc(100vw - 7.5rem); }
+.ea-table { width: 100%; border-collapse: collapse; margin: .25rem 0 !important; border: 0 !important; }
+.ea-table tr { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
+.ea-table th, .ea-table td { padding: .3rem .8rem .3rem 0 !important; text-align: left; border: 0 !important; }
 .ea-table th { font-weight: 600; }
-.ea-table tbody tr { border-top: 1px solid var(--border-color-primary); }
-.ea-table .ea-number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.ea-card td { overflow-wrap: anywhere; }
+.ea-table .ea-number { text-align: right !important; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .ea-table meter { width: 100%; min-width: 4rem; height: 1rem; }
 .ea-figure { margin: 0; }
 .ea-figure img { max-width: 100%; height: auto; border-radius: .5rem; }
@@ -55,19 +59,16 @@ def note(text: str) -> str:
     return f'<p class="ea-note">{escape(text)}</p>'
 
 
-def models_table(models: Sequence[LoadedModel]) -> str:
+def models_list(models: Sequence[LoadedModel]) -> str:
     """The models of the page, with what they are."""
-    rows = [
-        (
-            loaded.name,
-            type(loaded.model).__name__,
-            f"{loaded.model.num_parameters():,}",
-            "any" if loaded.limit is None else f"{loaded.limit:,}",
-            str(loaded.model.device),
-        )
+    items = [
+        f"<li><strong>{escape(loaded.name)}</strong>: {escape(type(loaded.model).__name__)}, "
+        f"{loaded.model.num_parameters():,} parameters, "
+        f"{'texts of any length' if loaded.limit is None else f'texts of up to {loaded.limit:,} tokens'}, "
+        f"on {escape(str(loaded.model.device))}</li>"
         for loaded in models
     ]
-    return table(("model", "class", "parameters", "longest text, tokens", "runs on"), rows, numbers=(2, 3))
+    return f'<ul class="ea-models">{"".join(items)}</ul>'
 
 
 def answers_cards(answers: Sequence[Answer], refusals: Mapping[str, str]) -> str:
@@ -82,7 +83,7 @@ def _framed(name: str, inside: str) -> str:
 
 
 def _card(answer: Answer) -> str:
-    chosen = list(answer.shares.items())
+    chosen = answer.shares
     if answer.kind == "number":
         verdict = ", ".join(f"{label}: {value:.4g}" if len(chosen) > 1 else f"{value:.4g}" for label, value in chosen)
         inside = f'<p class="ea-verdict">{escape(verdict)}</p>'
@@ -95,9 +96,7 @@ def _card(answer: Answer) -> str:
         if len(chosen) > MOST_LABELS:
             inside += note(f"{len(chosen) - MOST_LABELS} labels that are less probable are not shown.")
     left_out = f", {answer.left_out:,} cut off" if answer.left_out else ""
-    return _framed(
-        answer.name, inside + note(f"{answer.tokens:,} tokens read{left_out}; {milliseconds(answer.seconds)}")
-    )
+    return _framed(answer.name, inside + note(f"{answer.tokens:,} tokens read{left_out}."))
 
 
 def _bar(label: str, share: float) -> str:
