@@ -131,12 +131,8 @@ def measures(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> tuple[list
 
 
 def check_map(loaded: LoadedModel, tokens: int) -> None:
-    """Raise ValueError if the attention map of a text would be too large to be read; memories are read at any length.
-
-    Raises:
-        ValueError: the text is longer than `LONGEST_MAP`.
-    """
-    if not loaded.has_memory and tokens > LONGEST_MAP:
+    """Raise ValueError if the map of a text would show nothing: it is wide, and the text longer than `LONGEST_MAP`."""
+    if loaded.has_wide_maps and tokens > LONGEST_MAP:
         raise ValueError(
             f"attention is drawn for texts of up to {LONGEST_MAP} tokens, and this one has {tokens:,}: choose a "
             "part of it"

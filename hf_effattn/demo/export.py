@@ -53,7 +53,9 @@ CARD = """\
 
 # Try efficient attention
 
-The page of `hf-effattn demo` for {names}: classifiers with what they look at and how long they take, decoders with the
+Models: {names}.
+
+This is the page of `hf-effattn demo`: classifiers with what they look at and how long they take, decoders with the
 size of their state. `hf_effattn/` is the package in version {version}, and `requirements.txt` what it ran with where
 this Space was written.
 """

@@ -17,6 +17,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from ..hub.audit import audit_checkpoint
 from ..hub.loading import Checkpoint, find_folder, head_classes, load_checkpoint
 from ..hub.references import read_strictly
+from ..models.configuration_luna import LunaConfig
 from ..tokenization import is_byte_tokenizer
 
 
@@ -56,9 +57,9 @@ class LoadedModel:
         return self.model.config.pair_features is not None
 
     @property
-    def has_memory(self) -> bool:
-        """Whether its layers read and write a memory."""
-        return hasattr(self.model.config, "memory_size")
+    def has_wide_maps(self) -> bool:
+        """Whether every token reads every token, so that a map is as wide as the text, and not as a memory."""
+        return not isinstance(self.model.config, LunaConfig)
 
     @property
     def unit(self) -> str:

@@ -174,17 +174,7 @@ def _inside_section(models: dict[str, LoadedModel], given: list[Any]) -> None:
     def look(name: str, *texts: Any) -> tuple[str, str]:
         loaded = models[name]
         inputs, tokens, _ = answers.encode(loaded, *texts)
-        answers.check_map(loaded, tokens)
-        what = "what the memory reads of the text, and tokens of the memory" if loaded.has_memory else "attention"
-        figure = attention_figure(loaded.model, **inputs)  # type: ignore[arg-type]
-        drawn = view.figure_image(figure, f"{what}, layer by layer, of {name} for {tokens} tokens")
-        try:
-            rows, warned = answers.measures(loaded, inputs)
-        except ValueError as error:
-            return drawn, view.note(f"No measures: {error}.")
-        numbers = [(place, meaning, f"{value:.4g}") for place, meaning, value in rows]
-        measured = view.table(("where", "measure", "value"), numbers, numbers=(2,))
-        return drawn, measured + "".join(map(view.note, warned))
+        return _drawn(loaded, inputs, tokens), _measured(loaded, inputs)
 
     with gradio.Accordion("What does it look at?", open=False):
         gradio.Markdown(
@@ -195,6 +185,26 @@ def _inside_section(models: dict[str, LoadedModel], given: list[Any]) -> None:
         button = gradio.Button("Show")
         figure, measured = gradio.HTML(), gradio.HTML()
     button.click(_told(look), [chosen, *given], [figure, measured], api_name="look", **ALONE)
+
+
+def _drawn(loaded: LoadedModel, inputs: dict[str, Any], tokens: int) -> str:
+    """The figure of a text, or why there is none."""
+    try:
+        answers.check_map(loaded, tokens)
+        figure = attention_figure(loaded.model, **inputs)  # type: ignore[arg-type]
+    except ValueError as error:
+        return view.note(f"No map: {error}.")
+    return view.figure_image(figure, f"attention of {loaded.name}, layer by layer, for {tokens} tokens")
+
+
+def _measured(loaded: LoadedModel, inputs: dict[str, Any]) -> str:
+    """The table of the measures of a text, or why there is none."""
+    try:
+        rows, warned = answers.measures(loaded, inputs)
+    except ValueError as error:
+        return view.note(f"No measures: {error}.")
+    numbers = [(place, meaning, f"{value:.4g}") for place, meaning, value in rows]
+    return view.table(("where", "measure", "value"), numbers, numbers=(2,)) + "".join(map(view.note, warned))
 
 
 def _times_section(models: dict[str, LoadedModel]) -> None:

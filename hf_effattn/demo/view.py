@@ -113,7 +113,9 @@ def milliseconds(seconds: float) -> str:
 def size(count: int) -> str:
     """A number of bytes."""
     power = min((max(count, 1).bit_length() - 1) // 10, 3)
-    return f"{count / 1024**power:.4g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
+    value = count / 1024**power
+    digits = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{digits} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def figure_image(figure: Figure, text: str) -> str:
