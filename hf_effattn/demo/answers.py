@@ -25,6 +25,10 @@ LONGEST_TIMED = 16_384
 #: Seconds for the times of one model; then longer texts are left out.
 PATIENCE = 10.0
 
+#: A length is timed in at least and at most so many passes, and in between until they took `ENOUGH` seconds.
+PASSES = (5, 50)
+ENOUGH = 0.3
+
 #: What the measures of `diagnose` say.
 MEANINGS = {
     "memory_stable_rank": "stable rank of the memory: how many directions share its energy",
@@ -159,7 +163,10 @@ def measure_times(loaded: LoadedModel, patience: float = PATIENCE) -> Iterator[t
         if loaded.takes_pairs:
             inputs |= {f"pair_{name}": tensor for name, tensor in inputs.items()}
         # The first pass may compile kernels, and fills caches.
-        seconds = [_timed(loaded, inputs) for _ in range(6)][1:]
+        _timed(loaded, inputs)
+        seconds = [_timed(loaded, inputs)]
+        while len(seconds) < PASSES[0] or (len(seconds) < PASSES[1] and sum(seconds) < ENOUGH):
+            seconds.append(_timed(loaded, inputs))
         yield length, statistics.median(seconds)
         if time.perf_counter() - began > patience:
             return

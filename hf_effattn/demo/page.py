@@ -222,7 +222,8 @@ def _times_section(models: dict[str, LoadedModel]) -> None:
 
     with gradio.Accordion("How long does it take?", open=False):
         gradio.Markdown(
-            "One text of random tokens, forward only, at lengths up to the model's last position: the median of five. "
+            "One text of random tokens, forward only, at lengths up to the model's last position: the median of "
+            f"{answers.PASSES[0]} passes or more. "
             f"After {answers.PATIENCE:g} seconds for a model, longer texts are left out."
         )
         button = gradio.Button("Measure on this machine")

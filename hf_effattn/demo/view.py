@@ -13,6 +13,7 @@ from .models import LoadedModel
 
 with needs_extra("demo"):
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
 #: The most labels that are shown of an answer.
 MOST_LABELS = 10
@@ -136,6 +137,8 @@ def times_figure(times: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     lengths = sorted({length for points in times.values() for length, _ in points})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted(LogFormatter())
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=30)
     axes.set_xlabel("tokens of the text")
     axes.set_ylabel("ms for one text")
