@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format coverage benchmark arena clean
+.PHONY: help quickstart test lint format coverage compat benchmark arena clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -48,17 +48,20 @@ coverage: .venv/dev ## run the tests and say which lines they reach
 	$(BIN)/python -m tests.upstream.fetch
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term-missing
 
+compat: .venv/dev ## run a part of the tests on the oldest, a middle and the newest transformers, and exchange checkpoints
+	$(BIN)/python -m tests.compat.run
+
 .venv/bench: .venv/environment pyproject.toml constraints.txt
 	@echo "==> installing hf_effattn and the libraries that it is measured against (some minutes)"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[bench]'
 	@touch $@ .venv/train
 
 benchmark: .venv/bench ## measure operators and models against their peers (half an hour on a quiet machine)
-	$(BIN)/python training_scripts/benchmark/run.py
+	$(BIN)/python -m training_scripts.benchmark.run
 
 arena: .venv/train ## train all variants on all tasks of the CPU arena, or what is missing, and write RESULTS.md (hours)
 	status=0; for part in run guesses padding memory costs report; do \
-		$(BIN)/python training_scripts/arena/$$part.py || status=1; \
+		$(BIN)/python -m training_scripts.arena.$$part || status=1; \
 	done; exit $$status
 
 clean: ## remove the environment and the caches, but no results

@@ -1,80 +1,60 @@
 """hf_effattn: efficient-attention models that load, train and share like any other transformers model.
 
-Importing the package registers its model types with the Auto classes. The models themselves are imported when the
-first config is built or the first model class is asked for, so that the import stays cheap.
+Importing the package registers its model types with the Auto classes. Every public name is imported when it is first
+used, so that the import stays cheap; the models also when a first config is built. Editors and type checkers read the
+names in ``__init__.pyi``.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import auto
-from .auto import backends
-from .families import Family, list_families
-from .models.configuration_convluna import ConvLunaConfig
-from .models.configuration_effattn import HEADS, EffAttnConfig
-from .models.configuration_kernel_transformer import KernelTransformerConfig
-from .models.configuration_luna import LunaConfig
-from .models.configuration_memory_transformer import MemoryTransformerConfig
-from .models.configuration_simpletron import SimpleTronConfig
-from .models.configuration_vanilla_transformer import VanillaTransformerConfig
+from .families import list_families
 from .version import __version__ as __version__
-
-
-if TYPE_CHECKING:
-    from .models.modeling_convluna import *
-    from .models.modeling_kernel_transformer import *
-    from .models.modeling_luna import *
-    from .models.modeling_memory_transformer import *
-    from .models.modeling_simpletron import *
-    from .models.modeling_vanilla_transformer import *
 
 
 auto.register_configs()
 
-#: Public names that live in modules which are expensive to import, or belong to optional extras.
-_LAZY = {
+#: Public name -> the module that it is imported from.
+_MODULES = {
+    "DiagnosticsCallback": "hf_effattn.diagnostics.callback",
+    "EffAttnConfig": "hf_effattn.models.configuration_effattn",
+    "Family": "hf_effattn.families",
+    "HEADS": "hf_effattn.models.configuration_effattn",
+    "KeyValueFilter": "hf_effattn.models.layer_filters",
+    "attention_figure": "hf_effattn.diagnostics.figure",
+    "audit_checkpoint": "hf_effattn.hub.audit",
+    "backends": "hf_effattn.operators",
     "byte_tokenizer": "hf_effattn.tokenization",
+    "diagnose": "hf_effattn.diagnostics.collect",
+    "export_checkpoint": "hf_effattn.hub.export",
     "linear_attention": "hf_effattn.models.ops_linear",
     "linear_attention_step": "hf_effattn.models.ops_linear",
-    "softmax_attention": "hf_effattn.models.ops_softmax",
+    "list_families": "hf_effattn.families",
     "pack_attention": "hf_effattn.models.ops_pack",
-    "unpack_attention": "hf_effattn.models.ops_pack",
-    "KeyValueFilter": "hf_effattn.models.layer_filters",
-    "diagnose": "hf_effattn.diagnostics.collect",
-    "DiagnosticsCallback": "hf_effattn.diagnostics.callback",
-    "attention_figure": "hf_effattn.diagnostics.figure",
-    "export_checkpoint": "hf_effattn.hub.export",
-    "verify_checkpoint": "hf_effattn.hub.verify",
-    "audit_checkpoint": "hf_effattn.hub.audit",
-    "verify_folder": "hf_effattn.hub.verify",
-    "write_card": "hf_effattn.hub.card",
     "push_checkpoint": "hf_effattn.hub.push",
+    "softmax_attention": "hf_effattn.models.ops_softmax",
+    "unpack_attention": "hf_effattn.models.ops_pack",
+    "verify_checkpoint": "hf_effattn.hub.verify",
+    "verify_folder": "hf_effattn.hub.verify",
+    "list_presets": "hf_effattn.presets",
+    "preset": "hf_effattn.presets",
+    "write_card": "hf_effattn.cards.card",
 }
-_LAZY |= {name: family.modeling_module for family in list_families() for name in family.class_names.values()}
+for _family in list_families():
+    _MODULES[_family.config_class.__name__] = _family.config_class.__module__
+    _MODULES |= dict.fromkeys(_family.class_names.values(), _family.modeling_module)
 
-__all__ = [
-    "ConvLunaConfig",
-    "EffAttnConfig",
-    "Family",
-    "HEADS",
-    "KernelTransformerConfig",
-    "LunaConfig",
-    "MemoryTransformerConfig",
-    "SimpleTronConfig",
-    "VanillaTransformerConfig",
-    "backends",
-    "list_families",
-    *_LAZY,
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module 'hf_effattn' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_MODULES})

@@ -1,12 +1,11 @@
 """Registration with transformers' Auto classes, in two steps so that importing the package stays cheap."""
 
 import functools
+from typing import Any
 
-import torch
 import transformers
 
 from .families import list_families
-from .models import backend_table as table
 from .models.configuration_effattn import EffAttnConfig
 
 
@@ -18,7 +17,15 @@ def register_configs() -> None:
     """
     for family in list_families():
         transformers.AutoConfig.register(family.model_type, family.config_class)
-    EffAttnConfig.before_first_config = register_models
+    finish = EffAttnConfig.__post_init__
+
+    @functools.wraps(finish)
+    def register_and_finish(config: EffAttnConfig, **kwargs: Any) -> None:
+        register_models()
+        finish(config, **kwargs)
+
+    # Set from here, because the code of configs travels inside checkpoints, where there is nothing to register.
+    EffAttnConfig.__post_init__ = register_and_finish  # type: ignore[method-assign, assignment]
 
 
 @functools.cache
@@ -27,15 +34,3 @@ def register_models() -> None:
     for family in list_families():
         for auto_class in family.class_names:
             getattr(transformers, auto_class).register(family.config_class, family.model_class(auto_class))
-
-
-def backends(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, dict[str, str]]:
-    """For every operator of the library and each of its backends: whether it runs on `device` in `dtype`, or why not.
-
-    Compiles the CPU kernels if they could run and are not there yet.
-
-    Returns:
-        Operator to backend to ``"chosen"``, ``"available"``, or the reason why it cannot serve; the fastest first.
-    """
-    register_models()
-    return table.backends(device, dtype)

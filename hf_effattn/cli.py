@@ -2,22 +2,24 @@
 
 import importlib.metadata
 import platform
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from tabulate import tabulate
 
-from .auto import backends
+from .cards import command as card_command
 from .demo import commands as demo_commands
 from .hub import commands
+from .machine import processor_name
+from .operators import backends
+from .presets import list_presets
 from .version import __version__
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-#: Packages beside this one whose versions decide what can run.
+#: The versions of these packages decide which backends can run.
 PACKAGES = ("torch", "transformers", "triton", "kernels")
 
 
@@ -33,25 +35,27 @@ def common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Efficient-attention models: what runs where, and how to share them."""
+    """Efficient-attention models: show which backends run here, and share checkpoints."""
 
 
 @app.command()
 def doctor(
-    device: Annotated[str, typer.Option(help="where the tensors are: cpu, cuda …")] = "",
+    device: Annotated[
+        str, typer.Option(help="device of the tensors: cpu, cuda …; by default cuda if there is a GPU")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64")] = "float32",
 ) -> None:
-    """Say which backend runs every operator here, why not another one, and what would be faster.
+    """Show which backend runs each operator on this machine, and why faster backends cannot run.
 
-    Compiles the CPU kernels if they are to run and are not there yet. Ends with status 1 if the fastest backend for
-    the device cannot run, and with 2 if there is no such device here.
+    Compiles the CPU kernels if they can run and are not compiled yet. The exit status is 1 if the fastest backend for
+    the device cannot run, and 2 if this machine has no such device.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise typer.BadParameter(f"{dtype!r} is not a floating-point dtype of torch", param_hint="--dtype")
-    with commands.refusals():
+    with commands.exit_on_errors():
         typer.echo(tabulate([*_versions(), *_machine()], tablefmt="plain"))
         table = backends(device, found)
     rows = [
@@ -66,25 +70,33 @@ def doctor(
     raise typer.Exit(1 if advice else 0)
 
 
+@app.command()
+def presets() -> None:
+    """List the presets: named configs for `hf_effattn.preset` and the training scripts' --model_config."""
+    rows = [(entry.name, entry.size, entry.source) for entry in list_presets()]
+    typer.echo(tabulate(rows, headers=("preset", "size", "source"), tablefmt="simple", disable_numparse=True))
+
+
 commands.register(app)
+card_command.register(app)
 demo_commands.register(app)
 
 
 def _check_device(device: str) -> None:
-    """Refuse what torch does not know, and what this machine does not have."""
+    """Refuse a device that torch does not know or that this machine does not have."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        # What follows the first sentence is about debugging torch itself.
+        # The first sentence says what is wrong; the others are about debugging torch.
         why = str(error).splitlines()[0].split(". ")[0]
         raise typer.BadParameter(f"there is no device {device!r} here: {why}", param_hint="--device") from error
 
 
 def _advice(device: str, table: dict[str, dict[str, str]]) -> str:
-    """What would make it faster; empty if nothing would."""
-    wanted = "triton" if device.startswith("cuda") else "cpu"
-    status = {operator: served[wanted] for operator, served in table.items() if wanted in served}
-    missing = [f"{operator}: {wanted} does not run: {why}" for operator, why in status.items() if why != "chosen"]
+    """Say why the fastest backend does not run; empty if it runs for every operator."""
+    fastest = "triton" if device.startswith("cuda") else "cpu"
+    status = {operator: served[fastest] for operator, served in table.items() if fastest in served}
+    missing = [f"{operator}: {fastest} does not run: {why}" for operator, why in status.items() if why != "chosen"]
     return "\n".join(missing)
 
 
@@ -99,19 +111,12 @@ def _machine() -> list[tuple[str, str]]:
 
     try:
         folder = cache_folder()
-        kept = f"{folder}: {len(list(folder.glob('*.so')))}"
+        compiled = f"{folder}: {len(list(folder.glob('*.so')))}"
     except BuildError as error:
-        kept = f"none: {error}"
+        compiled = f"none: {error}"
     return [
         ("python", platform.python_version()),
-        ("processor", _processor()),
+        ("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
         ("threads", str(torch.get_num_threads())),
-        ("compiled kernels", kept),
+        ("compiled kernels", compiled),
     ]
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Reads and writes files so that they are either whole or absent."""
 
 import errno
 import hashlib
@@ -28,28 +28,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-#: What the system says of a disk that takes no more: none is left, of a user's share, or of a file's length.
+#: System errors of a full disk: no space left, the quota of the user reached, or the file too large.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
-    """Raise OSError that names `place` and `remedy` where a disk is full.
+    """Turn the error of a full disk into an OSError that names `place` and `remedy`.
 
-    safetensors and torch have errors of their own where they cannot write, which become OSError as well.
+    safetensors and torch raise errors of their own types if they cannot write; these become OSError as well.
 
     Args:
-        place: what is written.
-        remedy: what to do then.
+        place: the file or folder that is written.
+        remedy: what the user can do.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: `place` cannot be written.
     """
     try:
         yield
     except (SafetensorError, RuntimeError, OSError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        # The file in which torch writes its archives names itself; it has no error of its own.
+        # torch has no error type for this; the message names the source file that writes its archives.
         of_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
         if not (of_torch or isinstance(error, SafetensorError) or number in _FULL):
             raise
@@ -58,15 +58,19 @@ def disk_errors(place: str | Path, remedy: str) -> Iterator[None]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as JSON so that `path` never holds a part of it, whatever happens on the way."""
+    """Write `content` as JSON. `path` never holds a part of it, even if the process is killed."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text`. `path` never holds a part of it, even if the process is killed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as file:
         try:
-            json.dump(content, file, indent=2, sort_keys=True)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         except BaseException:
@@ -76,12 +80,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What `write_json` wrote.
+    """Read a file that `write_json` wrote.
 
     Raises:
-        ValueError: the file is damaged; the message says how to get a whole one.
+        ValueError: the file is damaged. The message says how to get a whole file.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again what wrote it") from error
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again the command that wrote it") from error

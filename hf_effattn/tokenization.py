@@ -1,4 +1,4 @@
-"""The byte tokenizer: 256 bytes and four special tokens, made of parts that need no custom code to load."""
+"""The byte tokenizer: 256 bytes and four special tokens. It loads without custom code."""
 
 from functools import cache
 from typing import Any, Literal
@@ -8,28 +8,28 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBacke
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
-#: Special tokens in the order of their ids; the bytes 0 to 255 follow.
+#: Special tokens in the order of their ids, which start at 0. The ids of the bytes 0 to 255 follow.
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 #: The default `vocab_size` of every config.
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 
 def byte_tokenizer(model_max_length: int, padding_side: Literal["left", "right"] = "right") -> TokenizersBackend:
-    """A tokenizer whose tokens are the UTF-8 bytes of the text, with ``[CLS]`` in front.
+    """Make a tokenizer whose tokens are the UTF-8 bytes of the text, with ``[CLS]`` in front.
 
-    A pair becomes ``[CLS] first [SEP] second``. ``[CLS]`` is also the token that generation starts from, and
-    ``[SEP]`` the one that ends it. Every text, NUL included, survives encoding and decoding; one that spells a
-    special token, such as ``[MASK]``, is read as that token unless `encode_data` or ``split_special_tokens=True`` is
-    used, as with every tokenizer of transformers.
-
-    ``word_ids()`` counts words as GPT-2's tokenizer does: letters, numbers or signs with the space before them.
-
-    The token classification pipeline gives pieces of the text as ``word`` with ``aggregation_strategy="simple"``. The
-    other strategies look for words by spaces alone, and decode them twice: beyond ASCII, read ``text[start:end]``.
+    - A pair becomes ``[CLS] first [SEP] second``. Generation starts from ``[CLS]`` and ends with ``[SEP]``.
+    - Encoding and decoding keep every text, NUL included. A text that spells a special token, such as ``[MASK]``, is
+      read as that token, as with every tokenizer of transformers. `encode_data` and ``split_special_tokens=True``
+      prevent that.
+    - ``word_ids()`` counts words as GPT-2's tokenizer does: letters, numbers or signs, with the space before them.
+    - With ``aggregation_strategy="simple"``, the token classification pipeline returns pieces of the text as ``word``.
+      The other strategies split words at spaces only, and decode them twice. For text beyond ASCII, read
+      ``text[start:end]`` instead.
 
     Args:
-        model_max_length: where ``truncation=True`` cuts, special tokens included: `max_position_embeddings`.
-        padding_side: ``"left"`` for a decoder that is to generate behind a batch of texts.
+        model_max_length: the length that ``truncation=True`` cuts to, special tokens included. It should be the
+            `max_position_embeddings` of the model.
+        padding_side: ``"left"`` for a decoder that generates after a batch of texts.
     """
     vocab = _vocabulary()
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -58,7 +58,7 @@ def byte_tokenizer(model_max_length: int, padding_side: Literal["left", "right"]
 
 @cache
 def _vocabulary() -> dict[str, int]:
-    # ByteLevel writes every byte as one printable character; the ids follow the order of the bytes themselves.
+    # ByteLevel writes every byte as one printable character. The ids follow the order of the bytes.
     characters = bytes_to_unicode()
     return {token: i for i, token in enumerate([*SPECIAL_TOKENS, *(characters[byte] for byte in range(256))])}
 
@@ -69,11 +69,12 @@ def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def encode_data(tokenizer: PreTrainedTokenizerBase, *texts: list[str], **options: Any) -> BatchEncoding:
-    """``tokenizer(*texts, **options)``, but texts that spell a special token are bytes where tokens are bytes.
+    """Call ``tokenizer(*texts, **options)``; a byte tokenizer then never reads a part of the text as a special token.
 
-    Data may hold any bytes: five of them, ``[PAD]``, would be one token that models leave out. Other tokenizers do as
-    their own configuration says.
+    Data may hold any bytes. Without this, the five bytes ``[PAD]`` would be one token that models ignore. Other
+    tokenizers follow their own configuration.
     """
     if is_byte_tokenizer(tokenizer):
         options["split_special_tokens"] = True
-    return tokenizer(*texts, **options)
+    encoded: BatchEncoding = tokenizer(*texts, **options)
+    return encoded

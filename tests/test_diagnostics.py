@@ -9,7 +9,8 @@ from transformers import Trainer, TrainingArguments
 
 import hf_effattn
 from hf_effattn import diagnostics
-from tests.models.variants import FAMILIES, padded, random_ids, tiny_model
+from hf_effattn.families import find
+from tests.models.variants import padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
@@ -32,10 +33,6 @@ COLLECTED = [
     ("memory_transformer", {}, False, "memory", MEMORY_MEASURES),
     ("memory_transformer", {"segment_length": 4}, False, "memory", MEMORY_MEASURES),
 ]
-
-
-def family_of(name):
-    return next(family for family in FAMILIES if family.model_type == name)
 
 
 def test_measures_of_known_tensors():
@@ -86,7 +83,7 @@ def test_denominators_and_states_against_loops(causal):
 
 @pytest.mark.parametrize(("name", "options", "is_decoder", "place", "expected"), COLLECTED)
 def test_every_family_is_measured(name, options, is_decoder, place, expected):
-    model = tiny_model(family_of(name), "AutoModelForTokenClassification", is_decoder=is_decoder, **options).train()
+    model = tiny_model(find(name), "AutoModelForTokenClassification", is_decoder=is_decoder, **options).train()
     found = hf_effattn.diagnose(model, **INPUTS)
     assert {key.split("/")[1] for key in found if key.startswith(f"{place}/")} == expected
     assert all(math.isfinite(value) for value in found.values())
@@ -97,14 +94,14 @@ def test_every_family_is_measured(name, options, is_decoder, place, expected):
 
 @pytest.mark.parametrize("options", [{"filter_stride": 3}, {"filter_windows": "full"}, {"memory_filter": "none"}])
 def test_a_padded_sequence_measures_what_it_does_alone(options):
-    model, row = tiny_model(family_of("convluna"), **options), random_ids(1, 7)
+    model, row = tiny_model(find("convluna"), **options), random_ids(1, 7)
     ids, mask = padded([row[0], random_ids(1, 13)[0]], "left")
     together = hf_effattn.diagnose(model, input_ids=ids[:1], attention_mask=mask[:1])
     assert together == pytest.approx(hf_effattn.diagnose(model, input_ids=row))
 
 
 def test_collected_measures_are_those_of_the_outputs():
-    model = tiny_model(family_of("convluna"), filter_stride=2)
+    model = tiny_model(find("convluna"), filter_stride=2)
     found = hf_effattn.diagnose(model, input_ids=IDS)
     outputs = model(IDS, output_attentions=True)
     for index in range(2):
@@ -118,7 +115,7 @@ def test_collected_measures_are_those_of_the_outputs():
 
 @pytest.mark.parametrize("name", ["luna", "memory_transformer", "simpletron"])
 def test_pairs_give_the_mean_of_both(name):
-    model = tiny_model(family_of(name), "AutoModelForSequenceClassification", pair_features="concat").train()
+    model = tiny_model(find(name), "AutoModelForSequenceClassification", pair_features="concat").train()
     model.model.embeddings.eval()
     first, second = random_ids(1, 9), random_ids(1, 7, seed=4)
     both = hf_effattn.diagnose(model, input_ids=first, pair_input_ids=second)
@@ -132,7 +129,7 @@ def test_pairs_give_the_mean_of_both(name):
 @pytest.mark.filterwarnings("error")
 def test_keys_whose_features_vanish_are_warned_of(feature_map):
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
-    model = tiny_model(family_of("kernel_transformer"), dtype=torch.float32, feature_map=feature_map, **sizes)
+    model = tiny_model(find("kernel_transformer"), dtype=torch.float32, feature_map=feature_map, **sizes)
     with torch.no_grad():
         for layer in model.layers:
             layer.attention.key.weight.mul_(0.1)
@@ -148,11 +145,11 @@ def test_keys_whose_features_vanish_are_warned_of(feature_map):
 
 def test_a_softmax_model_has_nothing_to_measure():
     with pytest.raises(ValueError, match="neither a memory nor linear attention"):
-        hf_effattn.diagnose(tiny_model(family_of("vanilla_transformer")), **INPUTS)
+        hf_effattn.diagnose(tiny_model(find("vanilla_transformer")), **INPUTS)
 
 
 def test_the_trainer_logs_them(tmp_path):
-    model = tiny_model(family_of("luna"), "AutoModelForTokenClassification", dtype=torch.float32)
+    model = tiny_model(find("luna"), "AutoModelForTokenClassification", dtype=torch.float32)
     data = [{"input_ids": IDS[0], "labels": IDS[0] % 2}] * 4
     arguments = TrainingArguments(
         str(tmp_path), max_steps=4, eval_strategy="steps", eval_steps=2, report_to=[], use_cpu=True
@@ -167,7 +164,7 @@ def test_the_trainer_logs_them(tmp_path):
 
 @pytest.mark.parametrize("name", ["simpletron", "convluna", "memory_transformer"])
 def test_the_figure_shows_every_layer(name, tmp_path):
-    figure = hf_effattn.attention_figure(tiny_model(family_of(name)), **INPUTS)
+    figure = hf_effattn.attention_figure(tiny_model(find(name)), **INPUTS)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     rows = (
         ["attention", "singular values"]

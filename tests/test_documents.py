@@ -1,8 +1,8 @@
 """The documents hold: generated tables are current, examples run, configs load, the guide's family is a family."""
 
-import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,6 +17,7 @@ import hf_effattn
 from hf_effattn.lra import get_task
 from hf_effattn.training.recipes import read_recipe
 from tests.models.variants import random_ids
+from training_scripts import readme_tables, ship_checkpoint
 
 
 ROOT = Path(__file__).parents[1]
@@ -28,18 +29,10 @@ def code_blocks(document, language):
     return re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"training_scripts/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_generated_tables_are_current():
-    tables = script("readme_tables")
-    assert tables.with_tables(README) == README, "run: python training_scripts/readme_tables.py"
+    assert readme_tables.with_tables(README) == README, "run: python -m training_scripts.readme_tables"
     with pytest.raises(ValueError, match="needs the markers <!-- families -->"):
-        tables.with_tables("no markers")
+        readme_tables.with_tables("no markers")
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -64,12 +57,11 @@ CARDS = sorted((ROOT / "model_cards").iterdir())
 
 
 @pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
-def test_shipped_cards_are_current(folder, tmp_path):
+def test_shipped_cards_are_current(folder, tmp_path, monkeypatch):
     shipped = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sum(map(len, shipped.values())) < 5e6
-    ship = script("ship_checkpoint")
-    ship.CARDS = tmp_path
-    ship.main([str(folder), folder.name])
+    monkeypatch.setattr(ship_checkpoint, "CARDS", tmp_path)
+    ship_checkpoint.main([str(folder), folder.name])
     made = {path.name: path.read_bytes() for path in (tmp_path / folder.name).iterdir()}
     assert made == shipped, f"run: python training_scripts/ship_checkpoint.py {folder} {folder.name}"
 
@@ -107,15 +99,6 @@ def test_modeling_configs_load_and_build(path):
     with torch.device("meta"):
         model = getattr(transformers, auto_class).from_config(config)
     assert model.num_parameters() > 0
-
-
-def test_modeling_configs_are_current():
-    made = script("make_configs").configs()
-    assert {path.stem: json.loads(path.read_text()) for path in CONFIGS} == made, (
-        "run: python training_scripts/make_configs.py"
-    )
-    families = {family.model_type for family in hf_effattn.list_families()}
-    assert {name.rsplit("-", 1)[0].split("-")[0] for name in made} == families
 
 
 #: Parameters that the authors print, by config; options; and what ours has beside theirs, in rows of `hidden_size`:
@@ -199,23 +182,50 @@ def test_the_citation_has_the_papers_of_the_readme():
 
 
 NEW_FAMILY = """
-import sys, torch, transformers
+import sys, pytest, torch, transformers
 import hf_effattn
-from transformers import DynamicCache
-from hf_effattn.models.modeling_mean_former import MeanFormerForMaskedLM, MeanFormerModel
-from hf_effattn.models.configuration_mean_former import MeanFormerConfig
+from hf_effattn.families import find
 
 sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-model = MeanFormerModel(MeanFormerConfig(**sizes, is_decoder=True, gain=2.0)).eval()
+config = hf_effattn.MeanFormerConfig(**sizes, is_decoder=True, gain=2.0)
+model = transformers.AutoModel.from_config(config).eval()
+assert type(model) is hf_effattn.MeanFormerModel is find("mean_former").model_class("AutoModel")
 ids = torch.randint(4, 200, (2, 9))
 whole = model(ids).last_hidden_state
 first = model(ids[:, :4])
 rest = model(ids[:, 4:], cache=first.cache).last_hidden_state
 torch.testing.assert_close(rest, whole[:, 4:])
 weights = model(ids, output_attentions=True, use_cache=False).attentions[0]
-torch.testing.assert_close(weights[0, 0, 3, :4], torch.full((4,), 0.5))
-MeanFormerForMaskedLM(MeanFormerConfig(**sizes)).save_pretrained(sys.argv[1])
+torch.testing.assert_close(weights.sum(-1), torch.full((2, 2, 9), 2.0))
+assert hf_effattn.diagnose(model, input_ids=ids).keys() >= {"layer_0/state_norm", "layer_0/denominator_min"}
+hf_effattn.MeanFormerForMaskedLM(hf_effattn.MeanFormerConfig(**sizes)).save_pretrained(sys.argv[1])
+# What no test has an entry for keeps the promises with its defaults.
+assert pytest.main(["-q", "-p", "no:cacheprovider", "-k", "mean_former", *sys.argv[2:]]) == 0
 """
+
+#: Tests of the suite that the example has to pass: promises, and what every config and every dropout keeps.
+PROMISES = [
+    *(
+        f"tests/models/test_promises.py::test_{name}"
+        for name in ("incremental_equals_full", "encoders_see_everything")
+    ),
+    *(
+        f"tests/models/test_configs.py::test_{name}"
+        for name in ("dropouts_act_in_training_only", "every_field_changes_something")
+    ),
+    "tests/models/test_config_checks.py::test_a_family_is_described_whole",
+    "tests/models/test_heads.py::test_head",
+]
+
+
+def with_changes(text, diff):
+    """The text after a diff whose hunks say by their lines where they belong."""
+    for hunk in diff.split("@@\n"):
+        lines = hunk.splitlines(keepends=True)
+        before, after = ("".join(line[1:] for line in lines if line[0] != sign) for sign in "+-")
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    return text
 
 
 def test_the_guide_knows_every_room():
@@ -228,12 +238,21 @@ def test_the_guide_knows_every_room():
 
 
 def test_the_guide_to_a_new_family_works(tmp_path):
-    blocks = code_blocks((ROOT / "CONTRIBUTING.md").read_text(), "python")
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    config, modeling = code_blocks(guide, "python")
+    (diff,) = code_blocks(guide, "diff")
+    for name in ("hf_effattn", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     package = tmp_path / "hf_effattn"
-    subprocess.run(["cp", "-r", str(ROOT / "hf_effattn"), str(package)], check=True)
-    for name, block in zip(("configuration", "modeling"), blocks[:2], strict=True):
-        (package / "models" / f"{name}_mean_former.py").write_text(block)
-    command = [sys.executable, "-c", NEW_FAMILY, str(tmp_path / "saved")]
+    changed = [package / f"models/{name}_mean_former.py" for name in ("configuration", "modeling")]
+    changed.append(package / "families.py")
+    texts = [config, modeling, with_changes(changed[-1].read_text(), diff)]
+    for path, text in zip(changed, texts, strict=True):
+        path.write_text(text)
+    for action in (["check"], ["format", "--check"]):
+        subprocess.run([Path(sys.executable).with_name("ruff"), *action, *changed], check=True, cwd=tmp_path)
+    command = [sys.executable, "-c", NEW_FAMILY, str(tmp_path / "saved"), *PROMISES]
     subprocess.run(command, check=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"})
     model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "saved", trust_remote_code=True)
     assert model(random_ids(1, 5)).logits.shape == (1, 5, 260)

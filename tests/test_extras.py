@@ -48,7 +48,7 @@ DOORS = {
     "PIL": ["import hf_effattn.lra"],
     "datasets": [
         "import hf_effattn.lra.text",
-        "import hf_effattn.training.run",
+        "import hf_effattn.training.train",
         "import hf_effattn.metrics.loading",
         "hf_effattn.write_card",
     ],

@@ -96,8 +96,8 @@ def test_a_hopeless_perplexity_is_infinite_and_its_bits_are_not():
         ([1.0, math.nan], [3, 2], "loss of row 1, of 2 tokens, is not a number"),
         ([1.0, 1.0], [3, -1], "row 1 has -1.0 tokens"),
         ([1.0], [math.nan], "row 0 has nan tokens"),
-        ([1.0, 2.0], [0, 0], "not a single token"),
-        ([], [], "not a single token"),
+        ([1.0, 2.0], [0, 0], "there are no tokens"),
+        ([], [], "there are no tokens"),
     ],
 )
 def test_what_has_no_perplexity_is_refused(losses, tokens, message):
@@ -137,7 +137,7 @@ def test_the_best_of_several_references_counts():
 @pytest.mark.parametrize(
     ("answers", "references", "message"),
     [
-        ([], [], "not a single answer"),
+        ([], [], "there are no answers"),
         (["b", None], ["b", "c"], "an answer is a text, not None"),
         (["b", "c"], ["b", None], "a reference is a text or a list of texts, not None"),
         (["b", "c"], ["b", ["c", 3]], r"a reference is a text or a list of texts, not \['c', 3\]"),

@@ -67,10 +67,10 @@ class Windows:
 
 
 def test_the_compiled_kernels_give_their_reason(monkeypatch):
-    from hf_effattn.kernels import _build_refusal, build, library
+    from hf_effattn.kernels import build, build_error, library
     from hf_effattn.models import backend_cpu
 
-    caches = (_build_refusal, library.library, backend_cpu._refusal_of_dtype)
+    caches = (build_error, library.library, backend_cpu._missing_kernels)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(build, "os", Windows())

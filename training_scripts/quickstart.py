@@ -8,17 +8,18 @@ memory can be told apart. A model that is already trained there is not trained a
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import DatasetDict
-from readme_tables import quickstart_table
+from tabulate import tabulate
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
 
 import hf_effattn
-from hf_effattn.files import read_json
 from hf_effattn.lra import get_task
 from hf_effattn.training.checkpoints import is_finished
+from hf_effattn.training.results import RESULTS, RunResults, RunSummary, require
 
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
     (options,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses(arguments)  # type: ignore[arg-type]
     for model in MODELS:
         train(model, Path(options.output_dir) / model, options.recipe)
-    results = {model: read_json(Path(options.output_dir) / model / "results.json") for model in MODELS}
+    results = {model: RunResults.load(Path(options.output_dir) / model / RESULTS) for model in MODELS}
     reviews = get_task("text").load("package")
     for model in MODELS:
         difference = verify(Path(options.output_dir) / model / "model", reviews)
@@ -70,7 +71,21 @@ def verify(folder: Path, reviews: DatasetDict) -> float:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = dict(tokenizer(reviews["test"]["text"][:16], truncation=True, padding=True, return_tensors="pt"))
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    return hf_effattn.verify_checkpoint(folder, AUTO_CLASS, inputs, model(**inputs).logits)
+    difference: float = hf_effattn.verify_checkpoint(folder, AUTO_CLASS, inputs, model(**inputs).logits)
+    return difference
+
+
+def quickstart_table(results: Mapping[str, RunSummary]) -> str:
+    """One line per model of the quickstart: accuracy with its interval, speed, memory, size."""
+    headers = ["model", "test accuracy", "95 % interval", "tokens/s", "peak memory", "parameters"]
+    rows = []
+    for model, result in results.items():
+        accuracy, low, high = result.accuracy()
+        speed = require(result.tokens_per_second, "tokens_per_second")
+        memory = f"{result.peak_memory_bytes / 2**20:,.0f} MiB"
+        interval = f"{low:.1%} to {high:.1%}"
+        rows.append([model, f"{accuracy:.1%}", interval, f"{speed:,.0f}", memory, f"{result.parameters:,}"])
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,29 @@
 """Write the README's generated tables: the families, from the registry, and results of quickstart and benchmark.
 
-python training_scripts/readme_tables.py                      # renders the tables again
-python training_scripts/readme_tables.py --runs runs/quickstart   # takes over new results first
+python -m training_scripts.readme_tables                      # renders the tables again
+python -m training_scripts.readme_tables --runs runs/quickstart   # takes over new results first
 """
 
 import argparse
-import sys
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from benchmark.models import TRAINING_STEP
-from benchmark.operators import BASELINE
-from benchmark.problem import FORWARD, TRAINING
-from benchmark.ratios import Spread, best_peer, find_scenario, median_seconds, ratio_between, times_of
-from benchmark.settings import Settings
-from benchmark.targets import OUR_CPU, SOFTMAX
-
 import hf_effattn
 from hf_effattn.families import Family
 from hf_effattn.files import read_json, write_json
+from hf_effattn.training.results import RESULTS, RunResults, RunSummary
+
+from .benchmark.models import TRAINING_STEP
+from .benchmark.operators import BASELINE
+from .benchmark.problem import FORWARD, TRAINING
+from .benchmark.ratios import best_peer, find_scenario, ratio_between, times_of
+from .benchmark.settings import Settings
+from .benchmark.targets import OUR_CPU, SOFTMAX
+from .measuring.ratios import Spread, median_seconds
+from .quickstart import quickstart_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +32,6 @@ QUICKSTART = ROOT / "training_scripts/results/quickstart.json"
 BENCHMARK = ROOT / "training_scripts/results/benchmark.json"
 GPU = ROOT / "training_scripts/results/gpu-nvidia-h100-torch2.11.0-triton3.6.0.json"
 
-#: What of a run's results.json is kept in the repository; the log and the machine's details stay with the run.
-KEPT = ("parameters", "steps", "test", "tokens_per_second", "peak_memory_bytes", "data", "environment", "model_config")
-
 
 def main() -> None:
     """Take over results if asked to, and write the tables into the README."""
@@ -42,16 +39,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="output folder of the quickstart whose results to take over")
     runs = parser.parse_args().runs
     if runs is not None:
-        models = sorted(path.parent.name for path in runs.glob("*/results.json"))
-        write_json(QUICKSTART, {model: keep(read_json(runs / model / "results.json")) for model in models})
+        found = {path.parent.name: RunResults.load(path) for path in sorted(runs.glob(f"*/{RESULTS}"))}
+        write_json(QUICKSTART, {model: keep(results).to_dict() for model, results in found.items()})
     README.write_text(with_tables(README.read_text()))
 
 
-def keep(results: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's results that says what was measured, and on what, without the paths of the machine."""
-    kept = {name: results[name] for name in KEPT}
-    kept["model_config"] = {name: value for name, value in kept["model_config"].items() if not name.startswith("_")}
-    return kept
+def keep(results: RunResults) -> RunSummary:
+    """The part of a run's results that stands in the repository, without the paths of the machine."""
+    config = {name: value for name, value in results.model_config.items() if not name.startswith("_")}
+    return dataclasses.replace(results.summary(), model_config=config)
 
 
 def with_tables(readme: str) -> str:
@@ -63,7 +59,9 @@ def with_tables(readme: str) -> str:
     benchmark = read_json(BENCHMARK)
     tables = {
         "families": families_table(),
-        "quickstart": quickstart_table(read_json(QUICKSTART)),
+        "quickstart": quickstart_table(
+            {model: RunSummary.from_dict(content) for model, content in read_json(QUICKSTART).items()}
+        ),
         "operators": operators_table(benchmark),
         "models": models_table(benchmark),
         "gpu": gpu_table(read_json(GPU)),
@@ -79,7 +77,7 @@ def with_tables(readme: str) -> str:
 
 def families_table() -> str:
     """One line per family of the registry."""
-    headers = ["model_type", "classes", "attention of a head", "cost", "causal", "decoding state", "pairs", "images"]
+    headers = ["model_type", "classes", "attention of a head", "cost", "causal", "decoding state"]
     rows = [
         [
             f"`{family.model_type}`",
@@ -88,8 +86,6 @@ def families_table() -> str:
             family.cost,
             yes_or_no(family.causal),
             decoding_state(family),
-            yes_or_no(family.pairs),
-            yes_or_no(family.images),
         ]
         for family in hf_effattn.list_families()
     ]
@@ -101,23 +97,6 @@ def decoding_state(family: Family) -> str:
     if not family.causal:
         return "–"
     return "constant" if family.constant_state else "grows with the context"
-
-
-def quickstart_table(results: dict[str, dict[str, Any]]) -> str:
-    """One line per model of the quickstart: accuracy with its interval, speed, memory, size."""
-    headers = ["model", "test accuracy", "95 % interval", "tokens/s", "peak memory", "parameters"]
-    rows = [
-        [
-            model,
-            f"{result['test']['test_accuracy']:.1%}",
-            f"{result['test']['test_accuracy_low']:.1%} to {result['test']['test_accuracy_high']:.1%}",
-            f"{result['tokens_per_second']:,.0f}",
-            f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB",
-            f"{result['parameters']:,}",
-        ]
-        for model, result in results.items()
-    ]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def operators_table(benchmark: dict[str, Any]) -> str:

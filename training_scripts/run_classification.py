@@ -2,7 +2,7 @@
 
     python training_scripts/run_classification.py --recipe training_scripts/recipes/classification.yaml \
         --train_file train.csv --test_file test.csv --text_column review --label_column stars \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/stars
+        --model_config simpletron/quickstart --output_dir runs/stars
 
 The data is csv, json lines or parquet, or a ``--dataset`` of the `datasets` library; with ``--pair_column`` it is
 pairs of texts. The classes are the labels of the training rows. Any argument of `transformers.TrainingArguments` may
@@ -26,28 +26,30 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from hf_effattn.lra.collate import PairCollator
-from hf_effattn.lra.task import tokenize
+from hf_effattn.data.collate import PairCollator
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.metrics import load_metric
+from hf_effattn.training.arguments import argument
+from hf_effattn.training.checks import Scores
 from hf_effattn.training.labels import class_names, with_class_ids
-from hf_effattn.training.measure import PairTrainer
-from hf_effattn.training.model_zoo import is_ours
-from hf_effattn.training.run import RunArguments, begin, load_tokenizer, start_config, start_model, train_and_score
-from hf_effattn.training.user_data import check_texts, load_splits
+from hf_effattn.training.matched_configs import is_ours
+from hf_effattn.training.setup import parse_and_seed
+from hf_effattn.training.start import config_for_tokenizer, load_tokenizer, start_model
+from hf_effattn.training.train import train_and_score
+from hf_effattn.training.trainer import PairTrainer
+from hf_effattn.training.user_data import UserRunArguments, check_texts, load_splits
 
 
-#: What is measured beside the ends of the accuracy's interval, by which end is the good one.
-SCORES = {"higher": ("accuracy", "macro_f1", "matthews"), "lower": ("loss",)}
+#: What is measured, beside the ends of the accuracy's interval.
+SCORES = Scores(higher=("accuracy", "macro_f1", "matthews"), lower=("loss",))
 
 
 @dataclasses.dataclass
-class ClassificationArguments(RunArguments):
+class ClassificationArguments(UserRunArguments):
     """What to classify with what."""
 
-    label_column: str = dataclasses.field(default="label", metadata={"help": "column of the labels"})
-    pair_column: str | None = dataclasses.field(
-        default=None, metadata={"help": "column of the second texts, if pairs are classified"}
-    )
+    label_column: str = argument("column of the labels", "label")
+    pair_column: str | None = argument("column of the second texts, if pairs are classified")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,13 +58,13 @@ class ClassificationArguments(RunArguments):
             raise ValueError(f"texts, second texts and labels are columns of their own, got {columns}")
 
 
-def main(arguments: list[str]) -> dict[str, Any]:
+def main(command_line: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
-    run, training = begin(ClassificationArguments, arguments, __doc__, **SCORES)
+    run, training = parse_and_seed(ClassificationArguments, command_line, __doc__, SCORES)
     tokenizer = load_tokenizer(run)
     with training.main_process_first():
         splits, names = load_labelled(run)
-        config = start_config(run, tokenizer, **label_fields(run, names))
+        config = config_for_tokenizer(run, tokenizer, **label_fields(run, names))
         joined = run.pair_column is not None and not is_ours(config.model_type)
         check_pairs(run, config)
         encoded = tokenize(splits, tokenizer, run.max_length // 2 if joined else run.max_length, joined)
@@ -76,7 +78,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         processing_class=tokenizer,
         compute_metrics=class_scores(),
     )
-    return train_and_score(trainer, run, splits, encoded.get("test"))
+    return train_and_score(trainer, run, splits, encoded.get("test")).to_dict()
 
 
 def load_labelled(run: ClassificationArguments) -> tuple[DatasetDict, list[str]]:

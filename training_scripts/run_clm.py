@@ -1,7 +1,7 @@
 """Train and score a causal language model on texts of your own with `transformers.Trainer`.
 
     python training_scripts/run_clm.py --recipe training_scripts/recipes/clm.yaml --train_file texts.txt \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron-clm
+        --model_config simpletron/quickstart --output_dir runs/simpletron-clm
 
 The texts are plain, csv, json lines or parquet, or a ``--dataset`` of the `datasets` library, and are chunked. The
 rest is as in ``run_classification.py``.
@@ -13,26 +13,22 @@ from typing import Any
 
 from transformers import DataCollatorForTokenClassification, PreTrainedConfig
 
-from hf_effattn.families import list_families
+from hf_effattn.families import find, list_families
 from hf_effattn.tokenization import is_byte_tokenizer
 from hf_effattn.training.language import LANGUAGE_SCORES, chunk_texts, language_scores, token_losses, with_next_tokens
-from hf_effattn.training.run import (
-    RunArguments,
-    begin,
-    load_tokenizer,
-    start_config,
-    start_model,
-    train_and_score,
-)
+from hf_effattn.training.matched_configs import is_ours
+from hf_effattn.training.setup import parse_and_seed
+from hf_effattn.training.start import config_for_tokenizer, load_tokenizer, start_model
+from hf_effattn.training.train import train_and_score
 from hf_effattn.training.trainer import CheckedTrainer
-from hf_effattn.training.user_data import check_texts, is_running, load_splits
+from hf_effattn.training.user_data import UserRunArguments, check_texts, is_running, load_splits
 
 
-def main(arguments: list[str]) -> dict[str, Any]:
+def main(command_line: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
-    run, training = begin(RunArguments, arguments, __doc__, **LANGUAGE_SCORES)
+    run, training = parse_and_seed(UserRunArguments, command_line, __doc__, LANGUAGE_SCORES)
     tokenizer = load_tokenizer(run)
-    config = start_config(run, tokenizer)
+    config = config_for_tokenizer(run, tokenizer)
     check_causal(config)
     with training.main_process_first():
         splits = load_splits(run, {run.text_column: "text"}, running_text=True)
@@ -49,7 +45,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         preprocess_logits_for_metrics=partial(token_losses, shift=True),
         compute_metrics=partial(language_scores, bytes_are_tokens=is_byte_tokenizer(tokenizer)),
     )
-    return train_and_score(trainer, run, splits, encoded.get("test"))
+    return train_and_score(trainer, run, splits, encoded.get("test")).to_dict()
 
 
 def check_causal(config: PreTrainedConfig) -> None:
@@ -57,14 +53,13 @@ def check_causal(config: PreTrainedConfig) -> None:
 
     Models of this library set `is_decoder` themselves, if their family has a causal form at all.
     """
-    families = list_families()
-    ours = next((family for family in families if family.model_type == config.model_type), None)
-    if ours is not None and not ours.causal:
+    ours = is_ours(config.model_type)
+    if ours and not find(config.model_type).causal:
         raise ValueError(
             f"{config.model_type} has no causal form: train it with run_mlm.py, or choose one of "
-            f"{[family.model_type for family in families if family.causal]}"
+            f"{[family.model_type for family in list_families() if family.causal]}"
         )
-    if ours is None and getattr(config, "is_decoder", True) is False:
+    if not ours and getattr(config, "is_decoder", True) is False:
         raise ValueError(f"this {config.model_type} is an encoder: set is_decoder to true in its config")
 
 

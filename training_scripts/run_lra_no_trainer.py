@@ -1,7 +1,7 @@
 """Train and score one model on one Long Range Arena task with a plain loop over Accelerate.
 
     python training_scripts/run_lra_no_trainer.py --recipe training_scripts/recipes/quickstart.yaml \
-        --model_config modeling_configs/simpletron-quickstart.json --output_dir runs/simpletron-loop
+        --model_config simpletron/quickstart --output_dir runs/simpletron-loop
     torchrun --nproc_per_node 2 training_scripts/run_lra_no_trainer.py …
 
 It reads the recipes of ``run_lra.py``, with the same optimizer, schedule and selection of the best weights. Take it to
@@ -14,7 +14,7 @@ import logging
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,73 +23,56 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, get_scheduler, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, get_scheduler, set_seed
 
-from hf_effattn.lra.collate import IGNORED
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.metrics import load_metric
-from hf_effattn.training.checkpoints import checkpoint_to_resume, sole_run
-from hf_effattn.training.checks import check_arguments, choose_weights_by
-from hf_effattn.training.lra import LraArguments, prepare
-from hf_effattn.training.recipes import parse_recipe
-from hf_effattn.training.run import made_of, run_facts, store
+from hf_effattn.training.argument_effects import READ_BY_LOOP
+from hf_effattn.training.checkpoints import exclusive_output_dir
+from hf_effattn.training.export_run import export_run
+from hf_effattn.training.lra import LRA_SCORES, LraArguments, prepare
+from hf_effattn.training.setup import parse_and_seed
+from hf_effattn.training.train import resolved_setup, run_results
 
 
 logger = logging.getLogger("run_lra_no_trainer")
 
-#: The training arguments that this script reads, or that say what it does anyway.
-READ = {
-    *("output_dir", "seed", "max_steps", "use_cpu", "bf16", "fp16", "disable_tqdm"),
-    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm"),
-    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-    # The loss is logged with every evaluation, and no checkpoint is written before the end.
-    *("logging_steps", "save_strategy", "save_steps", "save_total_limit"),
-}
 
-
-def main(arguments: list[str]) -> dict[str, Any]:
+def main(command_line: list[str]) -> dict[str, Any]:
     """Run the script with a command line; returns the content of ``results.json``."""
-    parser = HfArgumentParser((LraArguments, TrainingArguments), description=__doc__)  # type: ignore[arg-type]
-    lra, training = parse_recipe(parser, arguments)
-    check_arguments(training)
-    check_read(lra, training)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    checkpoint_to_resume(lra, training)  # refuses a folder that is not empty
-    set_seed(training.seed)
+    lra, training = parse_and_seed(LraArguments, command_line, __doc__, LRA_SCORES, check_read)
     prepared = prepare(lra)
     model = prepared.model
     loop = Loop(training, model, prepared.encoded["train"], prepared.encoded["validation"], prepared.collate)
-    made = made_of(training, model, prepared.splits)
-    with sole_run(lra, training, made):
-        best = loop.train(lra.patience)
+    setup = resolved_setup(training, model, prepared.splits)
+    with exclusive_output_dir(lra, training, setup):
+        trained = loop.train(lra.patience)
         scores = loop.evaluate(loop.loader(prepared.encoded["test"]))
-        read = {name: value for name, value in training.to_sanitized_dict().items() if name in READ}
-        results = run_facts(lra, read, model, made) | best
-        results["test"] = {f"test_{name}": value for name, value in scores.items()}
+        read = {name: value for name, value in training.to_sanitized_dict().items() if name in READ_BY_LOOP}
+        test = {f"test_{name}": value for name, value in scores.items()}
+        results = run_results(lra, read, model, setup, **trained._asdict(), test=test)
         if loop.accelerator.is_main_process:
-            store(model, prepared.processor, Path(training.output_dir), results)
+            results = export_run(model, prepared.processor, Path(str(training.output_dir)), results)
     logger.info("test accuracy %.4f, results in %s", scores["accuracy"], training.output_dir)
     loop.accelerator.end_training()
-    return results
+    return results.to_dict()
 
 
 def check_read(lra: LraArguments, training: TrainingArguments) -> None:
-    """Raise ValueError for arguments that the loop would leave unread, and for those that it needs."""
+    """Raise ValueError for arguments that the loop would not read, and where one that it needs is missing."""
     # Some fields follow from others.
-    usual = TrainingArguments(**{name: getattr(training, name) for name in READ})
+    usual = TrainingArguments(**{name: getattr(training, name) for name in READ_BY_LOOP})
     changed = {
         field.name
         for field in dataclasses.fields(TrainingArguments)
         if field.init and getattr(training, field.name) != getattr(usual, field.name)
     }
-    if unread := changed - READ:
+    if unread := changed - READ_BY_LOOP:
         raise ValueError(f"this script does not read {sorted(unread)}: use run_lra.py, or leave them out")
-    if asked := [name for name in ("resume", "diagnose") if getattr(lra, name)]:
-        raise ValueError(f"this script has no {asked}: use run_lra.py")
+    if given := [name for name in ("resume", "diagnose") if getattr(lra, name)]:
+        raise ValueError(f"this script has no {given}: use run_lra.py")
     if training.max_steps <= 0 or not training.eval_steps or training.eval_steps < 1:
         raise ValueError("give max_steps and eval_steps in steps, which this script counts by")
-    choose_weights_by(training, higher=("accuracy",), lower=("loss",))
     by_accuracy = training.metric_for_best_model in ("accuracy", "eval_accuracy")
     if training.eval_strategy != "steps" or not training.load_best_model_at_end or not by_accuracy:
         raise ValueError(
@@ -98,11 +81,20 @@ def check_read(lra: LraArguments, training: TrainingArguments) -> None:
         )
 
 
+class Trained(NamedTuple):
+    """What `Loop.train` gives: steps made, the best evaluation and its accuracy, and an entry per evaluation."""
+
+    steps: int
+    best_step: int
+    validation_accuracy: float
+    log: list[dict[str, Any]]
+
+
 class Loop:
     """Steps of training with evaluations between them.
 
     Args:
-        training: see `READ`.
+        training: the arguments of the trainer that the loop reads, see `READ_BY_LOOP`.
         model: is trained in place.
         train: rows to train on.
         validation: rows that choose the best weights, by accuracy.
@@ -136,20 +128,20 @@ class Loop:
         self.model, self.optimizer, self.batches = self.accelerator.prepare(model, optimizer, batches)
         self.validation = self.loader(validation)
 
-    def loader(self, rows: Dataset) -> DataLoader:
+    def loader(self, rows: Dataset) -> DataLoader[Any]:
         """Batches to evaluate on."""
         size = self.training.per_device_eval_batch_size
-        return self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.collate))
+        batches: DataLoader[Any] = self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.collate))
+        return batches
 
-    def train(self, patience: int | None) -> dict[str, Any]:
+    def train(self, patience: int | None) -> Trained:
         """Train for `max_steps`, and leave the weights of the best evaluation in the model.
 
         Args:
             patience: stop after so many evaluations that are no better than an earlier one.
         """
         evaluate_every, log = int(self.training.eval_steps or 0), []
-        best: dict[str, Any] = {"validation_accuracy": -1.0}
-        waited = 0
+        best, best_step, waited = -1.0, 0, 0
         weights: dict[str, torch.Tensor] = {}
         bar = tqdm(
             range(1, self.training.max_steps + 1),
@@ -164,14 +156,13 @@ class Loop:
             log.append({"step": step, "loss": loss, **scores})
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{scores['accuracy']:.3f}")
             waited += 1
-            if scores["accuracy"] > best["validation_accuracy"]:
-                waited = 0
-                best = {"validation_accuracy": scores["accuracy"], "best_step": step}
+            if scores["accuracy"] > best:
+                best, best_step, waited = scores["accuracy"], step, 0
                 weights = {name: tensor.detach().clone() for name, tensor in self.unwrapped().state_dict().items()}
             if waited == patience:
                 break
         self.unwrapped().load_state_dict(weights)
-        return {"steps": step, **best, "log": log}
+        return Trained(step, best_step, best, log)
 
     def endless_batches(self) -> Any:
         """Batches of one epoch after the other, each in an order of its own."""
@@ -199,7 +190,7 @@ class Loop:
         return float(self.accelerator.reduce(torch.stack(losses).sum(), "mean"))
 
     @torch.no_grad()
-    def evaluate(self, batches: DataLoader) -> dict[str, float]:
+    def evaluate(self, batches: DataLoader[Any]) -> dict[str, float]:
         """Accuracy, and its interval, over the rows of all processes."""
         self.model.eval()
         predicted: list[np.ndarray] = []
@@ -210,12 +201,15 @@ class Loop:
             for part, kept in zip(pair, (predicted, expected), strict=True):
                 kept.append(part.cpu().numpy())
         labels = np.concatenate(expected)
-        asked = labels != IGNORED
-        return load_metric("accuracy").compute(predictions=np.concatenate(predicted)[asked], references=labels[asked])
+        scored = labels != IGNORED
+        predictions = np.concatenate(predicted)[scored]
+        scores: dict[str, float] = load_metric("accuracy").compute(predictions=predictions, references=labels[scored])
+        return scores
 
     def unwrapped(self) -> PreTrainedModel:
         """The model itself."""
-        return self.accelerator.unwrap_model(self.model)
+        model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
+        return model
 
 
 def parameter_groups(model: PreTrainedModel, training: TrainingArguments) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hf_effattn.files import read_json, write_json
-from hf_effattn.hub.card import write_card
+from hf_effattn.cards.card import write_card
 from hf_effattn.hub.checkpoint_files import EXPORT_RECORD
+from hf_effattn.training.results import RESULTS, RunResults
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"
@@ -37,11 +37,11 @@ def ship(source: Path, target: Path) -> None:
         # It names code that is not there; the package's config puts it back when the model is exported.
         config.pop("auto_map", None)
         (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        results = read_json(source / "results.json")
+        results = RunResults.load(source / RESULTS)
         # Where the run lay on the machine that made it is of no use elsewhere.
-        results["training_arguments"].pop("output_dir", None)
-        write_json(staging / "results.json", results)
-        write_card(staging, staging / "results.json", repository=f"model_cards/{target.name}", license="apache-2.0")
+        results.training_arguments.pop("output_dir", None)
+        results.save(staging)
+        write_card(staging, staging / RESULTS, repository=f"model_cards/{target.name}", license="apache-2.0")
         for path in staging.iterdir():
             path.chmod(0o644)
         if target.exists():

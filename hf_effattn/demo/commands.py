@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..hub.commands import Also, refusals, say
+from ..hub.commands import Also, exit_on_errors, say
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def demo(
 
     The page needs no network.
     """
-    with refusals():
+    with exit_on_errors():
         from .export import export_space
         from .models import load_models
         from .page import build_page, serve

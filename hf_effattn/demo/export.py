@@ -10,7 +10,7 @@ from huggingface_hub import SpaceCardData
 from packaging.version import Version
 
 from ..hub.audit import audit_checkpoint
-from ..hub.checkpoint_files import unchanged
+from ..hub.checkpoint_files import check_unchanged
 from ..hub.export import replace_export
 from ..version import __version__
 from .models import LoadedModel, default_source, load_models
@@ -108,7 +108,7 @@ def _place(source: str, loaded: LoadedModel, staging: Path, also: Collection[str
     for path in audit.files:
         (staging / place / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, staging / place / path)
-    unchanged(staging / place, audit.files)
+    check_unchanged(staging / place, audit.files)
     return place
 
 

@@ -154,5 +154,5 @@ def _bytes(value: Any) -> int:
 def key_value_bytes(loaded: LoadedModel, tokens: int) -> int:
     """The bytes of the keys and values of `tokens` tokens in softmax attention of the same layers and width."""
     config = loaded.model.config
-    size = loaded.model.dtype.itemsize
-    return 2 * config.num_hidden_layers * config.hidden_size * tokens * size
+    numbers: int = 2 * config.num_hidden_layers * config.hidden_size * tokens
+    return numbers * loaded.model.dtype.itemsize

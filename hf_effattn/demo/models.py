@@ -49,7 +49,8 @@ class LoadedModel:
     @property
     def limit(self) -> int | None:
         """The most tokens that the model reads, or None if any number."""
-        return self.model.config.max_input_length
+        limit: int | None = self.model.config.max_input_length
+        return limit
 
     @property
     def takes_pairs(self) -> bool:

@@ -36,7 +36,7 @@ ABOUT = """\
 Every text stays on the computer that runs this page."""
 
 
-def build_page(models: Sequence[LoadedModel]) -> "gradio.Blocks":
+def build_page(models: Sequence[LoadedModel]) -> gradio.Blocks:
     """The page for some models, not started yet.
 
     Raises:
@@ -44,6 +44,7 @@ def build_page(models: Sequence[LoadedModel]) -> "gradio.Blocks":
     """
     if not models:
         raise ValueError("the page needs a model to show")
+    page: gradio.Blocks
     with gradio.Blocks(title="hf_effattn", analytics_enabled=False) as page:
         gradio.Markdown(ABOUT)
         gradio.HTML(view.models_list(models))
@@ -56,7 +57,7 @@ def build_page(models: Sequence[LoadedModel]) -> "gradio.Blocks":
     return page
 
 
-def serve(page: "gradio.Blocks", host: str | None = None, port: int | None = None, browser: bool = False) -> str:
+def serve(page: gradio.Blocks, host: str | None = None, port: int | None = None, browser: bool = False) -> str:
     """Start a page, and give its address; it is served until its process ends or ``page.close()``.
 
     Args:
@@ -68,6 +69,7 @@ def serve(page: "gradio.Blocks", host: str | None = None, port: int | None = Non
     Raises:
         OSError: the port is taken.
     """
+    address: str
     _, address, _ = page.queue().launch(
         server_name=host,
         server_port=port,

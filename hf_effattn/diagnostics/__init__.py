@@ -1,4 +1,4 @@
-"""What goes on inside a model: numbers with their definitions, a callback that logs them, and a figure."""
+"""Looks inside a model: measures of its layers, a callback that logs them, and a figure of its attention."""
 
 from .collect import diagnose
 from .measures import (

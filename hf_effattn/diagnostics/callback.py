@@ -1,4 +1,4 @@
-"""The measures in the log of a `Trainer`."""
+"""A callback that adds the measures to the log of a `Trainer`."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from .collect import diagnose
 
 
 class DiagnosticsCallback(TrainerCallback):
-    """Logs `diagnose` of a fixed batch after every evaluation, through the trainer and so to all its reporters.
+    """Logs `diagnose` of a fixed batch after every evaluation; all reporters of the trainer get the measures.
 
         trainer.add_callback(DiagnosticsCallback(trainer, dict(tokenizer(texts, padding=True, return_tensors="pt"))))
 
     Args:
-        trainer: whose model is measured, and whose log the measures go to (under ``diagnostics/``).
-        inputs: a batch of the model's inputs; it is moved to the model's device.
+        trainer: the trainer whose model is measured. Its log gets the measures, under ``diagnostics/``.
+        inputs: a batch of inputs for the model; it is moved to the device of the model.
     """
 
     def __init__(self, trainer: Trainer, inputs: dict[str, torch.Tensor]):
@@ -25,7 +25,7 @@ class DiagnosticsCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure, and log as the trainer logs its own figures."""
+        """Measure the model, and log the measures as the trainer logs its own numbers."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         inputs = {name: value.to(model.device) for name, value in self.inputs.items()}
         measured = diagnose(model, **inputs)

@@ -1,4 +1,4 @@
-"""A figure of what a model attends to and of what its memory holds."""
+"""A figure of the attention maps of a model."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 from ..extras import needs_extra
 from ..models.skeleton_model import EffAttnPreTrainedModel
-from .modes import evaluating
+from .collect import eval_mode
 
 
 with needs_extra("train"):
@@ -15,25 +15,28 @@ with needs_extra("train"):
 
 @torch.no_grad()
 def attention_figure(model: EffAttnPreTrainedModel, **inputs: Any) -> Figure:
-    """One column per layer, for the first sequence of a batch: attention maps, and how its rows spread.
+    """Draw the attention maps of the first sequence of a batch, with one column per layer.
 
-    The first row shows `attentions` (the implied map, or how tokens read the memory), the second, for Luna and
-    ConvLuna and the encoders of the memory transformer, `pack_attentions` (how the memory reads tokens), both averaged
-    over heads. The last row shows the singular values of the map of the first, each over the greatest: a memory that
-    has degraded to a single direction falls at once.
+    - The first row shows `attentions`: the implied map, or how tokens read the memory.
+    - The second row shows `pack_attentions`: how the memory reads tokens. Luna, ConvLuna and the encoders of the
+      memory transformer have it.
+    - The last row shows the singular values of the map in the first row, each divided by the greatest one. If a memory
+      has degraded to a single direction, they drop at once.
+
+    Maps are averaged over the heads.
 
     Args:
-        model: any model of the library; it is run in eval mode, and left as it was.
-        **inputs: what its forward takes.
+        model: any model of the library. It runs in eval mode, and gets its modes back.
+        **inputs: the arguments of its forward.
 
     Returns:
         A matplotlib figure: ``attention_figure(...).savefig("attention.png")``.
 
     Raises:
-        ValueError: as the model does for `output_attentions`.
+        ValueError: the model refuses `output_attentions`, for example because the input is too long.
     """
     options = {"use_cache": False} if model.config.is_decoder else {}
-    with evaluating(model):
+    with eval_mode(model):
         outputs = model(**inputs, output_attentions=True, **options)
     rows = {"attention": outputs.attentions, "pack attention": outputs.pack_attentions}
     shown = {name: [layer[0].mean(0).float().cpu() for layer in maps] for name, maps in rows.items() if maps}

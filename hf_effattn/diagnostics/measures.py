@@ -1,4 +1,4 @@
-"""The measures, each as a function of tensors."""
+"""The measures. Each one is a function of tensors."""
 
 import torch
 
@@ -6,8 +6,8 @@ import torch
 def memory_cosine(memory: torch.Tensor) -> torch.Tensor:
     """Mean cosine between two different cells: 1 when all cells of a memory point the same way.
 
-    ``sum_{i != j} cos(m_i, m_j) / (l (l - 1))`` for ``[..., l, hidden]``, averaged over the leading dimensions. Its
-    rise is the memory degradation of ConvLuna (arXiv 2404.00798).
+    ``sum_{i != j} cos(m_i, m_j) / (l (l - 1))`` for ``[..., l, hidden]``, averaged over the leading dimensions.
+    ConvLuna (arXiv 2404.00798) calls the rise of this cosine memory degradation.
 
     Raises:
         ValueError: fewer than two cells.
@@ -15,14 +15,14 @@ def memory_cosine(memory: torch.Tensor) -> torch.Tensor:
     cells = memory.shape[-2]
     if cells < 2:
         raise ValueError(f"the cosine between cells needs two of them, got {cells}")
-    unit = torch.nn.functional.normalize(memory.double(), dim=-1)
-    # The sum over all pairs is the squared norm of the sum; the pairs of a cell with itself come to l.
+    unit: torch.Tensor = torch.nn.functional.normalize(memory.double(), dim=-1)
+    # The sum over all pairs is the squared norm of the sum. The pairs of a cell with itself add up to l.
     return ((unit.sum(-2).square().sum(-1) - cells) / (cells * (cells - 1))).mean()
 
 
 def stable_rank(matrix: torch.Tensor) -> torch.Tensor:
     """``||M||_F^2 / ||M||_2^2`` of ``[..., rows, columns]``, averaged: how many directions share the energy."""
-    energy = torch.linalg.svdvals(matrix.double()).square()
+    energy: torch.Tensor = torch.linalg.svdvals(matrix.double()).square()
     return (energy.sum(-1) / energy[..., 0].clamp(min=torch.finfo(energy.dtype).tiny)).mean()
 
 
@@ -31,36 +31,38 @@ def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
 
     It lies between 1 and the smaller side of ``[..., rows, columns]``.
     """
-    singular = torch.linalg.svdvals(matrix.double())
+    singular: torch.Tensor = torch.linalg.svdvals(matrix.double())
     share = singular / singular.sum(-1, keepdim=True).clamp(min=torch.finfo(singular.dtype).tiny)
-    return torch.special.entr(share).sum(-1).exp().mean()
+    entropy: torch.Tensor = torch.special.entr(share).sum(-1)
+    return entropy.exp().mean()
 
 
 def attention_entropy(
     weights: torch.Tensor, key_mask: torch.Tensor | None = None, query_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean entropy of the rows of ``[B, H, N, M]``, over the log of the keys that a row can read: 1 is uniform.
+    """Mean entropy of the rows of ``[B, H, N, M]``, divided by its maximum: 1 for uniform attention.
 
-    `key_mask` is ``[B, M]`` bool, `query_mask` ``[B, N]``: which rows count. Rows that have one key to read, or none,
-    tell nothing and are left out; where there are only such rows the result is NaN.
+    The maximum is the logarithm of the number of keys that a row can read. `key_mask`, ``[B, M]`` bool, says which
+    keys can be read; `query_mask`, ``[B, N]`` bool, says which rows count. Rows with at most one key have no entropy
+    and are left out. If there are no other rows, the result is NaN.
     """
-    entropy = torch.special.entr(weights.double()).sum(-1)
+    entropy: torch.Tensor = torch.special.entr(weights.double()).sum(-1)
     keys = torch.full_like(entropy, weights.shape[-1])
     if key_mask is not None:
         keys = keys * 0 + key_mask.sum(-1)[:, None, None]
-    telling = keys > 1
+    counted = keys > 1
     if query_mask is not None:
-        telling &= query_mask[:, None]
-    return (entropy[telling] / keys[telling].log()).mean()
+        counted &= query_mask[:, None]
+    return (entropy[counted] / keys[counted].log()).mean()
 
 
 def denominator_range(
     query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The least and the greatest ``phi(q_n) . sum_m phi(k_m)`` of real tokens, for ``[B, H, N, F]``.
+    """The smallest and the largest denominator ``phi(q_n) . sum_m phi(k_m)`` of real tokens, for ``[B, H, N, F]``.
 
-    Near zero the quotient of kernel attention is noise; far above it half precision overflows. `mask` is ``[B, N]``
-    bool; with `causal` the sum runs over ``m <= n``.
+    A denominator near zero makes the output of kernel attention noise; a very large one overflows in half precision.
+    `mask` is ``[B, N]`` bool, True for real tokens. With `causal`, the sum runs over ``m <= n``.
     """
     key = key.double() if mask is None else key.double().masked_fill(~mask[:, None, :, None], 0.0)
     total = key.cumsum(-2) if causal else key.sum(-2, keepdim=True)
@@ -71,11 +73,12 @@ def denominator_range(
 
 
 def weight_sum(denominator: torch.Tensor, eps: float) -> torch.Tensor:
-    """What the weights of kernel attention sum to: ``d / (d + eps)`` of a denominator `d` before `eps` is added."""
+    """The sum of the weights of kernel attention: ``d / (d + eps)`` for a denominator `d` without `eps`."""
     return denominator / (denominator + eps).clamp(min=torch.finfo(denominator.dtype).tiny)
 
 
 def state_norm(key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over rows and heads of ``||sum_m k_m v_m^T||_F``, the state of linear attention after the last token."""
     key = key.double() if mask is None else key.double().masked_fill(~mask[:, None, :, None], 0.0)
-    return torch.linalg.matrix_norm(key.transpose(-1, -2) @ value.double()).mean()
+    norms: torch.Tensor = torch.linalg.matrix_norm(key.transpose(-1, -2) @ value.double())
+    return norms.mean()

@@ -1,1 +1,1 @@
-"""From a trained model to a checkpoint that anyone can load: export it, and prove that it loads."""
+"""Exports a model as a checkpoint that carries its own code, verifies that it loads anywhere, and publishes it."""

@@ -1,7 +1,7 @@
-"""Look into a checkpoint before anyone loads it: is its code that of this package, and does all else lie beside it?
+"""Audits a checkpoint before it is loaded: its code must be that of this package, and its files must be complete.
 
-The audit reads, it does not run. Code is known by its bytes: a file is this package's own, or it is not, and then only
-a reader can say what it does.
+The audit reads files and runs nothing. It recognises code by its bytes: either a file equals a file of this package,
+or the file is foreign, and only a person who reads it can say what it does.
 """
 
 from collections.abc import Collection
@@ -15,19 +15,19 @@ from .checkpoint_files import read_files
 from .references import read_strictly, reference_offences
 
 
-#: The code that the installed package gives to checkpoints.
+#: The folder with the code that the installed package copies into checkpoints.
 MODELS = Path(__file__).parents[1] / "models"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What a checkpoint brings with it; paths are relative to its folder.
+    """The files of a checkpoint. Paths are relative to its folder.
 
     Attributes:
-        files: file -> its SHA-256, for everything that is loaded or published.
-        code: the part of it that is Python.
-        weights: the safetensors files.
-        foreign: files of code that are not, byte for byte, those of the installed hf_effattn.
+        files: SHA-256 of every file that is loaded or published, by path.
+        code: the Python files among them.
+        weights: the paths of the safetensors files.
+        foreign: the paths of Python files that differ from those of the installed hf_effattn.
     """
 
     files: dict[str, str]
@@ -37,22 +37,24 @@ class Audit:
 
 
 def audit_checkpoint(folder: str | Path, *, foreign_code: bool = False, also: Collection[str] = ()) -> Audit:
-    """Read every file of a checkpoint, and refuse what must not travel with it.
+    """Read every file of a checkpoint, and refuse files that must not be published or run.
 
-    Code must be that of the installed package, byte for byte. Every other file must have a name that belongs to a
-    checkpoint, and be text, a picture, or weights in safetensors, of which there must be some. Configs, tokenizers
-    and indexes, all JSON files, may name code and weights in the folder alone. Links, hidden files, pickles and
-    adapters are refused. Memory is bounded whatever the files' size.
+    - Code must equal the code of the installed package, byte for byte.
+    - Every other file must have a name that belongs to a checkpoint, and must be text, a picture, or weights in
+      safetensors. There must be weights.
+    - JSON files (configs, tokenizers, indexes) may name code and weights inside the folder only.
+    - Links, hidden files, pickles and adapters are refused.
+
+    Memory stays bounded for files of any size.
 
     Args:
         folder: the checkpoint.
-        foreign_code: whether other code may be there; it is named in `Audit.foreign`, and what it does is for its
-            reader to judge.
-        also: files of other names that belong to the checkpoint, as paths in it.
+        foreign_code: accept other code as well. `Audit.foreign` names its files; the caller has to judge them.
+        also: paths of further files, with other names, that belong to the checkpoint.
 
     Raises:
-        FileNotFoundError: `folder` holds no checkpoint.
-        ValueError: the message lists every offence with its file.
+        FileNotFoundError: `folder` holds no checkpoint, or a file of `also` is missing.
+        ValueError: files are refused. The message lists every file with the reason.
     """
     folder = Path(folder)
     check_is_checkpoint(folder)
@@ -76,29 +78,29 @@ def audit_checkpoint(folder: str | Path, *, foreign_code: bool = False, also: Co
     if not foreign_code:
         offences += [f"{path}: is not code of hf_effattn {__version__}" for path in foreign]
     if offences:
-        raise ValueError(_refusal(folder, offences, bool(foreign) and not foreign_code))
+        raise ValueError(_refusal_message(folder, offences, bool(foreign) and not foreign_code))
     return Audit(files=found.hashes, code=code, weights=weights, foreign=foreign)
 
 
 def check_is_checkpoint(folder: Path) -> None:
-    """Raise FileNotFoundError if `folder` is not there, or holds no config."""
+    """Raise FileNotFoundError if `folder` does not exist or has no config."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json")
+        raise FileNotFoundError(f"{folder} is not a checkpoint: it has no config.json")
 
 
-def _refusal(folder: Path, offences: list[str], names_foreign_code: bool) -> str:
+def _refusal_message(folder: Path, offences: list[str], names_foreign_code: bool) -> str:
     lines = [f"{folder} must not be published or run as it is:", *sorted(offences)]
     if names_foreign_code:
         lines.append(
-            "None of this code was run. `hf-effattn export` writes the package's own beside the weights; "
-            "--run-foreign-code is for code that you have read"
+            "None of this code was run. `hf-effattn export` writes the package's own code beside the weights. If you "
+            "have read the foreign code, --run-foreign-code runs it"
         )
     return "\n".join(lines)
 
 
 @cache
 def own_code() -> dict[str, str]:
-    """The files that checkpoints of the installed hf_effattn may bring with them -> their SHA-256."""
+    """Return the SHA-256 of every code file that the installed hf_effattn copies into checkpoints, by name."""
     return {path.name: sha256(path) for path in MODELS.glob("*.py")}

@@ -1,6 +1,6 @@
-"""The files of a checkpoint, each under its hash, and what must not be among them.
+"""Hashes the files of a checkpoint, and finds the files that must not be in one.
 
-Nothing is opened but regular files, nothing is read into memory whole but JSON of a bounded size, and nothing is run.
+Only regular files are opened. Only JSON files of a bounded size are held in memory whole. Nothing is run.
 """
 
 import codecs
@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from ..files import sha256
 
 
-#: What transformers loads, and what tells of it: the names that may be in a checkpoint. Everything else is refused.
-KNOWN = re.compile(
+#: The names that files of a checkpoint may have: files that transformers loads, and documents. Others are refused.
+KNOWN_NAMES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|(processor_config|preprocessor_config)\.json"
     r"|(merges|vocab)\.txt|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja"
@@ -30,25 +30,25 @@ KNOWN = re.compile(
     r"|([^/]+/)*[^/]+\.(md|py|(?i:gif|jpe?g|png))"
 )
 
-#: Endings of files that are, or may hold, pickles or other formats that run code.
+#: Names of files that may hold pickles or other formats that run code.
 PICKLES = re.compile(r".*\.(bin|ckpt|h5|joblib|keras|msgpack|npy|npz|pickle|pkl|pt|pt2|pte|pth|zip)", re.IGNORECASE)
 
-#: What pictures of a card begin with, by their endings.
+#: The first bytes of the pictures of a card, by the suffix of the file.
 PICTURES = {".gif": b"GIF8", ".jpeg": b"\xff\xd8\xff", ".jpg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n"}
 
-#: With a file of this name, and peft installed, transformers loads another repository in the place of this one.
+#: If a checkpoint has a file of this name and peft is installed, transformers loads another repository instead.
 ADAPTER = "adapter_config.json"
 
-#: What `export_checkpoint` leaves to know its own files again; it stays where it was written.
+#: `export_checkpoint` records its files here, so that a later export recognises them. The record is never published.
 EXPORT_RECORD = ".hf_effattn-export.json"
 
-#: Where git and downloads keep their own files, which are neither loaded nor pushed.
-PASSED_OVER = ((".git",), (".cache", "huggingface"), (EXPORT_RECORD,))
+#: Paths of git, of downloads and of exports. They are neither loaded nor pushed.
+IGNORED_PATHS = ((".git",), (".cache", "huggingface"), (EXPORT_RECORD,))
 
-#: The most bytes of a JSON file: three times the largest tokenizers.
+#: The largest size of a JSON file in bytes, three times that of the largest tokenizers.
 LARGEST_JSON = 100 * 2**20
 
-#: What separates folders, names drives or must not be in a name on Windows.
+#: Characters that separate folders, name drives, or are forbidden in names on Windows.
 WINDOWS = set('\\:*?"<>|')
 
 CHUNK = 2**20
@@ -56,12 +56,12 @@ CHUNK = 2**20
 
 @dataclass
 class CheckpointFiles:
-    """What lies in a folder; paths are relative to it, with ``/``.
+    """The files of a folder. Paths are relative to the folder, with ``/``.
 
     Attributes:
-        hashes: file -> SHA-256, for every file that may be there.
-        json: the content of the JSON files.
-        offences: what must not be there, each with its path.
+        hashes: SHA-256 of every file that may be there, by path.
+        json: the content of the JSON files, by path.
+        offences: one text for every file that must not be there, with its path and the reason.
     """
 
     hashes: dict[str, str] = field(default_factory=dict)
@@ -70,22 +70,22 @@ class CheckpointFiles:
 
 
 def read_files(folder: Path, also: Collection[str] = ()) -> CheckpointFiles:
-    """Hash every file of a checkpoint, and find those that must not be in one.
+    """Hash every file of a checkpoint, and find the files that must not be in one.
 
-    Links, hidden files, special files, names that a terminal does not print or that are one name on some systems, and
-    files of no known name are offences without being opened; then so is what is neither text nor a picture nor whole
-    safetensors.
+    Some files are refused without being opened: links, hidden files, special files, unknown names, names that a
+    terminal does not print, and names that are equal on some systems. Of the others, those that are neither text nor a
+    picture nor whole safetensors are refused.
 
     Args:
         folder: the checkpoint.
-        also: files of other names that are to be there, as paths in `folder`; hidden ones stay refused.
+        also: paths of further files, with other names, that belong to the checkpoint. Hidden files stay refused.
     """
     found = CheckpointFiles()
     also = {str(PurePosixPath(path)) for path in also}
     seen: dict[str, str] = {}
     for path in _walk(folder):
         name = path if path.isprintable() else ascii(path)
-        # Two of these are one file, or overwrite one another, on systems that do not tell them apart.
+        # Some systems do not tell such names apart; there one file would overwrite the other.
         twin = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
         if twin != path:
             found.offences.append(f"{name}: is the same name as {twin} on some systems; rename one")
@@ -96,8 +96,8 @@ def read_files(folder: Path, also: Collection[str] = ()) -> CheckpointFiles:
     return found
 
 
-def unchanged(folder: Path, hashes: dict[str, str]) -> None:
-    """Raise ValueError if a file is not what its hash says any more."""
+def check_unchanged(folder: Path, hashes: dict[str, str]) -> None:
+    """Raise ValueError if a file no longer has its hash."""
     changed = [path for path, digest in hashes.items() if not _has_hash(folder / path, digest)]
     if changed:
         raise ValueError(f"{folder} was changed after it was verified: {', '.join(changed)}; verify it again")
@@ -108,9 +108,9 @@ def _has_hash(path: Path, digest: str) -> bool:
 
 
 def copy_verified(folder: Path, hashes: dict[str, str], target: Path) -> None:
-    """Put the files under their hashes into `target`, so that what is loaded from there is what was verified.
+    """Copy the files with these hashes to `target`, so that exactly the verified files are loaded from there.
 
-    Weights, which run nothing, are not copied but linked.
+    Weights are linked and not copied, because they run nothing.
 
     Raises:
         ValueError: a file was changed since its hash was taken.
@@ -128,23 +128,23 @@ def copy_verified(folder: Path, hashes: dict[str, str], target: Path) -> None:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Everything in a folder that is not itself a folder, in order; links are not followed."""
+    """Yield the paths of all files and links in a folder, in order. Links are not followed."""
     found = []
     for parent, folders, files in os.walk(folder, onerror=_raise):
         below = PurePosixPath(os.path.relpath(parent, folder).replace(os.sep, "/"))
         linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        folders[:] = [name for name in folders if name not in linked and not _passed_over(below / name)]
+        folders[:] = [name for name in folders if name not in linked and not _is_ignored(below / name)]
         found += [below / name for name in files + linked]
-    yield from sorted(str(path) for path in found if not _passed_over(path))
+    yield from sorted(str(path) for path in found if not _is_ignored(path))
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _passed_over(path: PurePosixPath) -> bool:
+def _is_ignored(path: PurePosixPath) -> bool:
     compiled = path.parent.name == "__pycache__" and path.suffix == ".pyc"
-    return compiled or any(path.parts[: len(parts)] == parts for parts in PASSED_OVER)
+    return compiled or any(path.parts[: len(parts)] == parts for parts in IGNORED_PATHS)
 
 
 def _refused_by_name(folder: Path, path: str, also: Collection[str]) -> str | None:
@@ -157,27 +157,29 @@ def _refused_by_name(folder: Path, path: str, also: Collection[str]) -> str | No
     if not path.isprintable():
         return "has a name that a terminal does not show as it is; rename it"
     if set(path) & WINDOWS:
-        return "has a name that is none, or leads elsewhere, on Windows; rename it"
+        return "has a name that is invalid or leads elsewhere on Windows; rename it"
     if any(part.startswith(".") for part in path.split("/")) and path != ".gitattributes":
-        return "is hidden, and what is hidden is not published; move it out of the folder"
+        return "is hidden, and hidden files are not published; move it out of the folder"
     if PurePosixPath(path).name.lower() == ADAPTER:
-        return "has transformers load the model that it names, with that one's code; merge the adapter, and remove it"
+        return "makes transformers load another model, with its code; merge the adapter, and remove the file"
     if PICKLES.fullmatch(path):
         return "may be a pickle, which runs code when it is loaded; save weights as safetensors, and remove it"
-    if path not in also and not KNOWN.fullmatch(path):
-        return f"is no file of a checkpoint; move it out of the folder, or say that it belongs there (--also {path})"
+    if path not in also and not KNOWN_NAMES.fullmatch(path):
+        return (
+            f"is not a file of a checkpoint; move it out of the folder, or say that it belongs there (--also {path})"
+        )
     return None
 
 
 def _read(folder: Path, path: str, found: CheckpointFiles) -> None:
-    """Hash a file, and see that it is of the kind that its name says."""
+    """Hash a file, and check that it is of the kind that its name says."""
     file = folder / path
     suffix = PurePosixPath(path).suffix.lower()
     digest, is_text, start = _scan(file)
     found.hashes[path] = digest
     if suffix == ".safetensors":
         try:
-            # Opening compares the lengths in the header, whose size is bounded, with the size of the file.
+            # `safe_open` compares the lengths in the header, whose size is bounded, with the size of the file.
             with safe_open(file, framework="pt"):
                 return
         except (OSError, SafetensorError) as error:
@@ -189,7 +191,9 @@ def _read(folder: Path, path: str, found: CheckpointFiles) -> None:
         found.offences.append(f"{path}: is neither text nor a picture nor safetensors; remove it")
     elif suffix == ".json":
         if file.stat().st_size > LARGEST_JSON:
-            found.offences.append(f"{path}: is larger than {LARGEST_JSON >> 20} MiB, which no JSON of a model is")
+            found.offences.append(
+                f"{path}: is larger than {LARGEST_JSON >> 20} MiB, too large for a JSON file of a model"
+            )
         else:
             found.json[path] = file.read_bytes()
             if hashlib.sha256(found.json[path]).hexdigest() != digest:
@@ -197,17 +201,17 @@ def _read(folder: Path, path: str, found: CheckpointFiles) -> None:
 
 
 def _scan(path: Path) -> tuple[str, bool, bytes]:
-    """A file's SHA-256, whether it is text, and how it begins, without more than a chunk of it in memory."""
+    """Return the SHA-256 of a file, whether it is text, and its first bytes. Only a chunk is in memory at a time."""
     digest, decoder, is_text, start = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True, b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             start = start or chunk[:16]
             digest.update(chunk)
-            is_text = is_text and _goes_on_as_text(decoder, chunk)
-    return digest.hexdigest(), is_text and _goes_on_as_text(decoder, b"", final=True), start
+            is_text = is_text and _is_text_so_far(decoder, chunk)
+    return digest.hexdigest(), is_text and _is_text_so_far(decoder, b"", final=True), start
 
 
-def _goes_on_as_text(decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool = False) -> bool:
+def _is_text_so_far(decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool = False) -> bool:
     try:
         return "\0" not in decoder.decode(chunk, final)
     except UnicodeDecodeError:

@@ -1,8 +1,9 @@
-"""Runs in a process of its own: load a checkpoint with nothing but its own files, and write down what it gives.
+"""A program that loads a checkpoint with nothing but its own files, and writes the outputs of the model.
 
-Arguments: the Auto class, and where the classes come from, ``checkpoint`` or ``package``. In the working directory
-lie the checkpoint, ``inputs.safetensors``, and ``text`` if there is a tokenizer to try. Started by `verify_checkpoint`
-with ``python -I``, so that neither the environment nor the working directory adds a path.
+`verify_checkpoint` starts it in a process of its own with ``python -I``, so that neither the environment nor the
+working directory adds a path for imports. Its arguments are the Auto class, and the source of the classes,
+``checkpoint`` or ``package``. The working directory holds the folder ``checkpoint``, ``inputs.safetensors``, and
+``text`` if there is a tokenizer.
 """
 
 import os
@@ -10,8 +11,8 @@ import socket
 import sys
 
 
-def shut_off(source: str) -> None:
-    """No network, a fresh cache for the checkpoint's code, and no hf_effattn if the checkpoint has code."""
+def isolate_imports_and_network(source: str) -> None:
+    """Refuse the network, use a new cache for code, and hide hf_effattn if the checkpoint has its own code."""
     if source == "checkpoint":
         sys.modules["hf_effattn"] = None  # type: ignore[assignment]  # makes every import of it fail
 
@@ -25,8 +26,8 @@ def shut_off(source: str) -> None:
 
 
 def main(auto_class: str, source: str) -> None:
-    """Load, call, and write ``outputs.safetensors``."""
-    shut_off(source)
+    """Load the checkpoint, call the model, and write ``outputs.safetensors``."""
+    isolate_imports_and_network(source)
     import torch
     import transformers
     from safetensors.torch import load_file, save_file

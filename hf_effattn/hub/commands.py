@@ -1,4 +1,4 @@
-"""The commands of ``hf-effattn`` that take a checkpoint to the Hub: export, verify, card, push."""
+"""The commands of ``hf-effattn`` that take a checkpoint to the Hub: export, verify, push."""
 
 import sys
 from collections.abc import Iterator
@@ -13,40 +13,45 @@ from ..terminal import printable
 from ..version import __version__
 
 
-Folder = Annotated[Path, typer.Argument(help="a checkpoint with its code")]
+Folder = Annotated[Path, typer.Argument(help="folder of a checkpoint with its code")]
 RunForeignCode = Annotated[
-    bool, typer.Option("--run-foreign-code", help="run code that is not this package's, in a sandbox if there is one")
+    bool,
+    typer.Option(
+        "--run-foreign-code", help="run code that is not of this package, in a sandbox if the system has one"
+    ),
 ]
 Also = Annotated[
-    list[str] | None, typer.Option(help="a file of another name that belongs there; may be given several times")
+    list[str] | None, typer.Option(help="a further file that belongs to the checkpoint; may be given several times")
 ]
 TimeLimit = Annotated[float, typer.Option(min=1, help="seconds that the clean process may take")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (export, verify, card, push):
+    for command in (export, verify, push):
         app.command()(command)
 
 
 def export(
     source: Annotated[str, typer.Argument(help="a checkpoint folder, or the name of a repository")],
-    folder: Annotated[Path, typer.Argument(help="where to write; an earlier export there is replaced")],
+    folder: Annotated[Path, typer.Argument(help="folder to write to; an earlier export there is replaced")],
     revision: Annotated[str | None, typer.Option(help="commit, branch or tag of the repository")] = None,
 ) -> None:
-    """Write a checkpoint that carries its own code: that of this version of the package, whatever SOURCE has.
+    """Write a checkpoint that carries its own code: the code of this version of the package, whatever SOURCE has.
 
-    SOURCE needs weights, config and, if the model has one, tokenizer or image processor. A model card is not taken
-    over.
+    SOURCE needs weights and config, and the tokenizer or image processor if the model has one. A model card is not
+    copied.
     """
     from .export import export_checkpoint
     from .loading import find_folder, head_classes, load_checkpoint, load_image_processor
 
-    with refusals():
+    with exit_on_errors():
         found = find_folder(source, revision)
         family, auto_classes = head_classes(found)
         if len(auto_classes) != 1:
-            raise ValueError(f"{source} records {len(auto_classes)} heads, {auto_classes}; a checkpoint is for one")
+            raise ValueError(
+                f"{source} records {len(auto_classes)} heads, {auto_classes}; a checkpoint has exactly one"
+            )
         checkpoint = load_checkpoint(found, family, auto_classes[0])
         processor = checkpoint.tokenizer or load_image_processor(found)
         export_checkpoint(checkpoint.model, processor, folder)
@@ -61,11 +66,12 @@ def verify(
 ) -> None:
     """Audit a checkpoint's files, then load it in a clean offline process and compare its logits with the package's.
 
-    Code runs only if its bytes are those of this package. Ends with status 1, and the reason, if it is refused.
+    Code runs only if it equals the code of this package. If the checkpoint is refused, the command says why, and ends
+    with status 1.
     """
     from .verify import verify_folder
 
-    with refusals():
+    with exit_on_errors():
         found = verify_folder(folder, run_foreign_code=run_foreign_code, also=also or (), time_limit=time_limit)
     package, audit = f"hf_effattn {__version__}", found.audit
     if audit.code:
@@ -73,49 +79,31 @@ def verify(
         foreign = f"all but {', '.join(audit.foreign)}" if audit.foreign else "all of it"
         say(f"\nthe code of {package}: {foreign}")
     else:
-        say(f"there is no code: it loads where {package} is installed")
+        say(f"the checkpoint has no code: it loads only where {package} is installed")
     say(f"weights: {', '.join(audit.weights)}")
     for auto_class, difference in found.differences.items():
         say(f"{auto_class}: largest difference of the logits {difference:.3g}")
 
 
-def card(
-    folder: Folder,
-    results: Annotated[Path, typer.Option(help="results.json of the run that trained the model")],
-    repository: Annotated[str | None, typer.Option(help="owner/name, for the examples")] = None,
-    revision: Annotated[str | None, typer.Option(help="commit of weights and code there, for the examples")] = None,
-    license: Annotated[str | None, typer.Option(help="that of the weights, by the Hub's name of it")] = None,
-) -> None:
-    """Write the model card, README.md, from the results of the training run, one of run_lra.py; needs the train extra.
-
-    For a model of another script, write README.md by hand: push takes any card.
-    """
-    with refusals():
-        from .card import write_card
-
-        write_card(folder, results, repository, revision, license)
-    say(f"{folder / 'README.md'} written; next: hf-effattn push {folder} {repository or 'OWNER/NAME'}")
-
-
 def push(
     folder: Folder,
-    repository: Annotated[str, typer.Argument(help="owner/name; made if it does not exist")],
+    repository: Annotated[str, typer.Argument(help="owner/name; created if it does not exist")],
     private: Annotated[
-        bool | None, typer.Option(help="visibility of the repository; one that exists is not changed")
+        bool | None, typer.Option(help="visibility of a new repository; an existing repository must have it already")
     ] = None,
-    revision: Annotated[str, typer.Option(help="the branch to push to")] = "main",
-    message: Annotated[str | None, typer.Option(help="message of the commit")] = None,
+    revision: Annotated[str, typer.Option(help="branch to push to")] = "main",
+    message: Annotated[str | None, typer.Option(help="commit message")] = None,
     run_foreign_code: RunForeignCode = False,
     also: Also = None,
     time_limit: TimeLimit = 600,
 ) -> None:
-    """Verify a checkpoint, then publish the files that were verified as one commit.
+    """Verify a checkpoint, then publish the verified files as one commit.
 
-    The token is that of HF_TOKEN or of `hf auth login`. Prints how to load exactly what was pushed.
+    The token comes from HF_TOKEN or from `hf auth login`. The command prints how to load exactly what it pushed.
     """
     from .push import push_checkpoint
 
-    with refusals():
+    with exit_on_errors():
         commit = push_checkpoint(
             folder,
             repository,
@@ -130,20 +118,20 @@ def push(
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print what may hold names from a checkpoint, without the codes that a terminal would obey."""
+    """Print text that may hold names from a checkpoint; control codes for the terminal are escaped."""
     typer.echo(printable(text), err=error)
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """End with status 1 and the reason where a checkpoint is refused, or a file, the network or a library fails."""
+def exit_on_errors() -> Iterator[None]:
+    """Turn errors into a message and exit status 1: refused checkpoints, failures of files, network or libraries."""
     try:
         yield
     except (ModuleNotFoundError, ValueError, OSError, RuntimeError) as error:
         say(f"refused: {error}" if isinstance(error, ValueError) else f"failed: {error}", error=True)
         raise typer.Exit(1) from error
     except Exception as error:
-        # Libraries have errors of their own kinds. Whoever looks for the place gets it in Python's development mode.
+        # Libraries raise errors of their own types. Python's development mode shows the traceback.
         if sys.flags.dev_mode:
             raise
         where = f"; `python -X dev -m hf_effattn {' '.join(sys.argv[1:])}` shows where"

@@ -1,4 +1,4 @@
-"""Write a self-contained checkpoint in one step: either the whole folder is there, or the one before it."""
+"""Writes a self-contained checkpoint. Afterwards the folder holds either the new checkpoint or the earlier one."""
 
 import os
 import shutil
@@ -11,27 +11,30 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 from ..files import disk_errors, fsync_tree, read_json, sha256, write_json
 from ..version import __version__
 from .checkpoint_files import EXPORT_RECORD
-from .drafts import draft_of
+from .staging import staging_folder
 
 
 def export_checkpoint(
     model: PreTrainedModel, processor: PreTrainedTokenizerBase | BaseImageProcessor | None, folder: str | Path
 ) -> Path:
-    """Save weights, config, code and processor to `folder`, replacing an earlier export once all is written.
+    """Save weights, config, code and processor to `folder`. An earlier export there is replaced.
 
-    The processor is the tokenizer, or of a classifier of pictures the image processor, if there is one.
+    An export writes the hashes of its files to a hidden file, which is never published. A later export replaces
+    exactly these files. If the folder holds any other file, or a file was changed since, it is refused.
 
-    An earlier export is known by the hashes that it has left in a hidden file, which is never published. Whatever else
-    is in the folder, or was changed since, is never replaced.
+    The files are written to a folder beside `folder`, flushed to disk, and moved into place. A full disk or an
+    interrupt leaves the earlier checkpoint as it was. A kill does so too, and the next export removes the unfinished
+    files (`staging_folder`). If a kill comes between the two renames of the move, the earlier checkpoint is in a
+    hidden folder beside, ``.<name>-old-*``.
 
-    The files are written to a sibling folder, flushed to disk and moved into place; a full disk or an interrupt on
-    the way leaves the earlier checkpoint as it was. So does a kill, and the next export removes what is left of the
-    new one (`draft_of`); between the two renames of the move it leaves the earlier checkpoint in a hidden folder
-    beside, ``.<name>-old-*``.
+    Args:
+        model: the model.
+        processor: the tokenizer, or the image processor of a classifier of pictures; None if there is none.
+        folder: the folder to write to.
 
     Raises:
-        FileExistsError: `folder` holds anything that no export has written, such as a card, or a model that was
-            trained or changed there; nothing is touched.
+        FileExistsError: `folder` holds something that no export has written, such as a card, or a model that was
+            trained or changed there. Nothing is touched.
         OSError: the files cannot be written.
     """
 
@@ -57,7 +60,7 @@ def replace_export(folder: Path, write: Callable[[Path], None], kind: str, sign:
     """
     _check_replaceable(folder, kind, sign)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with draft_of(folder) as staging:
+    with staging_folder(folder) as staging:
         with disk_errors(folder, "make room, or choose another folder"):
             write(staging)
         hashes = {path: sha256(staging / path) for path in _files(staging)}
@@ -68,7 +71,7 @@ def replace_export(folder: Path, write: Callable[[Path], None], kind: str, sign:
 
 
 def weight_checksums(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of every file of weights in a checkpoint, by name."""
+    """Return the SHA-256 of every weight file of a checkpoint, by name."""
     return {path.name: sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
 
 
@@ -83,7 +86,7 @@ def _check_replaceable(folder: Path, kind: str, sign: str) -> None:
             f"{folder} holds a {kind} that no export has written; choose another folder, or move it away"
         )
     written = read_json(folder / EXPORT_RECORD)["files"]
-    # A clone of a repository, or a project, has a config.json as well.
+    # The clone of a repository, or a project, can have a config.json as well.
     if others := sorted({path.split("/")[0] for path in _files(folder) if path not in written}):
         raise FileExistsError(f"{folder} holds more than a {kind}, {others}; remove it, or choose another folder")
     if changed := [path for path in _files(folder) if sha256(folder / path) != written[path]]:
@@ -94,7 +97,7 @@ def _check_replaceable(folder: Path, kind: str, sign: str) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """What an export can have written: all but its record, and what Python compiles beside code."""
+    """Return all files but the record of the export and the files that Python compiles."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
     compiled = [path for path in found if path.parent.name == "__pycache__" and path.suffix == ".pyc"]
     return sorted(path.as_posix() for path in found if path.parts[0] != EXPORT_RECORD and path not in compiled)
@@ -105,7 +108,7 @@ def _move_into_place(staging: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(staging, folder)
         return
-    # A folder cannot be replaced in one system call, so the earlier one steps aside and comes back on failure.
+    # No system call replaces a folder, so the earlier one is moved aside, and moved back on failure.
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / folder.name
     try:
         os.rename(folder, aside)

@@ -1,4 +1,4 @@
-"""Inputs for a model, made from its config alone."""
+"""Makes inputs for a model from its config."""
 
 import math
 
@@ -6,21 +6,22 @@ import torch
 from transformers import PreTrainedModel
 
 
-#: The longest input that is made, in tokens.
+#: The largest number of tokens in an input.
 LENGTH = 65
 
 
 def sample_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A batch of two that the model's forward takes, always the same: pixels, or tokens with padding, or pairs.
+    """Make a batch of two rows for the forward of a model. The same config always gives the same batch.
 
-    Tokens are drawn from the whole vocabulary, ``[2, length]``, and the end of the second row is padding; choices are
-    ``[2, 2, length]``. Pixels are ``[2, channels, side, side]``.
+    - Tokens are ``[2, length]``, drawn from the whole vocabulary; the end of the second row is padding.
+    - Multiple choice gets ``[2, 2, length]``. A classifier of pairs gets a second sequence as well.
+    - Pixels are ``[2, channels, side, side]``.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
     length = min(LENGTH, config.max_input_length or LENGTH)
     if model.main_input_name == "pixel_values":
-        # One position is that of the CLS vector.
+        # The CLS vector takes one position.
         side = max(1, math.isqrt(length - 1))
         return {"pixel_values": torch.randn(2, config.num_channels, side, side, generator=generator).to(model.dtype)}
     if type(model).__name__.endswith("ForMultipleChoice"):

@@ -1,7 +1,7 @@
-"""Run a program with nothing of the user's that it does not need: its environment, its time, and, if asked, a sandbox.
+"""Runs a program with a small environment and a time limit, and, if wanted, in a sandbox.
 
-The sandbox is that of `bubblewrap <https://github.com/containers/bubblewrap>`_ where the system has it, and otherwise
-one of the same namespaces made with ``unshare`` of util-linux. Both need a Linux that lets users make namespaces.
+The sandbox is `bubblewrap <https://github.com/containers/bubblewrap>`_ if the system has it. Otherwise ``unshare`` of
+util-linux makes the same namespaces. Both need a Linux that lets users make namespaces.
 """
 
 import os
@@ -17,21 +17,21 @@ from pathlib import Path
 from ..terminal import printable
 
 
-#: Of the environment, what the program is given: no tokens, and no way home.
-PASSED_ON = (
+#: The environment variables that the program gets. No token and no home folder is among them.
+KEPT_VARIABLES = (
     *("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "LANG", "LC_ALL"),
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
 )
 
-#: Where systems keep the programs and libraries that Python needs.
+#: The folders of a system with the programs and libraries that Python needs.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/alternatives")
 
-#: The most that is read of what the program has printed.
+#: How many bytes are read from the end of the output of the program.
 TAIL = 20_000
 
 
-#: What ``unshare`` runs, as the root user of new namespaces: build a file system with nothing but what is given, move
-#: into it, give up every right over it, and become the program.
+#: The script that ``unshare`` runs as the root user of new namespaces. It builds a file system with the given paths
+#: only, moves into it, gives up all rights over it, and starts the program.
 BUILD_ROOT = """
 set -e
 scratch=$1; shift
@@ -61,16 +61,16 @@ exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
 
 
 def find_sandbox(scratch: Path, readable: Sequence[Path]) -> tuple[str, ...] | None:
-    """What to put before a command to shut it in, tried out; None if this system allows nothing of the kind.
+    """Return the beginning of a command line that runs a command in a sandbox; None if the system allows no sandbox.
 
-    Shut in, a program finds the system's libraries, this Python, `readable` and `scratch`, which alone it can write
-    to. There is no network, and it sees no other process.
+    The sandbox is tried out first. In it, a program can read the libraries of the system, this Python, and `readable`.
+    It can write to `scratch` only. It has no network, and sees no other process.
 
     Args:
         scratch: the folder that the program works in.
-        readable: files outside of it that the program reads.
+        readable: files outside of `scratch` that the program reads.
     """
-    # A folder comes before what lies in it, so that the one does not cover the other.
+    # Sorted, a folder comes before the paths in it. In the other order it would hide them.
     paths = [*SYSTEM, *sorted({*_python_folders(), *map(str, readable)})]
     for program, options in (("bwrap", _bubblewrap(scratch, paths)), ("unshare", _unshare(scratch, paths))):
         if (path := shutil.which(program)) is not None and _works((path, *options)):
@@ -79,11 +79,11 @@ def find_sandbox(scratch: Path, readable: Sequence[Path]) -> tuple[str, ...] | N
 
 
 def _python_folders() -> set[str]:
-    """Where this Python, its packages and the libraries that it was told of lie; nothing that home lies in."""
+    """Return the folders of this Python, its packages and libraries, but none that contains the home folder."""
     packages = [path for path in sys.path if {"site-packages", "dist-packages"} & set(Path(path).parts)]
     libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path]
     folders = {sys.prefix, sys.base_prefix, *packages, *libraries}
-    # An environment may find its Python through further links.
+    # A virtual environment may find its Python through further links.
     program = sys.executable
     while os.path.islink(program):
         program = os.path.join(os.path.dirname(program), os.readlink(program))
@@ -122,21 +122,21 @@ def _works(command: tuple[str, ...]) -> bool:
 
 
 def _environment(home: str | Path) -> dict[str, str]:
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {
+    return {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | {
         name: str(home) for name in ("HOME", "USERPROFILE")
     }
 
 
 def run_alone(command: Sequence[str], scratch: Path, time_limit: float) -> tuple[int, str]:
-    """Run a command in `scratch`, and end it, and what it has started, when it is done or its time is over.
+    """Run a command in `scratch`. At its end, or after the time limit, all processes that it started are ended.
 
     Returns:
-        Its exit status, and the end of what it has printed, fit for a terminal.
+        The exit status, and the end of the output, safe to print on a terminal.
 
     Raises:
-        TimeoutError: it ran longer than `time_limit` seconds.
+        TimeoutError: the command ran longer than `time_limit` seconds.
     """
-    # A file, not a pipe: whoever has left the group of processes may hold a pipe open for ever.
+    # A file and not a pipe, because a process that has left the group could keep a pipe open for ever.
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
             command,
@@ -157,10 +157,10 @@ def run_alone(command: Sequence[str], scratch: Path, time_limit: float) -> tuple
         return status, printable(printed.read().decode(errors="replace"))
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a process and those of its group, if any is left."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and the processes of its group."""
     if hasattr(os, "killpg"):
-        # Some systems answer with PermissionError for a group of which all are dead.
+        # Some systems raise PermissionError for a group whose processes are all dead.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     else:

@@ -1,7 +1,8 @@
-"""Load a checkpoint of ours with the package's own classes, whether its folder has code or not."""
+"""Loads a checkpoint of ours with the classes of the package. Code in the folder is not run."""
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from transformers import (
     AutoImageProcessor,
@@ -24,15 +24,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..families import Family, list_families
+from ..families import Family, find, list_families
 from ..models.configuration_effattn import EffAttnConfig
 from .audit import check_is_checkpoint
 from .references import read_strictly
 
 
-#: By what factor, and by how many numbers more, a config may surpass its weights: small differences are told in detail
-#: once they are loaded, but a few bytes of a config must not take all memory.
-SLACK = (2, 10**7)
+#: A config may describe at most FACTOR times as many numbers as the weights have, and EXTRA more. transformers names
+#: small differences in detail after loading; but a few bytes of a config must not use up the memory.
+FACTOR, EXTRA = 2, 10**7
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Checkpoint:
 
     Attributes:
         model: the model, in eval mode and in the dtype that it was saved in.
-        tokenizer: its tokenizer, or None if there is none.
-        auto_class: name of the Auto class that loads it.
+        tokenizer: the tokenizer, or None if the checkpoint has none.
+        auto_class: name of the Auto class that loads the model.
     """
 
     model: PreTrainedModel
@@ -51,11 +51,17 @@ class Checkpoint:
 
 
 def find_folder(source: str | Path, revision: str | None = None, *, code: bool = False) -> Path:
-    """The folder `source`, or that of a download if it is the name of a repository; with its Python files if `code`.
+    """Return `source` if it is a folder; if it is the name of a repository, download the repository.
+
+    Args:
+        source: a folder, or the name of a repository.
+        revision: commit, branch or tag of the repository.
+        code: download the Python files as well. They are left out by default, because they are never run here.
 
     Raises:
-        FileNotFoundError: it is neither.
-        ValueError: a revision of a folder.
+        FileNotFoundError: `source` is neither a folder nor a repository.
+        ValueError: `source` is a folder, and a revision is given.
+        OSError: the repository cannot be downloaded.
     """
     if Path(source).is_dir():
         if revision is not None:
@@ -64,13 +70,10 @@ def find_folder(source: str | Path, revision: str | None = None, *, code: bool =
     if Path(source).exists():
         raise FileNotFoundError(f"{source} is a file: name the folder of a checkpoint")
     try:
-        validate_repo_id(str(source))
+        left_out = None if code else ["*.py"]
+        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=left_out))
     except HFValidationError as error:
         raise FileNotFoundError(f"there is no folder {source}, and the name of a repository is owner/name") from error
-    try:
-        # Code that is not run need not be there.
-        ignored = None if code else ["*.py"]
-        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=ignored))
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"the repository {source} has no revision {revision!r}") from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
@@ -80,11 +83,11 @@ def find_folder(source: str | Path, revision: str | None = None, *, code: bool =
 
 
 def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
-    """The family of a checkpoint, and the Auto classes of the heads that its config records.
+    """Return the family of a checkpoint, and the Auto classes of the heads that its config records.
 
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
-        ValueError: the config is not one of ours, or does not say which head the weights are for.
+        ValueError: the config is not one of ours, or does not record the head of the weights.
     """
     check_is_checkpoint(Path(folder))
     path = Path(folder) / "config.json"
@@ -93,11 +96,11 @@ def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} is no config: it holds no fields")
-    families = {family.model_type: family for family in list_families()}
-    family = families.get(str(config.get("model_type")))
-    if family is None:
-        raise ValueError(f"{path} has model_type={config.get('model_type')!r}; hf_effattn has {list(families)}")
+        raise ValueError(f"{path} is not a config: it is not a JSON object with fields")
+    model_type, known = config.get("model_type"), [family.model_type for family in list_families()]
+    if model_type not in known:
+        raise ValueError(f"{path} has model_type={model_type!r}; hf_effattn has {known}")
+    family = find(model_type)
     heads = {name: auto_class for auto_class, name in family.class_names.items()}
     recorded = config.get("architectures") or []
     if not isinstance(recorded, list) or not recorded or not {str(name) for name in recorded} <= heads.keys():
@@ -106,10 +109,10 @@ def head_classes(folder: str | Path) -> tuple[Family, list[str]]:
 
 
 def load_config(folder: Path, family: Family) -> EffAttnConfig:
-    """The config of a checkpoint.
+    """Load the config of a checkpoint.
 
     Raises:
-        ValueError: it has unknown fields, values of a wrong type, or values that clash.
+        ValueError: the config has unknown fields, values of a wrong type, or values that clash.
     """
     try:
         return family.config_class.from_pretrained(folder)
@@ -118,21 +121,21 @@ def load_config(folder: Path, family: Family) -> EffAttnConfig:
 
 
 def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint:
-    """Load a folder's weights and tokenizer into the package's class for `auto_class`.
+    """Load the weights into the package's class for `auto_class`, and load the tokenizer.
 
     Raises:
-        FileNotFoundError: there are no weights in safetensors; others are never read.
-        ValueError: the config is not valid or much larger than the weights, weights are missing, left over or of
-            another shape, or the tokenizer has more tokens than the model.
+        FileNotFoundError: there are no weights in safetensors. Weights in other formats are never read.
+        ValueError: the config is not valid, or describes a model that is much larger than the weights; weights are
+            missing, unexpected or have another shape; or the tokenizer has more tokens than the model.
     """
-    held = _sizes(folder)
-    _check_layers(folder, len(held))
+    sizes = _tensor_sizes(folder)
+    _check_layers(folder, len(sizes))
     config = load_config(folder, family)
     model_class: Any = family.model_class(auto_class)
-    wanted = sum(tensor.numel() for tensor in model_without_weights(model_class, config).state_dict().values())
-    if wanted > SLACK[0] * sum(held) + SLACK[1]:
-        raise ValueError(f"the config in {folder} comes to {wanted:,} numbers, and its weights are {sum(held):,}")
-    # Nothing is ignored: the report below names what transformers' own error does not.
+    numbers = sum(tensor.numel() for tensor in model_without_weights(model_class, config).state_dict().values())
+    if numbers > FACTOR * sum(sizes) + EXTRA:
+        raise ValueError(f"the config in {folder} describes {numbers:,} numbers, but the weights have {sum(sizes):,}")
+    # Mismatched sizes are not ignored: the report below names them better than the error of transformers.
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     model, report = model_class.from_pretrained(folder, config=config, dtype="auto", **options)
     if problems := {kind: sorted(names) for kind, names in report.items() if names}:
@@ -149,36 +152,41 @@ def load_checkpoint(folder: Path, family: Family, auto_class: str) -> Checkpoint
 
 
 def load_image_processor(folder: Path) -> BaseImageProcessor | None:
-    """The image processor of a checkpoint, one of transformers' own, or None if there is none.
+    """Load the image processor of a checkpoint, or return None if there is none.
 
     Raises:
-        ValueError: it is none of transformers'.
+        ValueError: the image processor is not one of transformers.
         ImportError: pillow is not installed.
     """
     if not (folder / "preprocessor_config.json").is_file():
         return None
-    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    return processor
 
 
-def model_without_weights(model_class: Any, config: EffAttnConfig) -> PreTrainedModel:
-    """A model of a config on torch's meta device, which has shapes alone and takes no memory."""
+def model_without_weights(
+    model_class: Callable[[EffAttnConfig], PreTrainedModel], config: EffAttnConfig
+) -> PreTrainedModel:
+    """Make the model of a config on torch's meta device, where tensors have shapes and take no memory."""
     with torch.device("meta"):
         return model_class(copy.deepcopy(config))
 
 
-def _sizes(folder: Path) -> list[int]:
-    """How many numbers every tensor of the weights has, read from the headers of the files."""
+def _tensor_sizes(folder: Path) -> list[int]:
+    """Return how many numbers each tensor of the weights has, read from the headers of the files."""
     sizes = []
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             sizes += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118  # no mapping
     if not sizes:
-        raise FileNotFoundError(f"{folder} has no model.safetensors, or nothing in it; other weights are never read")
+        raise FileNotFoundError(
+            f"{folder} has no weights in model.safetensors; weights in other formats are never read"
+        )
     return sizes
 
 
 def _check_layers(folder: Path, tensors: int) -> None:
-    """Raise ValueError for more layers than tensors, before anything counts up to them."""
+    """Raise ValueError if the config has more layers than there are tensors, before a loop over the layers starts."""
     config = read_strictly((folder / "config.json").read_bytes())
     for name, value in config.items():
         if name.startswith("num_") and name.endswith("_layers") and isinstance(value, int) and value > tensors:

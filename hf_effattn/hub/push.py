@@ -1,24 +1,24 @@
-"""Publish a checkpoint folder on the Hub as one commit.
+"""Publishes a checkpoint folder on the Hub as one commit.
 
-The tests push to a stand-in for the Hub that runs on the same machine, through the HTTP endpoints of git LFS. The Xet
-storage, which `huggingface_hub` uses where ``hf_xet`` is installed, and the Hub itself are not tested.
+The tests push to a stand-in for the Hub on the same machine, through the HTTP endpoints of git LFS. Two things are not
+tested: the Hub itself, and the Xet storage that `huggingface_hub` uses if ``hf_xet`` is installed.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2  # what huggingface_hub makes its requests with
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from yaml import YAMLError  # huggingface_hub reads cards with it
 
+from ..models.base_compat import HTTP_ERROR
 from .audit import check_is_checkpoint
-from .checkpoint_files import unchanged
+from .checkpoint_files import check_unchanged
 from .verify import TIME_LIMIT, verify_folder
 
 
-#: What a repository keeps although the folder does not have it: how git stores its files.
+#: A file that stays in the repository even if the folder does not have it: it says how git stores files.
 KEPT = ".gitattributes"
 
 
@@ -36,75 +36,76 @@ def push_checkpoint(
 ) -> str:
     """Verify a checkpoint, then make a branch of a repository equal to it, in one commit.
 
-    What is sent are the files that were verified, each with the bytes that it had then: links, hidden files and files
-    of other names are refused, see `audit_checkpoint`. Files that the folder does not have any more are deleted by the
-    same commit, so that no old code stays behind. The branch moves once everything is uploaded, or not at all; if
-    somebody else has moved it meanwhile, the push fails.
+    Exactly the verified files are sent, with the bytes that were verified; `audit_checkpoint` says which files are
+    refused. The same commit deletes files that the folder no longer has, so no old code stays behind. The branch moves
+    after everything is uploaded, or not at all. If somebody else has moved the branch in the meantime, the push fails.
 
     Args:
         folder: a checkpoint with its code and its card.
-        repo_id: ``owner/name``; made if it does not exist.
+        repo_id: ``owner/name``; the repository is created if it does not exist.
         token: a token that may write; by default that of ``HF_TOKEN`` or of ``hf auth login``.
-        private: whether the repository is to be private; None for that of the one there is, or the owner's default.
-        revision: the branch; made from ``main`` if it does not exist.
-        message: that of the commit.
-        run_foreign_code: whether code that is not this package's own may run, see `verify_checkpoint`, and be sent.
-        also: files of other names that are to be sent, as paths in the folder.
-        time_limit: seconds for the process that loads the checkpoint on its own.
+        private: visibility of the repository; None keeps it as it is, or takes the default of the owner.
+        revision: the branch; it is created from ``main`` if it does not exist.
+        message: the commit message.
+        run_foreign_code: whether foreign code may run (see `verify_checkpoint`) and be sent.
+        also: paths of further files, with other names, that are sent.
+        time_limit: seconds for each process that loads the checkpoint.
 
     Returns:
-        The commit's 40 hexadecimal digits, to be loaded as
-        ``from_pretrained(repo_id, revision=commit, trust_remote_code=True)``. If nothing has changed, the commit
-        that is there.
+        The 40 hexadecimal digits of the commit, for
+        ``from_pretrained(repo_id, revision=commit, trust_remote_code=True)``. If nothing has changed, it is the
+        existing commit.
 
     Raises:
         PermissionError: the token is missing or not valid.
         FileNotFoundError: there is no checkpoint, or no card.
-        ValueError: `verify_folder` refuses the checkpoint, it has no code, a file was changed after it was verified,
-            the metadata of the card is not valid, the card loads a tokenizer that is not there, or the repository
-            exists and is not as `private` says.
-        RuntimeError: the checkpoint does not load on its own.
-        TimeoutError: that takes longer than `time_limit`.
-        ConnectionError: a request failed or was refused. The branch is as it was, unless the answer to the commit is
-            all that was lost; pushing again is safe in any case.
+        ValueError: `verify_folder` refuses the checkpoint; it has no code; a file was changed after it was verified;
+            the metadata of the card is not valid; the card loads a tokenizer that does not exist; or the repository
+            has another visibility than `private` says.
+        RuntimeError: the checkpoint does not load in a clean process.
+        TimeoutError: the clean process takes longer than `time_limit`.
+        ConnectionError: a request failed or was refused. The branch is as it was, unless only the answer to the commit
+            was lost. Pushing again is safe in any case.
     """
     folder = Path(folder)
     check_is_checkpoint(folder)
     api = HfApi(token=token)
-    with _failures_named(repo_id):
+    with _named_failures(repo_id):
         _check_token(api)
     _check_card(folder)
     audit = verify_folder(folder, run_foreign_code=run_foreign_code, also=also, time_limit=time_limit).audit
     if not audit.code:
-        raise ValueError(f"{folder} has no code, which others need to load it: publish what `hf-effattn export` makes")
+        raise ValueError(
+            f"{folder} has no code, which others need to load it: publish the folder that `hf-effattn export` writes"
+        )
     additions = _additions(folder, audit.files)
     repo_id = _open_repository(api, repo_id, private)
     head = _upload(api, repo_id, revision, additions)
-    # Weights are read while they are uploaded. So far, they are nothing but unused objects of the repository.
-    unchanged(folder, {file: digest for file, digest in audit.files.items() if file in audit.weights})
-    with _failures_named(repo_id):
+    # Weights are read during the upload. Before the commit, they are only unused objects of the repository.
+    check_unchanged(folder, {file: digest for file, digest in audit.files.items() if file in audit.weights})
+    with _named_failures(repo_id):
         return _commit(api, head, additions, revision, message or f"Upload {folder.resolve().name}")
 
 
 def _upload(api: HfApi, repo_id: str, revision: str, additions: list[CommitOperationAdd]) -> ModelInfo:
-    """Upload the files, of which no branch knows yet; returns what the branch is before the commit."""
-    with _failures_named(repo_id):
+    """Upload the files without a commit, and return the state of the branch before the commit."""
+    with _named_failures(repo_id):
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         head = api.model_info(repo_id, revision=revision)
-        # `HfApi.upload_folder` may cut what it uploads into several commits. The empty gitignore_content keeps a
-        # .gitignore, here or there, from leaving files out without a word.
+        # `HfApi.upload_folder` may make several commits. With an empty gitignore_content, no .gitignore in the folder
+        # or in the repository leaves files out silently.
         api.preupload_lfs_files(repo_id, additions, revision=revision, gitignore_content="", free_memory=False)
     return head
 
 
 def _open_repository(api: HfApi, repo_id: str, private: bool | None) -> str:
-    """The full name of the repository, which is made if it is not there.
+    """Return the full name of the repository, which is created if it does not exist.
 
     Raises:
-        ValueError: it is there, and not as `private` says.
+        ValueError: the repository exists and has another visibility than `private` says.
     """
-    with _failures_named(repo_id):
+    with _named_failures(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         found = api.model_info(repo_id).private
     if private is not None and found != private:
@@ -117,10 +118,10 @@ def _open_repository(api: HfApi, repo_id: str, private: bool | None) -> str:
 
 
 def _additions(folder: Path, hashes: dict[str, str]) -> list[CommitOperationAdd]:
-    """What to upload: the weights by their paths, everything else in the bytes that were verified.
+    """Return the files to upload: weights by their paths, all other files as the bytes that were verified.
 
     Raises:
-        ValueError: a file is not what its hash says any more.
+        ValueError: a file no longer has its hash.
     """
     additions = []
     for path, digest in hashes.items():
@@ -144,10 +145,10 @@ def _commit(api: HfApi, head: ModelInfo, additions: list[CommitOperationAdd], re
 
 
 @contextmanager
-def _failures_named(repo_id: str) -> Iterator[None]:
+def _named_failures(repo_id: str) -> Iterator[None]:
     try:
         yield
-    except (httpx2.HTTPError, RuntimeError) as error:
+    except (HTTP_ERROR, RuntimeError) as error:
         raise ConnectionError(f"the push to {repo_id} failed: {error}") from error
 
 
@@ -171,6 +172,6 @@ def _check_card(folder: Path) -> None:
     try:
         card = ModelCard.load(folder / "README.md")
     except YAMLError as error:
-        raise ValueError(f"the metadata of README.md is no YAML: {error}") from error
+        raise ValueError(f"the metadata of README.md is not valid YAML: {error}") from error
     if "AutoTokenizer.from_pretrained" in card.text and not (folder / "tokenizer_config.json").is_file():
         raise ValueError(f"README.md loads a tokenizer, and {folder} has none: save it there, or change the example")

@@ -1,4 +1,4 @@
-"""What the JSON files of a checkpoint have transformers load: code, weights and files, which must lie beside them."""
+"""Checks what the JSON files of a checkpoint refer to: code, weights and files must lie beside them."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -10,38 +10,38 @@ from ..families import list_families
 from ..models.configuration_effattn import auto_map
 
 
-#: The most levels of a JSON file; no config of a model has more than ten.
-DEEPEST = 100
+#: The largest number of levels in a JSON file. No config of a model has more than ten.
+MAX_LEVELS = 100
 
-#: Fields by which a config has another file read in its place, or other weights.
-ELSEWHERE = ("configuration_files", "fast_tokenizer_files", "transformers_weights")
+#: Fields of a config that make transformers read other configs, tokenizers or weights.
+REDIRECTING_FIELDS = ("configuration_files", "fast_tokenizer_files", "transformers_weights")
 
 
 def read_strictly(content: bytes) -> Any:
-    """What a JSON file holds, if every reader finds the same in it.
+    """Parse a JSON file, and refuse content that different readers would understand differently.
 
     Raises:
-        ValueError: it is damaged, names a field twice (readers differ in which they take), or is too deep.
+        ValueError: the file is damaged, names a field twice (readers differ in which one they take), or is too deep.
     """
     try:
         fields = json.loads(content, object_pairs_hook=_without_repeats)
     except RecursionError:
-        raise ValueError(f"has more than {DEEPEST} levels") from None
+        raise ValueError(f"has more than {MAX_LEVELS} levels") from None
     except ValueError as error:
         raise ValueError(f"is damaged: {error}") from error
     level = [fields]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_LEVELS):
         level = [inner for value in level for inner in _inside(value)]
         if not level:
             return fields
-    raise ValueError(f"has more than {DEEPEST} levels")
+    raise ValueError(f"has more than {MAX_LEVELS} levels")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
     return fields
 
 
@@ -52,15 +52,15 @@ def _inside(value: Any) -> Collection[Any]:
 
 
 def reference_offences(path: str, fields: Any, paths: Collection[str], foreign: Collection[str]) -> Iterator[str]:
-    """What a JSON file names that does not lie beside it, or that is not what the code beside it is for.
+    """Yield one text for each refused reference: it leads out of the folder, or to a class that loads no checkpoint.
 
     Args:
-        path: the file, relative to its checkpoint.
-        fields: its content.
-        paths: every file of the checkpoint.
-        foreign: those of them that are code of others.
+        path: path of the JSON file in the checkpoint.
+        fields: the content of the file.
+        paths: the paths of all files of the checkpoint.
+        foreign: the paths of foreign code among them.
     """
-    # The results of a run hold a config as well, but nobody loads a model from them.
+    # The results of a run hold a config as well, but no model is loaded from them.
     is_config = path.lower().endswith("config.json")
     if path.lower().endswith(".index.json"):
         yield from _shard_offences(path, fields, paths)
@@ -69,8 +69,8 @@ def reference_offences(path: str, fields: Any, paths: Collection[str], foreign: 
             for text in _strings(value):
                 if "/" in text:
                     yield f"{name} takes code from another repository, {text!r}"
-        elif is_config and (name in ELSEWHERE or name.endswith("_file")) and value is not None:
-            yield f"{name} has another file read, {value!r}; remove the field"
+        elif is_config and (name in REDIRECTING_FIELDS or name.endswith("_file")) and value is not None:
+            yield f"{name} makes transformers read another file, {value!r}; remove the field"
         else:
             for text in _classes(name, value):
                 yield from _class_offences(name, text, is_config, paths, foreign)
@@ -80,7 +80,7 @@ def _shard_offences(path: str, fields: Any, paths: Collection[str]) -> Iterator[
     for shard in sorted(set(_strings(fields.get("weight_map") if isinstance(fields, dict) else fields))):
         beside = PurePosixPath(path).parent / shard
         if beside.suffix != ".safetensors" or str(beside) not in paths:
-            yield f"takes weights from {shard!r}, which is no safetensors file beside it"
+            yield f"takes weights from {shard!r}, which is not a safetensors file beside it"
 
 
 def _class_offences(
@@ -93,18 +93,18 @@ def _class_offences(
     elif is_config and module not in paths:
         yield f"{name} names {reference!r}, but there is no {module!r}: `hf-effattn export` writes the code"
     elif is_config and module not in foreign and reference not in own_classes():
-        yield f"{name} names {reference!r}, which is no class that a checkpoint of hf_effattn is loaded with"
+        yield f"{name} names {reference!r}, which is not a class that loads a checkpoint of hf_effattn"
 
 
 @cache
 def own_classes() -> frozenset[str]:
-    """What the configs of the installed package name to be loaded, ``module.Class``."""
-    maps = (auto_map(family.model_type, family.name, family.causal) for family in list_families())
+    """Return the classes, ``module.Class``, that the configs of the installed package name in their ``auto_map``."""
+    maps = (auto_map(family.config_class) for family in list_families())
     return frozenset(reference for classes in maps for reference in classes.values())
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """What stands under each name of a JSON file, at any depth, as configs have others in them."""
+    """Yield every name with its value, at any depth, because configs contain other configs."""
     if isinstance(value, dict):
         yield from value.items()
     for inner in _inside(value):
@@ -112,7 +112,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _classes(name: str, value: Any) -> Iterator[str]:
-    """The classes that a field names to be loaded."""
+    """Yield the classes that a field tells transformers to load."""
     if name == "auto_map":
         yield from _strings(value)
     elif name == "custom_pipelines" and isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Prove that a checkpoint folder is all that a user needs: load it in a clean process, without us and offline."""
+"""Verifies that a checkpoint folder is complete: a clean offline process without hf_effattn must load it."""
 
 import logging
 import shutil
@@ -22,10 +22,11 @@ from .loading import head_classes, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-#: Rounding, relative to the largest logit: there the compiled kernels are missing, and sums run in another order.
+#: Tolerance for rounding, relative to the largest logit. The clean process has no compiled kernels and sums in another
+#: order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
-#: What a tokenizer is tried with.
+#: The text that the tokenizers are compared on.
 TEXT = "[MAX 2 9 ] A film to remember, für immer."
 
 #: Seconds that the clean process may take.
@@ -43,31 +44,32 @@ def verify_checkpoint(
     also: Collection[str] = (),
     time_limit: float = TIME_LIMIT,
 ) -> float:
-    """Audit `folder`, load it through `auto_class` in a process without hf_effattn and network, and compare logits.
+    """Audit `folder`, load it through `auto_class` in a clean process without hf_effattn or network, compare logits.
 
-    What runs there is a copy of the files that the audit has read. A checkpoint without code, whose config names none,
-    is loaded there with the installed hf_effattn.
+    The clean process runs a copy of the files that the audit has read. If the checkpoint has no code and its config
+    names none, the process loads it with the installed hf_effattn.
 
     Args:
         folder: a checkpoint.
         auto_class: name of the Auto class to load through, such as ``"AutoModelForSequenceClassification"``.
-        inputs: what the model is called with.
-        expected: the logits that the model gave here.
-        tokenizer: that of the folder, as it is here; if given, a text must become the same tokens there.
-        run_foreign_code: whether code may run that is not this package's own. It runs without network and home in a
-            sandbox where the system allows one, see `isolation`; where not, a warning says so.
-        also: files of other names that belong to the checkpoint, see `audit_checkpoint`.
-        time_limit: seconds for the other process; then it is ended with all that it has started.
+        inputs: the inputs of the model.
+        expected: the logits of the model in this process.
+        tokenizer: the tokenizer of the folder, loaded in this process. If given, both processes must tokenize a text
+            equally.
+        run_foreign_code: whether foreign code may run. It runs in a sandbox without network and home, see `isolation`.
+            If the system allows no sandbox, a warning says so.
+        also: paths of further files, with other names, that belong to the checkpoint, see `audit_checkpoint`.
+        time_limit: seconds for the clean process. After it, the process and all that it started are ended.
 
     Returns:
-        The largest absolute difference between the logits there and `expected`.
+        The largest absolute difference between the logits of the clean process and `expected`.
 
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
-        RuntimeError: the checkpoint does not load or run there; the message holds the other process's error.
-        TimeoutError: it takes longer than `time_limit`.
-        ValueError: the audit refuses a file, or the logits there have another shape or differ by more than rounding,
-            see `TOLERANCE`, or the tokens differ.
+        RuntimeError: the checkpoint does not load or run there. The message holds the error of the clean process.
+        TimeoutError: the clean process takes longer than `time_limit`.
+        ValueError: the audit refuses a file; the logits have another shape, or differ by more than `TOLERANCE`; or the
+            tokens differ.
     """
     audit = audit_checkpoint(folder, foreign_code=run_foreign_code, also=also)
     return _compare(Path(folder), audit, auto_class, inputs, expected, tokenizer, time_limit)
@@ -82,7 +84,7 @@ def _compare(
     tokenizer: PreTrainedTokenizerBase | None,
     time_limit: float,
 ) -> float:
-    """`verify_checkpoint` after the audit."""
+    """Do the work of `verify_checkpoint` after the audit."""
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary).resolve()
         copy_verified(folder, audit.files, scratch / "checkpoint")
@@ -104,25 +106,25 @@ def _compare(
 
 
 def _outputs(folder: Path, path: Path) -> dict[str, torch.Tensor]:
-    """What the clean process has written; code of others may have ended it before, or written something else."""
+    """Read the outputs of the clean process. Foreign code may have ended it early, or have written something else."""
     if path.is_symlink() or not path.is_file():
-        raise RuntimeError(f"{folder} ends the clean process before there are logits")
+        raise RuntimeError(f"{folder} ends the clean process before it writes logits")
     try:
         outputs = load_file(path)
     except SafetensorError as error:
-        raise RuntimeError(f"{folder} leaves no whole logits in the clean process: {error}") from error
+        raise RuntimeError(f"{folder} writes damaged logits in the clean process: {error}") from error
     return {"logits": torch.empty(0), "token_ids": torch.empty(0)} | outputs
 
 
 def _sandbox(folder: Path, audit: Audit, scratch: Path) -> tuple[str, ...]:
-    """What to put before the command of the clean process: code of others is shut in, where that can be."""
+    """Return the beginning of the command of the clean process: for foreign code a sandbox, if the system has one."""
     if not audit.foreign:
         return ()
     found = find_sandbox(scratch, [(folder / path).resolve() for path in audit.weights])
     if found is None:
         logger.warning(
-            "the code of others in %s runs with all your rights, your files and the network among them: this system "
-            "has neither bubblewrap nor user namespaces to shut it in",
+            "the foreign code in %s runs with all your rights, and can reach your files and the network: this system "
+            "has neither bubblewrap nor user namespaces for a sandbox",
             folder,
         )
     return found or ()
@@ -143,12 +145,12 @@ def _difference(folder: Path, logits: torch.Tensor, expected: torch.Tensor) -> f
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify_folder` found.
+    """The result of `verify_folder`.
 
     Attributes:
-        audit: the files by their hashes, the code among them, and the weight files.
-        differences: Auto class -> the largest absolute difference between the logits here and in the clean process,
-            for every head that the config records.
+        audit: the files with their hashes, the code among them, and the weight files.
+        differences: for every head that the config records, by its Auto class: the largest absolute difference between
+            the logits of this process and those of the clean process.
     """
 
     audit: Audit
@@ -162,21 +164,21 @@ def verify_folder(
     also: Collection[str] = (),
     time_limit: float = TIME_LIMIT,
 ) -> Verification:
-    """Audit a checkpoint, then compare it on `sample_inputs`, as `verify_checkpoint` does, with the installed package.
+    """Audit a checkpoint, then compare its logits on `sample_inputs` with those of the installed package.
 
-    The checkpoint's code runs only after the audit, and only in the other process.
+    The code of the checkpoint runs only after the audit, and only in the clean process, see `verify_checkpoint`.
 
     Args:
         folder: a checkpoint.
         run_foreign_code: see `verify_checkpoint`.
         also: see `verify_checkpoint`.
-        time_limit: see `verify_checkpoint`; it holds for every head.
+        time_limit: see `verify_checkpoint`; it applies to each head.
 
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
         ValueError: the audit refuses a file, the weights do not fit the class, or the logits differ.
-        RuntimeError: the checkpoint does not load or run on its own.
-        TimeoutError: the other process takes too long.
+        RuntimeError: the checkpoint does not load or run in the clean process.
+        TimeoutError: the clean process takes too long.
     """
     folder = Path(folder)
     audit = audit_checkpoint(folder, foreign_code=run_foreign_code, also=also)

@@ -1,8 +1,8 @@
-"""Compile the kernels once per source, compiler and processor, and find them again.
+"""Compile the kernels once for each source, compiler and processor, and cache the library.
 
-The result lies in ``$HF_EFFATTN_CACHE`` (by default ``~/.cache/hf_effattn``), under a name that is a digest of all
-that went into it, with its checksum beside it. It is taken from there only if this user wrote it and nobody else could
-have (`trusted_files`). Nothing of torch is needed to compile, so it takes seconds.
+The cache is ``$HF_EFFATTN_CACHE`` (by default ``~/.cache/hf_effattn``). The file name is a digest of sources,
+compiler, flags and processor, and a checksum lies beside the file. A cached library is loaded only if this user wrote
+it and nobody else can have (`trusted_files`). The sources include no header of torch, so compiling takes seconds.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno",
 #: Seconds after which a compiler is taken to hang.
 TIMEOUT = 300
 
-#: How the names of folders begin in which a library is compiled.
+#: Prefix of the folders in which a library is compiled.
 DRAFTS = ".compiling-"
 
 
@@ -39,7 +39,7 @@ class BuildError(RuntimeError):
 
 
 def build() -> Path:
-    """The compiled library, from the cache or fresh; it is whole, and nobody but this user could have written it.
+    """The compiled library, from the cache or newly compiled; nobody but this user can have written it.
 
     Raises:
         BuildError: no compiler, a compiler other than GCC, or one that fails; a cache that cannot be written, or to
@@ -51,7 +51,7 @@ def build() -> Path:
     command = [*compiler, *FLAGS, *native_flags()]
     version = compiler_version(compiler)
     try:
-        # The library asks for torch's OpenMP by name, and other versions of torch bring others.
+        # The library links torch's OpenMP by its file name, which differs between versions of torch.
         openmp = [Path(path).name for path in openmp_of_torch()]
         name = f"linear_attention-{digest(version, processor(), *command, *openmp)}.so"
     except OSError as error:
@@ -86,7 +86,7 @@ def find_compiler() -> list[str]:
 
 
 def compiler_version(compiler: list[str]) -> str:
-    """What the compiler says about itself.
+    """The line of the compiler's macros with its version.
 
     Raises:
         BuildError: it does not answer, or is not GCC, whose vector extensions the source is written in.
@@ -99,7 +99,7 @@ def compiler_version(compiler: list[str]) -> str:
 
 
 def native_flags() -> list[str]:
-    """What makes the compiler use all that this processor can do."""
+    """The flags with which the compiler uses all instructions of this processor."""
     return ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
 
 
@@ -152,7 +152,7 @@ def _unwritable(folder: Path, error: OSError) -> BuildError:
 
 
 def digest(*parts: str) -> str:
-    """Sixteen hexadecimal digits that stand for the sources and `parts`."""
+    """A digest of the sources and `parts`, sixteen hexadecimal digits."""
     state = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         state.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -162,7 +162,7 @@ def digest(*parts: str) -> str:
 
 
 def compile_library(command: list[str], library: Path) -> None:
-    """Run `command` on the source and put the result in place in one step, whoever else does the same meanwhile.
+    """Run `command` on the source and move the result to `library` in one step; other processes may do the same.
 
     Raises:
         BuildError: the cache cannot be written, or the compiler fails.
@@ -182,7 +182,7 @@ def compile_library(command: list[str], library: Path) -> None:
 
 
 def _clear_drafts(folder: Path) -> None:
-    """Remove what processes that were killed have left, which no compiler can be at work on any more."""
+    """Remove the folders of processes that were killed: those older than a compiler may run."""
     for left in folder.glob(f"{DRAFTS}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > 2 * TIMEOUT:
@@ -199,7 +199,7 @@ def openmp_of_torch() -> list[str]:
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints; it has nothing to read, and what it starts ends with it."""
+    """Run a command without input and return what it prints; its child processes are killed with it."""
     try:
         process = subprocess.Popen(
             command,

@@ -120,7 +120,7 @@ _KINDS: dict[Any, bytes] = {
 
 
 def layout() -> dict[str, tuple[int, int, bytes]]:
-    """Offset, size and kind of every field as they are mirrored here, the values of enums, and the size of all."""
+    """Offset, size and kind of every field as mirrored here, the values of enums, and the size of the whole."""
     found = {
         f"{struct}.{field[0]}": (*_place(mirror, field[0]), _KINDS.get(field[1], b"s"))
         for struct, mirror in STRUCTS.items()
@@ -136,7 +136,7 @@ def _place(struct: type[ctypes.Structure], name: str) -> tuple[int, int]:
 
 
 def compiled_layout(loaded: ctypes.CDLL) -> dict[str, tuple[int, int, bytes]]:
-    """What `layout` gives, as the library has it."""
+    """The same as `layout`, as the compiled library states it."""
     loaded.effattn_layout.restype = ctypes.POINTER(Field)
     fields, found, end = loaded.effattn_layout(), {}, 0
     while fields[end].name is not None:
@@ -171,7 +171,7 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def call(function: str, arguments: Arguments) -> None:
+def run_kernel(function: str, arguments: Arguments) -> None:
     """Run a kernel with torch's number of threads.
 
     Raises:
@@ -191,4 +191,4 @@ def _function(name: str) -> Any:
 
 def block_count(length: int) -> int:
     """Into how many parts the bidirectional operators divide a sequence."""
-    return library().effattn_block_count(length)
+    return int(library().effattn_block_count(length))

@@ -2,15 +2,16 @@
 
 The operator takes queries and keys ``[B, H, N, d]`` before the feature map, whose parameters (float32, contiguous; see
 `MapLayer` in the models) go with them, and computes the features chunk by chunk, again in the backward pass. The
-operator of the gradients has none itself: a second derivative raises, and says what serves.
+operator of the gradients has no derivative itself: a second derivative raises an error that names the remedy.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
 
-from .library import Arguments, block_count, call
+from .library import Arguments, block_count, run_kernel
 
 
 #: A copy of this package elsewhere, as the ``kernels`` library keeps, registers operators of its own.
@@ -29,7 +30,7 @@ class Inputs(NamedTuple):
         key_mask: ``[B, N]``, bool.
         scale: ``[B, H, N]``, float32.
         initial_state: ``[B, H, F, D]``, with `normalize` ``[B, H, F, D + 1]``, float32.
-        keep: like a state; what bidirectional queries read is multiplied by it.
+        keep: dropout, shaped like a state: the state that bidirectional queries read is multiplied by it.
         weight, bias, gate: parameters of the feature map.
         activation: that of the map, a name of `library.ACTIVATIONS`.
         causal, normalize: see `linear_attention` in the models.
@@ -54,88 +55,64 @@ class Inputs(NamedTuple):
     factor: float
 
 
-@torch.library.custom_op(f"{NAMESPACE}::linear_attention", mutates_args=(), device_types="cpu")
-def linear_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_mask: Tensor | None,
-    scale: Tensor | None,
-    initial_state: Tensor | None,
-    keep: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    activation: str,
-    causal: bool,
-    normalize: bool,
-    eps: float,
-    factor: float,
-) -> tuple[Tensor, Tensor]:
+#: The schema of `Inputs`, from its annotations.
+_SCHEMA_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", str: "str", bool: "bool", float: "float"}
+_SCHEMA = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(Inputs).items())
+
+
+def _operator(name: str, arguments: str, results: int) -> Callable[..., Any]:
+    """Decorator that makes an operator of torch of a function that takes `arguments` and returns `results` tensors."""
+    schema = f"({arguments}) -> ({', '.join(['Tensor'] * results)})"
+    return torch.library.custom_op(f"{NAMESPACE}::{name}", mutates_args=(), device_types="cpu", schema=schema)
+
+
+@_operator("linear_attention", _SCHEMA, 2)
+def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The output ``[B, H, N, D]`` and the last state, of the arguments that `Inputs` describes."""
-    tensors = (query, key, value, key_mask, scale, initial_state, keep, weight, bias, gate)
-    inputs = _readable(Inputs(*tensors, activation, causal, normalize, eps, factor))
-    output, state = _rows_like(inputs.query, value.shape[-1]), _state_like(inputs)
-    arguments = _arguments(inputs)
-    arguments.set_rows(output=output)
-    arguments.set_pointers(state_out=state)
-    if causal:
-        arguments.set_pointers(state_in=inputs.initial_state)
-        _run("effattn_causal_forward", arguments)
+    inputs = _readable(Inputs(*arguments))
+    output, state = _rows_like(inputs.query, inputs.value.shape[-1]), _state_like(inputs)
+    struct = _struct(inputs)
+    struct.set_rows(output=output)
+    struct.set_pointers(state_out=state)
+    if inputs.causal:
+        struct.set_pointers(state_in=inputs.initial_state)
+        _run("effattn_causal_forward", struct)
         return output, state
-    _run("effattn_sum_forward", arguments)
-    if initial_state is not None:
-        state += initial_state
-    memory = state if keep is None else state * keep
-    arguments.set_pointers(state_in=memory)
-    _run("effattn_read_forward", arguments)
+    _run("effattn_sum_forward", struct)
+    if inputs.initial_state is not None:
+        state += inputs.initial_state
+    kept = state if inputs.keep is None else state * inputs.keep
+    struct.set_pointers(state_in=kept)
+    _run("effattn_read_forward", struct)
     return output, state
 
 
-@torch.library.custom_op(f"{NAMESPACE}::linear_attention_backward", mutates_args=(), device_types="cpu")
+@_operator("linear_attention_backward", f"Tensor grad_output, Tensor grad_state, Tensor state, {_SCHEMA}", 7)
 def linear_attention_backward(
-    grad_output: Tensor,
-    grad_state: Tensor,
-    state: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_mask: Tensor | None,
-    scale: Tensor | None,
-    initial_state: Tensor | None,
-    keep: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    activation: str,
-    causal: bool,
-    normalize: bool,
-    eps: float,
-    factor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_output: Tensor, grad_state: Tensor, state: Tensor, *arguments: Any
+) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, initial state, weight, bias and gate; the last three empty if absent."""
-    tensors = (query, key, value, key_mask, scale, initial_state, keep, weight, bias, gate)
-    inputs = _readable(Inputs(*tensors, activation, causal, normalize, eps, factor))
+    inputs = _readable(Inputs(*arguments))
     grad_output, grad_state = _unit_stride(grad_output), grad_state.contiguous()
     grad_query, grad_key, grad_value = (_rows_like(rows) for rows in inputs[:3])
-    slots = query.shape[0] * (1 if causal else block_count(query.shape[2]))
+    slots = inputs.query.shape[0] * (1 if inputs.causal else block_count(inputs.query.shape[2]))
     grad_map = {name: _slots_like(getattr(inputs, name), slots) for name in ("weight", "bias", "gate")}
-    arguments = _arguments(inputs)
-    arguments.set_rows(grad_output=grad_output, grad_query=grad_query, grad_key=grad_key, grad_value=grad_value)
-    arguments.set_map_gradients(**grad_map)
+    struct = _struct(inputs)
+    struct.set_rows(grad_output=grad_output, grad_query=grad_query, grad_key=grad_key, grad_value=grad_value)
+    struct.set_map_gradients(**grad_map)
     grad_initial = torch.empty_like(grad_state)
-    arguments.set_pointers(grad_state_out=grad_initial)
-    if causal:
-        arguments.set_pointers(state_in=inputs.initial_state, grad_state_in=grad_state)
-        _run("effattn_causal_backward", arguments)
+    struct.set_pointers(grad_state_out=grad_initial)
+    if inputs.causal:
+        struct.set_pointers(state_in=inputs.initial_state, grad_state_in=grad_state)
+        _run("effattn_causal_backward", struct)
     else:
-        memory = state.contiguous() if keep is None else state * keep
-        arguments.set_pointers(state_in=memory)
-        _run("effattn_read_backward", arguments)
-        grad_initial = grad_initial if keep is None else grad_initial * keep
+        kept = state.contiguous() if inputs.keep is None else state * inputs.keep
+        struct.set_pointers(state_in=kept)
+        _run("effattn_read_backward", struct)
+        grad_initial = grad_initial if inputs.keep is None else grad_initial * inputs.keep
         grad_initial += grad_state
-        arguments.set_pointers(grad_state_in=grad_initial)
-        _run("effattn_sum_backward", arguments)
+        struct.set_pointers(grad_state_in=grad_initial)
+        _run("effattn_sum_backward", struct)
     grad_weight, grad_bias, grad_gate = (gradient.sum(0) for gradient in grad_map.values())
     return grad_query, grad_key, grad_value, grad_initial, grad_weight, grad_bias, grad_gate
 
@@ -147,22 +124,22 @@ def _readable(inputs: Inputs) -> Inputs:
     return inputs._replace(query=query, key=key, value=value, initial_state=state)
 
 
-def _arguments(inputs: Inputs) -> Arguments:
-    """What all kernels are told."""
+def _struct(inputs: Inputs) -> Arguments:
+    """The struct of the inputs, which every kernel reads."""
     batch, heads, length, dim = inputs.query.shape
-    arguments = Arguments(batch=batch, heads=heads, length=length, dim=dim)
-    arguments.features = _features(inputs)
-    arguments.value_dim = inputs.value.shape[-1]
-    arguments.normalize, arguments.eps, arguments.factor = inputs.normalize, inputs.eps, inputs.factor
-    arguments.set_rows(query=inputs.query, key=inputs.key, value=inputs.value, scale=inputs.scale)
-    arguments.set_mask(inputs.key_mask)
-    arguments.set_map(inputs.activation, weight=inputs.weight, bias=inputs.bias, gate=inputs.gate)
-    return arguments
+    struct = Arguments(batch=batch, heads=heads, length=length, dim=dim)
+    struct.features = _features(inputs)
+    struct.value_dim = inputs.value.shape[-1]
+    struct.normalize, struct.eps, struct.factor = inputs.normalize, inputs.eps, inputs.factor
+    struct.set_rows(query=inputs.query, key=inputs.key, value=inputs.value, scale=inputs.scale)
+    struct.set_mask(inputs.key_mask)
+    struct.set_map(inputs.activation, weight=inputs.weight, bias=inputs.bias, gate=inputs.gate)
+    return struct
 
 
-def _run(function: str, arguments: Arguments) -> None:
-    if arguments.batch and arguments.heads:
-        call(function, arguments)
+def _run(function: str, struct: Arguments) -> None:
+    if struct.batch and struct.heads:
+        run_kernel(function, struct)
 
 
 def _unit_stride(tensor: Tensor) -> Tensor:
@@ -196,26 +173,26 @@ def _slots_like(parameter: Tensor | None, slots: int) -> Tensor:
     return torch.zeros(slots, 0) if parameter is None else parameter.new_zeros(slots, *parameter.shape)
 
 
-@linear_attention.register_fake
-def _(*arguments):
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
     inputs = Inputs(*arguments)
     return _rows_like(inputs.query, inputs.value.shape[-1]), _state_like(inputs)
 
 
-@linear_attention_backward.register_fake
-def _(grad_output, grad_state, state, *arguments):
+def _shapes_of_gradients(
+    grad_output: Tensor, grad_state: Tensor, state: Tensor, *arguments: Any
+) -> tuple[Tensor, ...]:
     inputs = Inputs(*arguments)
     parameters = (inputs.weight, inputs.bias, inputs.gate)
     of_map = (torch.empty(0) if p is None else torch.empty_like(p) for p in parameters)
     return (*(_rows_like(rows) for rows in inputs[:3]), grad_state.new_empty(grad_state.shape), *of_map)
 
 
-def _keep_for_backward(ctx, inputs, output):
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1], *inputs[:TENSORS])
     ctx.options = inputs[TENSORS:]
 
 
-def _gradients(ctx, grad_output, grad_state):
+def _gradients(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
     state, *tensors = ctx.saved_tensors
     found = linear_attention_backward(grad_output, grad_state, state, *tensors, *ctx.options)
     names = ("query", "key", "value", "initial_state", "weight", "bias", "gate")
@@ -224,11 +201,13 @@ def _gradients(ctx, grad_output, grad_state):
     return *(None if t is None else gradients.get(name) for name, t in present), *(None for _ in ctx.options)
 
 
-def _no_second_derivative(ctx, *gradients):
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
     raise RuntimeError(
         'the cpu kernels have no second derivatives (gradient penalties, Hessians): use attention_backend="torch"'
     )
 
 
+linear_attention.register_fake(_shapes)
+linear_attention_backward.register_fake(_shapes_of_gradients)
 linear_attention.register_autograd(_gradients, setup_context=_keep_for_backward)
 linear_attention_backward.register_autograd(_no_second_derivative)

@@ -16,7 +16,7 @@ from . import INTERFACE
 from .build import digest
 
 
-#: What the library finds in the variant besides the sources: the layers that it offers.
+#: The ``__init__.py`` of the variant, in which the ``kernels`` library looks for layers.
 _ENTRY = '''"""Linear attention on compiled CPU kernels, built by the system's compiler when they are first called."""
 
 from . import layers
@@ -37,7 +37,7 @@ def write_repository(folder: str | Path) -> Path:
         raise FileExistsError(f"{folder} is not empty; give a new folder")
     variant = folder / "build" / "torch-cpu"
     own = Path(__file__).parent
-    # Its own __init__ says more than the library needs, and this file would write itself.
+    # The variant has the ``__init__.py`` above, and no use for this file.
     left_out = shutil.ignore_patterns("__pycache__", "__init__.py", Path(__file__).name)
     shutil.copytree(own, variant, ignore=left_out)
     (variant / "__init__.py").write_text(_ENTRY, encoding="utf-8")

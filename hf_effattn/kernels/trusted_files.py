@@ -1,7 +1,7 @@
-"""Which files of a cache can be trusted: those that nobody but this user could have written, and that are whole.
+"""Check whether files of a cache can be trusted: nobody but this user can have written them, and they are complete.
 
-A compiled library runs with all the rights of the process that loads it, so it is not taken by its name. The rules are
-the same for root, to whom a folder of another user may be as hostile as to anyone.
+A compiled library runs with all rights of the process that loads it, so a file name is no proof. The same rules hold
+for root, since a folder of another user may be hostile to root as well.
 """
 
 import hashlib
@@ -10,16 +10,16 @@ import stat
 from pathlib import Path
 
 
-#: What the name of a file of a checksum ends with, beside the file that it is of.
+#: Suffix of the file that holds the checksum of the file beside it.
 CHECKSUM = ".sha256"
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, and those that lead to it, where they are missing; nobody but this user can write to them.
+    """Make a folder and its missing parents, writable for this user only.
 
-    A folder of this user's to which others can write is closed to them.
+    If the folder exists, belongs to this user and others can write to it, they lose the right to write.
 
     Raises:
         OSError: it cannot be made.
@@ -35,8 +35,8 @@ def make_private(folder: Path) -> None:
 def distrust(folder: Path) -> str | None:
     """Why another user could put a file into this folder, or None.
 
-    It has to belong to this user, who alone may write to it. Those that lead to it have to belong to this user or to
-    root, and nobody else may put another folder in the place of one of them.
+    It has to belong to this user, and nobody else may write to it. Its parents have to belong to this user or to root,
+    and nobody else may be able to replace one of them.
 
     Args:
         folder: an absolute path without links.
@@ -56,7 +56,7 @@ def distrust(folder: Path) -> str | None:
         info = parent.stat()
         if info.st_uid not in trusted:
             return f"{parent}, which leads to {folder}, belongs to user {info.st_uid}"
-        # In a folder with the sticky bit, as /tmp has it, users replace nothing but what is theirs.
+        # In a folder with the sticky bit, such as /tmp, users can replace only their own files.
         if not info.st_mode & stat.S_ISVTX and _open_to_others(info, own):
             return f"others can write to {parent}, which leads to {folder}"
     return None
@@ -69,7 +69,7 @@ def _open_to_others(info: os.stat_result, own: int) -> bool:
 
 
 def _is_private_group(group_id: int, user_id: int) -> bool:
-    """Whether a group is that of one user alone, as many systems give to each; its files are open to their group."""
+    """Whether a user is the only member of a group: many systems make such groups, and files writable for them."""
     import grp
     import pwd
 
@@ -81,7 +81,7 @@ def _is_private_group(group_id: int, user_id: int) -> bool:
 
 
 def flaw(path: Path) -> str | None:
-    """What is wrong with a file of a folder that is trusted, or None if it is this user's and has its checksum."""
+    """Why a file in a trusted folder cannot be used, or None if it is this user's and matches its checksum."""
     try:
         for file in (path, checksum_file(path)):
             info = file.lstat()
@@ -99,9 +99,9 @@ def flaw(path: Path) -> str | None:
 
 
 def put_in_place(draft: Path, path: Path) -> None:
-    """Move a file from a folder beside to `path`, once it is on the disk, and write its checksum beside it.
+    """Move a file of the same disk to `path` after writing it out, and put its checksum beside it.
 
-    Who reads between the two finds a file without its checksum, which is flawed.
+    A process that reads between the two steps finds a file without its checksum, and does not use it.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.

@@ -1,34 +1,10 @@
-"""Batches of pairs of sequences, of pictures, and of pictures as tokens."""
+"""Batches of pictures, and of pictures as tokens."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorWithPadding
-
-
-#: Makes a batch of rows.
-Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
-
-#: What the fields of a pair's second sequence begin with.
-PAIR = "pair_"
-#: The label of what has none; torch's losses leave it out.
-IGNORED = -100
-
-
-class PairCollator(DataCollatorWithPadding):
-    """Pads the two sequences of a pair on their own, each side of a batch to its longest.
-
-    The second one is in ``pair_input_ids`` and ``pair_attention_mask``, as `ForSequenceClassification` takes it.
-    """
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch of rows with both sequences and a label."""
-        first = [{name: row[name] for name in row if not name.startswith(PAIR)} for row in features]
-        second = [{name[len(PAIR) :]: row[name] for name in row if name.startswith(PAIR)} for row in features]
-        return dict(super().__call__(first)) | {PAIR + name: part for name, part in super().__call__(second).items()}
 
 
 @dataclass(frozen=True)

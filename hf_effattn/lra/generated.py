@@ -1,4 +1,4 @@
-"""Generated rows in the cache: whole or absent, and never those of another generator."""
+"""A cache of generated rows. An entry is either whole or absent, and belongs to one version of one generator."""
 
 import hashlib
 import json
@@ -23,55 +23,60 @@ from ..files import fsync_tree, read_json, sha256, write_json
 
 logger = get_logger(__name__)
 
-#: What reading the rows warned of; said again whenever they come from the cache.
+Row = dict[str, Any]
+#: Takes arguments by name, and gives rows.
+Generator = Callable[..., Iterator[Row]]
+
+#: The warnings that were logged while the rows were made. They are logged again whenever the rows come from the cache.
 WARNINGS = "warnings.json"
-#: The checksums of the files of the rows, compared whenever they come from the cache.
+#: The checksums of the files of the rows. They are compared whenever the rows come from the cache.
 CHECKSUMS = "checksums.json"
 
 
 def generated(
     name: str,
     version: int,
-    generator: Callable[..., Iterator[dict]],
+    generator: Generator,
     arguments: dict[str, Any],
     features: Features,
     num_proc: int | None = None,
     content: str = "",
 ) -> Dataset:
-    """The rows that `generator` gives, drawn once and then read from the cache.
+    """Return the rows of `generator`, which are made once and then read from the cache.
 
-    They lie in ``hf_effattn/<name>-v<version>-<digest of the arguments>`` in the cache of `datasets`. They are drawn
-    elsewhere and moved there when they are whole and on disk, so nothing of a generation that was interrupted is ever
-    read; of several processes that ask at once, one draws and the others wait.
+    The rows lie in ``hf_effattn/<name>-v<version>-<digest of the arguments>`` in the cache of `datasets`. They are
+    written to a scratch folder, and moved there once they are whole and on disk, so the rows of an interrupted
+    generation are never read. If several processes ask for the same rows, one of them makes the rows and the others
+    wait.
 
-    `datasets` has a cache of its own, but looks up a generator there by its name and not by its code, and draws in a
-    folder that the workers of an interrupted generation may still be writing to.
+    The cache of `datasets` itself does not serve here: it finds a generator by its name and not by its code, and it
+    writes to a folder that the workers of an interrupted generation may still be writing to.
 
     Args:
-        name: the generator's.
-        version: to be raised whenever the same arguments give other rows.
-        generator: takes the arguments by name, and gives the rows.
-        arguments: numbers, texts, lists and dicts. A list is dealt among the processes.
-        features: of the rows.
-        num_proc: processes; the rows do not depend on it.
-        content: a digest of what the generator reads from files, if it does: rows of other content are read anew.
+        name: the name of the generator.
+        version: a number that has to be raised whenever the same arguments give other rows.
+        generator: takes the arguments by name, and yields the rows.
+        arguments: numbers, texts, lists and dicts. The entries of a list are shared among the processes.
+        features: the features of the rows.
+        num_proc: the number of processes; the rows do not depend on it.
+        content: if the generator reads files, a digest of their content. Another content makes another cache entry.
 
     Raises:
-        ValueError: the rows in the cache are damaged, or the generator raises it.
+        ValueError: the rows in the cache are damaged, or the generator raises this error.
     """
     key = json.dumps([name, version, arguments, *([content] if content else [])], sort_keys=True)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_effattn" / f"{name}-v{version}-{_digest(key)}"
-    drawn = False
+    made_now = False
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.exists():
                 _generate(folder, generator, arguments, features, num_proc)
-                drawn = True
+                made_now = True
     try:
-        if not drawn:
+        if not made_now:
             _check(folder)
-        if not drawn and (folder / WARNINGS).is_file():
+        if not made_now and (folder / WARNINGS).is_file():
             for message in read_json(folder / WARNINGS):
                 logger.warning(message)
         return Dataset.load_from_disk(folder)
@@ -83,8 +88,8 @@ def _check(folder: Path) -> None:
     """Raise ValueError or OSError if a file of the rows is missing or has changed since it was written."""
     if not (folder / CHECKSUMS).is_file():
         logger.warning(
-            f"the rows in {folder} have no {CHECKSUMS}, as an earlier version wrote them: whether they have changed "
-            "since cannot be seen. Delete the folder to have them made anew"
+            f"the rows in {folder} have no {CHECKSUMS}, as an earlier version wrote them, so a change since then "
+            "cannot be noticed. Delete the folder, and the rows are made anew"
         )
         return
     for name, expected in read_json(folder / CHECKSUMS).items():
@@ -92,8 +97,8 @@ def _check(folder: Path) -> None:
             raise ValueError(f"{name} has SHA-256 {found}, not {expected}")
 
 
-def divided(rows: Dataset, order: Sequence[int], sizes: dict[str, int]) -> DatasetDict:
-    """Splits of the given sizes, one after the other, of those of `rows` whose indices are in `order`."""
+def cut_into_splits(rows: Dataset, order: Sequence[int], sizes: dict[str, int]) -> DatasetDict:
+    """Take the `rows` in the order of the given indices, and cut them into splits of the given sizes."""
     splits, start = {}, 0
     for name, size in sizes.items():
         splits[name] = rows.select(order[start : start + size])
@@ -107,14 +112,14 @@ def _digest(key: str) -> str:
 
 def _generate(
     folder: Path,
-    generator: Callable[..., Iterator[dict]],
+    generator: Generator,
     arguments: dict[str, Any],
     features: Features,
     num_proc: int | None,
 ) -> None:
-    """Draw the rows, and move them to `folder` at last."""
+    """Make the rows in a scratch folder, then move them to `folder`."""
     scratch_name = f".{folder.name}-"
-    # Whoever holds the lock is alone, so what lies there is of a process that was killed.
+    # Only the process with the lock writes here, so older scratch folders were left by processes that were killed.
     for left in folder.parent.glob(f"{scratch_name}*"):
         shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=folder.parent, prefix=scratch_name, ignore_cleanup_errors=True) as scratch:
@@ -123,13 +128,13 @@ def _generate(
                 rows = Dataset.from_generator(
                     _supervised,
                     features=features,
-                    cache_dir=str(Path(scratch) / "draft"),
+                    cache_dir=str(Path(scratch) / "unfinished"),
                     gen_kwargs={"generator": generator, "main": os.getpid(), **arguments},
                     num_proc=num_proc,
                     fingerprint=_digest(folder.name),
                 )
         except DatasetGenerationError as error:
-            # It says nothing but that there was an error.
+            # This error says nothing; its cause is the error of the generator.
             raise (error.__cause__ or error) from None
         whole = Path(scratch) / "rows"
         rows.save_to_disk(whole)
@@ -143,7 +148,7 @@ def _generate(
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """What the modules of this package warn of meanwhile, in this process."""
+    """Collect the warnings that the modules of this package log in this process."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
@@ -155,8 +160,8 @@ def _warnings() -> Iterator[list[str]]:
         watched.removeHandler(handler)
 
 
-def _supervised(generator: Callable[..., Iterator[dict]], main: int, **arguments: Any) -> Iterator[dict]:
-    """The rows, as long as the process `main` lives, whose worker this may be: those of a killed one would go on."""
+def _supervised(generator: Generator, main: int, **arguments: Any) -> Iterator[Row]:
+    """Yield the rows while the process `main` lives. This may be a worker of `main`, and must not outlive it."""
     for row in generator(**arguments):
         if main not in (os.getpid(), os.getppid()):
             os._exit(1)

@@ -1,13 +1,13 @@
 """The image tasks: pictures read pixel by pixel, in raster order.
 
 `image` is Long Range Arena's (Tay et al. 2020, arXiv 2011.04006): CIFAR-10 in grey, 32 x 32 pixels, ten classes, the
-first 45,000 training pictures to train on, the last 5,000 to validate, and the official test set of 10,000. Grey is
-``0.2989 R + 0.587 G + 0.114 B``, made a whole number as in the original loader. Sources: ``"hub"``
-(``uoft-cs/cifar10``), or the folder of the original binary files (``data_batch_1.bin`` … ``test_batch.bin``).
+first 45,000 training pictures for training, the last 5,000 for validation, and the official test set of 10,000. Grey
+is ``0.2989 R + 0.587 G + 0.114 B``, rounded as in the original loader. Sources: ``"hub"`` (``uoft-cs/cifar10``), or
+the folder with the original binary files (``data_batch_1.bin`` … ``test_batch.bin``).
 
-`fashion_mnist` (Xiao et al. 2017, arXiv 1708.07747) is no task of the arena, but a real one of 784 pixels that needs
-no network: 54,000 / 6,000 / 10,000 pictures, ten classes. Sources: ``"system"``, the idx files that the Debian package
-dataset-fashion-mnist installs, or a folder with them, compressed or not.
+`fashion_mnist` (Xiao et al. 2017, arXiv 1708.07747) is not a task of Long Range Arena. It is a real task of 784 pixels
+that needs no network: 54,000 / 6,000 / 10,000 pictures, ten classes. Sources: ``"system"``, the idx files that the
+Debian package dataset-fashion-mnist installs, or a folder with these files, compressed or not.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, load_dataset
 
-from .bounded import read_at_most
+from .official_files import read_at_most
 
 
 CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -37,10 +37,10 @@ FASHION_LABELS = (
 FASHION_SOURCES = ("system",)
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-#: Pictures of the parts of Fashion-MNIST, and pixels of each.
+#: The number of pictures in each part of Fashion-MNIST, and the number of pixels in a picture.
 FASHION_SIZES, FASHION_PIXELS = {"train": 60_000, "t10k": 10_000}, 28**2
 
-#: SHA-256 of the idx files of Fashion-MNIST, not compressed.
+#: SHA-256 of the uncompressed idx files of Fashion-MNIST.
 FASHION_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -56,10 +56,10 @@ VALIDATION_SHARE = 0.1
 
 
 def load_image(source: str = "hub") -> DatasetDict:
-    """Grey CIFAR-10: the splits ``train``, ``validation`` and ``test``, with the columns ``image`` and ``label``.
+    """Load grey CIFAR-10: the splits ``train``, ``validation`` and ``test`` with the columns ``image`` and ``label``.
 
     Raises:
-        ValueError: a source that is neither ``"hub"`` nor a folder, or a file that is not what it should be.
+        ValueError: the source is neither ``"hub"`` nor a folder, or a file is missing or damaged.
     """
     if source == "hub":
         return grey_hub(load_dataset("uoft-cs/cifar10"))
@@ -71,10 +71,10 @@ def load_image(source: str = "hub") -> DatasetDict:
 
 
 def grey_hub(cifar: DatasetDict) -> DatasetDict:
-    """The splits of the data set as the Hub has it.
+    """Make the splits from the data set of the Hub.
 
     Raises:
-        ValueError: it does not have the 50,000 + 10,000 pictures of CIFAR-10.
+        ValueError: the data set does not have the 50,000 + 10,000 pictures of CIFAR-10.
     """
     sizes = {name: len(cifar[name]) for name in CIFAR_SIZES}
     if sizes != CIFAR_SIZES:
@@ -87,12 +87,12 @@ def grey_hub(cifar: DatasetDict) -> DatasetDict:
 
 
 def read_cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Grey pictures ``[10000, 32, 32]`` and labels of one of the original files.
+    """Read grey pictures ``[10000, 32, 32]`` and their labels from one of the original files.
 
-    A row is one byte of label, then 1,024 bytes each of red, green and blue.
+    A row holds one byte for the label, then 1,024 bytes each for red, green and blue.
 
     Raises:
-        ValueError: the file is missing or has another size, or a label is none of the ten.
+        ValueError: the file is missing or has another size, or a label is not the id of a class.
     """
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}")
@@ -109,20 +109,20 @@ def read_cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grey(colours: np.ndarray) -> np.ndarray:
-    """Pictures ``[n, height, width, 3]`` in grey, ``[n, height, width]`` of whole numbers from 0 to 255.
+    """Turn coloured pictures ``[n, height, width, 3]`` into grey ones, ``[n, height, width]`` in unsigned bytes.
 
-    TensorFlow's ``rgb_to_grayscale``, which the arena's loader calls, goes from bytes to shares of 255 and back, and
-    back it multiplies by 255.5 and cuts.
+    This is TensorFlow's ``rgb_to_grayscale``, which the loader of Long Range Arena calls: it divides bytes by 255,
+    takes the weighted sum, multiplies it by 255.5, and drops the fraction.
     """
     shares = colours.astype(np.float32) * np.float32(1 / 255)
     return (shares @ np.array(LUMA, dtype=np.float32) * np.float32(255.5)).astype(np.uint8)
 
 
 def load_fashion_mnist(source: str = "system") -> DatasetDict:
-    """The splits ``train``, ``validation`` and ``test`` of Fashion-MNIST, with the columns ``image`` and ``label``.
+    """Load Fashion-MNIST: the splits ``train``, ``validation`` and ``test`` with the columns ``image`` and ``label``.
 
     Raises:
-        ValueError: an unknown source, a file that is missing, or one that is not that of Fashion-MNIST.
+        ValueError: the source is unknown, a file is missing, or a file does not belong to Fashion-MNIST.
     """
     folder = FASHION_FOLDER if source == "system" else Path(source)
     if not folder.is_dir():
@@ -132,11 +132,11 @@ def load_fashion_mnist(source: str = "system") -> DatasetDict:
 
 
 def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures ``[n, 28, 28]`` and labels of the part ``"train"`` or ``"t10k"``.
+    """Read the pictures ``[n, 28, 28]`` and the labels of one part, ``"train"`` or ``"t10k"``.
 
     Raises:
-        ValueError: a file is missing, damaged or not that of Fashion-MNIST, there are not as many labels as pictures,
-            or a label is none of the ten.
+        ValueError: a file is missing, damaged or not a file of Fashion-MNIST; the numbers of labels and pictures
+            differ; or a label is not the id of a class.
     """
     pictures = FASHION_SIZES[part]
     files = [
@@ -155,7 +155,7 @@ def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_file(folder: Path, name: str, longest: int) -> tuple[Path, bytes]:
-    """The file `name`, which may end in ``.gz``, and its at most `longest` bytes once it is decompressed.
+    """Find the file `name` or ``<name>.gz``, and return its path and its content of at most `longest` bytes.
 
     Raises:
         ValueError: the file is missing, damaged or longer.
@@ -167,17 +167,17 @@ def read_file(folder: Path, name: str, longest: int) -> tuple[Path, bytes]:
 
 
 def read_idx(raw: bytes, path: Path, dimensions: int) -> np.ndarray:
-    """The array of unsigned bytes in an idx file.
+    """Return the array of unsigned bytes in an idx file.
 
-    The file begins with two zero bytes, 8 for unsigned bytes, the number of dimensions, and the dimensions as 32-bit
-    numbers, the most significant byte first.
+    The file begins with two zero bytes, then 8 for unsigned bytes, the number of dimensions, and the dimensions as
+    32-bit numbers with the most significant byte first.
 
     Raises:
-        ValueError: the file does not begin like that, or has not as many bytes as it says.
+        ValueError: the file does not begin like that, or the number of its bytes is another one than it says.
     """
     begin = 4 + 4 * dimensions
     if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) < begin:
-        raise ValueError(f"{path} is no idx file of {dimensions} dimensions of bytes: it begins with {raw[:4]!r}")
+        raise ValueError(f"{path} is not an idx file of bytes in {dimensions} dimensions: it begins with {raw[:4]!r}")
     shape = [int(size) for size in np.frombuffer(raw, dtype=">u4", count=dimensions, offset=4)]
     row, size = math.prod(shape[1:]), len(raw) - begin
     if size != shape[0] * row:
@@ -189,7 +189,7 @@ def read_idx(raw: bytes, path: Path, dimensions: int) -> np.ndarray:
 
 
 def check_labels(labels: np.ndarray, classes: int, path: Path) -> None:
-    """Raise ValueError, naming the first one, if a label is none of the classes."""
+    """Raise ValueError and name the first wrong label if a label is not the id of a class."""
     wrong = np.flatnonzero(labels >= classes)
     if len(wrong):
         raise ValueError(f"{path}: picture {wrong[0]} has label {labels[wrong[0]]}, there are {classes} classes")
@@ -198,7 +198,7 @@ def check_labels(labels: np.ndarray, classes: int, path: Path) -> None:
 def split_pictures(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], labels: tuple[str, ...]
 ) -> DatasetDict:
-    """The splits, with the last `VALIDATION_SHARE` of the training pictures to validate on."""
+    """Make the splits; the last `VALIDATION_SHARE` of the training pictures become the validation split."""
     held_out = len(train[0]) - round(VALIDATION_SHARE * len(train[0]))
     parts = {
         "train": tuple(column[:held_out] for column in train),
@@ -209,6 +209,6 @@ def split_pictures(
 
 
 def pictures(images: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]) -> Dataset:
-    """A split of grey pictures ``[n, height, width]`` of unsigned bytes."""
+    """Make a split from grey pictures ``[n, height, width]`` in unsigned bytes."""
     features = Features({"image": Array2D(images.shape[1:], "uint8"), "label": ClassLabel(names=list(labels))})
     return Dataset.from_dict({"image": images, "label": targets}, features=features)

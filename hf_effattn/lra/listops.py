@@ -1,20 +1,24 @@
 """The `listops` task: the value of a nested expression of MIN, MAX, MED and SM over digits (ten classes).
 
 Expressions are drawn from the distribution of Long Range Arena's generator (Tay et al. 2020, arXiv 2011.04006, after
-Nangia & Bowman 2018): a node is an operator with probability 1/4 until the tree is `max_depth` deep, else a digit; an
-operator is uniform over the four and has 2 to `max_args` arguments; kept are new trees with ``min_length < length <
-max_length``, where every operator, every closing bracket and every digit counts one. MED is the median, rounded down;
-SM is the sum modulo 10.
+Nangia & Bowman 2018):
 
-Few trees are long enough, so trees are first drawn as numbers of nodes per level, a batch at a time, and only those
-that are kept are written out. That changes nothing in the distribution: given their numbers, which nodes of a level
-are operators is uniform.
+- A node is an operator with probability 1/4, otherwise a digit. On level `max_depth` all nodes are digits.
+- The four operators are equally likely. An operator has 2 to `max_args` arguments. MED is the median, rounded down; SM
+  is the sum modulo 10.
+- New trees with ``min_length < length < max_length`` are kept. The length counts operators, closing brackets and
+  digits.
 
-`listops_short` is no task of the arena: the same with expressions that small models learn on a CPU within minutes.
+Few trees are long enough. So trees are first drawn as numbers of nodes per level, a batch at a time, and only the
+trees that are kept are written out. The distribution stays the same: given these numbers, all choices of the nodes
+that are operators are equally likely.
+
+`listops_short` is not a task of Long Range Arena. It has shorter expressions, which small models learn on a CPU within
+minutes.
 
 Sources: ``"generated"`` (96,000 training, 2,000 validation and 2,000 test expressions, always the same), or the folder
-of the official ``basic_{train,val,test}.tsv``. The text has a token per word, without the round brackets of the
-official files, which their tokenizer drops.
+with the official ``basic_{train,val,test}.tsv``. A word of the text is a token. Round brackets are dropped from the
+official files, as the official tokenizer does.
 """
 
 import os
@@ -23,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as shortened
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, DatasetDict, Features, Value
@@ -31,8 +36,8 @@ from transformers import TokenizersBackend
 
 from ..files import sha256
 from .checksums import verified
-from .generated import divided, generated
-from .tsv import class_id, read_tsv
+from .generated import cut_into_splits, generated
+from .official_files import class_id, read_tsv
 
 
 LABELS = tuple(str(digit) for digit in range(10))
@@ -40,12 +45,12 @@ SOURCES = ("generated",)
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 CLOSE = "]"
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[UNK]")
-#: In the order of their ids, which never changes.
+#: All tokens in the order of their ids. This order never changes.
 VOCABULARY = (*SPECIAL_TOKENS, CLOSE, *LABELS, *OPERATORS)
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
 
-#: SHA-256 of the texts and labels of the splits that are generated (`content_checksum`), by task.
+#: SHA-256 of the texts and labels of the generated splits (`content_checksum`), by task.
 CHECKSUMS = {
     "listops": {
         "train": "8e6dfd296cfc71518250fe87517fb8ad8e6bb3a4816a28c3d538e54dc00cf820",
@@ -58,18 +63,18 @@ CHECKSUMS = {
         "test": "7c59e2c41efdc61693e424e04923409650d63962d562c3a0fd2d0fa5041aba5a",
     },
 }
-#: Raised whenever the same arguments give other expressions, so that none of an earlier generator come from the cache.
+#: Raise this number whenever the same arguments give other expressions; the cache then makes them anew.
 VERSION = 2
 SPLIT_SIZES = {"train": 96_000, "validation": 2_000, "test": 2_000}
-#: Trees that are drawn at once.
+#: How many trees are drawn at once.
 BATCH = 16_000
-#: Expressions that one seed gives; a split is made of whole shards, which can be drawn in parallel.
+#: How many expressions one seed gives. Such shards are drawn in parallel.
 SHARD = 1_000
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Which expressions there are; the defaults are those of Long Range Arena."""
+    """The distribution of the expressions; the defaults are those of Long Range Arena."""
 
     min_length: int = 500
     max_length: int = 2000
@@ -78,7 +83,7 @@ class Distribution:
     operator_probability: float = 0.25
 
 
-#: The expressions of each task.
+#: The distribution of each task.
 DISTRIBUTIONS = {
     "listops": Distribution(),
     "listops_short": Distribution(min_length=16, max_length=128, max_depth=6, max_args=5),
@@ -86,11 +91,11 @@ DISTRIBUTIONS = {
 
 
 def load_listops(source: str = "generated", task: str = "listops") -> DatasetDict:
-    """The splits ``train``, ``validation`` and ``test``, with the columns ``text`` and ``label``.
+    """Load the splits ``train``, ``validation`` and ``test`` with the columns ``text`` and ``label``.
 
     Raises:
-        ValueError: a source that is neither ``"generated"`` nor a folder with the official files, or a file among them
-            that does not hold what it should.
+        ValueError: the source is neither ``"generated"`` nor a folder with the official files, or an official file is
+            damaged.
     """
     if source == "generated":
         return verified(generate_listops(SPLIT_SIZES, DISTRIBUTIONS[task]), CHECKSUMS[task])
@@ -104,16 +109,19 @@ def load_listops(source: str = "generated", task: str = "listops") -> DatasetDic
 def generate_listops(
     sizes: dict[str, int], distribution: Distribution | None = None, seed: int = 0, num_proc: int | None = None
 ) -> DatasetDict:
-    """Splits of the given sizes, no expression in two places; the same arguments always give the same splits.
+    """Generate splits of the given sizes. No expression occurs twice; equal arguments give equal splits.
 
     Args:
-        sizes: expressions per split.
-        distribution: which expressions, by default those of Long Range Arena.
+        sizes: the number of expressions in each split.
+        distribution: the distribution of the expressions, by default that of Long Range Arena.
         seed: another seed gives another benchmark.
-        num_proc: processes; by default one per core. It does not change the result.
+        num_proc: the number of processes, by default one per core. The result does not depend on it.
+
+    Raises:
+        ValueError: the distribution has too few different expressions.
     """
     total = sum(sizes.values())
-    # A tenth more than needed, since repeated expressions are left out (they only occur among short ones).
+    # A tenth more than needed, because repeated expressions are left out. They occur among short expressions only.
     shards = -(-(total + total // 10) // SHARD)
     arguments = {
         "shards": list(range(shards)),
@@ -126,10 +134,10 @@ def generate_listops(
     order = rows.to_pandas().drop_duplicates("text").index
     if len(order) < total:
         raise ValueError(f"only {len(order)} different expressions were drawn, {total} are needed: allow longer ones")
-    return divided(rows, order, sizes)
+    return cut_into_splits(rows, order, sizes)
 
 
-def _shards(shards: list[int], size: int, seed: int, distribution: dict) -> Iterator[dict]:
+def _shards(shards: list[int], size: int, seed: int, distribution: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for shard in shards:
         expressions = draw(np.random.default_rng([seed, shard]), Distribution(**distribution))
         for _, (text, label) in zip(range(size), expressions, strict=False):
@@ -139,17 +147,17 @@ def _shards(shards: list[int], size: int, seed: int, distribution: dict) -> Iter
 
 
 def draw(rng: np.random.Generator, distribution: Distribution) -> Iterator[tuple[str, int]]:
-    """Expressions and their values, without end."""
+    """Yield expressions and their values without end."""
     while True:
         for levels in draw_shapes(rng, distribution, BATCH):
             yield write(rng, levels)
 
 
 def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int) -> Iterator[list[np.ndarray]]:
-    """The shapes of those of `batch` trees whose length is kept, in the order of the trees.
+    """Draw `batch` trees, and yield the shapes of the trees that have an allowed length, in the order of the trees.
 
-    A shape is, for every level from the root down, the number of arguments of each of its operators, in an order that
-    says nothing yet about where among the level's nodes they stand.
+    A shape is a list of levels from the root down. A level is the number of arguments of each operator on it. Where
+    the operators stand among the nodes of their level is drawn later.
     """
     nodes = np.ones(batch, dtype=np.int64)
     length = np.zeros(batch, dtype=np.int64)
@@ -164,12 +172,12 @@ def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int
         length += nodes + operators
         children = np.bincount(owner, weights=arguments, minlength=len(nodes)).astype(np.int64)
         levels.append((np.repeat(trees, operators), arguments))
-        # Trees without a next level are complete, and those that are too long already are given up.
+        # A tree without a next level is complete. A tree that is already too long is dropped.
         growing = (children > 0) & (length < distribution.max_length)
         complete = (children == 0) & (length > distribution.min_length) & (length < distribution.max_length)
         kept.append(trees[complete])
         nodes, length, trees = children[growing], length[growing], trees[growing]
-    # Who takes only the first of them would get too many shallow ones if they came as they were complete.
+    # Shallow trees are complete first. In that order, the first trees would be too shallow on average.
     for tree in np.sort(np.concatenate(kept)):
         bounds = [np.searchsorted(owners, [tree, tree + 1]) for owners, _ in levels]
         of_tree = [values[low:high] for (low, high), (_, values) in zip(bounds, levels, strict=True)]
@@ -177,9 +185,9 @@ def draw_shapes(rng: np.random.Generator, distribution: Distribution, batch: int
 
 
 def write(rng: np.random.Generator, levels: list[np.ndarray]) -> tuple[str, int]:
-    """A tree of the given shape as an expression, and its value.
+    """Write a tree of the given shape as an expression, and compute its value.
 
-    The levels are filled from the deepest up, so the value comes from the tree and not from the text.
+    The tree is filled from the deepest level up. The value is computed from the tree and not from the text.
     """
     below: list[tuple[str, int]] = []
     for depth in range(len(levels), -1, -1):
@@ -200,7 +208,7 @@ def write(rng: np.random.Generator, levels: list[np.ndarray]) -> tuple[str, int]
 
 
 def apply(operator: str, values: list[int]) -> int:
-    """The value of an operator on digits."""
+    """Apply an operator to digits."""
     if operator == "[MIN":
         return min(values)
     if operator == "[MAX":
@@ -211,12 +219,14 @@ def apply(operator: str, values: list[int]) -> int:
 
 
 def evaluate(text: str) -> int:
-    """The value of an expression, read from its text with a stack; round brackets and ``X`` for ``]`` may occur.
+    """Compute the value of an expression from its text, with a stack.
+
+    Round brackets are skipped, and ``X`` may stand for ``]``.
 
     Raises:
         ValueError: the text is not one whole expression.
     """
-    stack: list[list] = [[]]
+    stack: list[list[Any]] = [[]]
     for token in text.split():
         if token in "()":
             continue
@@ -233,20 +243,20 @@ def evaluate(text: str) -> int:
         elif token in LABELS:
             stack[-1].append(int(token))
         else:
-            raise ValueError(f"{token!r} is no token of an expression, in {shortened(text)}")
+            raise ValueError(f"{token!r} is not a token of an expression, in {shortened(text)}")
     if len(stack) != 1 or len(stack[0]) != 1:
         raise ValueError(f"not one whole expression: {shortened(text)}")
-    return stack[0][0]
+    return int(stack[0][0])
 
 
 def read_official(folder: Path) -> DatasetDict:
-    """The splits of the official files, with every label verified.
+    """Read the splits from the official files, and verify every label.
 
-    They are read once and then taken from the cache (`generated`), as long as the files are the same.
+    The files are read once. Then the rows come from the cache (`generated`) as long as the files are the same.
 
     Raises:
-        ValueError: a file is missing, too many of its rows are broken (`read_tsv`), or a row's target is not the value
-            of its source.
+        ValueError: a file is missing, too many of its rows are broken (`read_tsv`), or the target of a row is not the
+            value of its source.
     """
     splits = {}
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
@@ -258,21 +268,21 @@ def read_official(folder: Path) -> DatasetDict:
     return DatasetDict(splits)
 
 
-def _rows(path: str) -> Iterator[dict]:
+def _rows(path: str) -> Iterator[dict[str, Any]]:
     for line, row in read_tsv(Path(path), 2, _parse, header=("Source", "Target")):
         if (value := row.pop("value")) != row["label"]:
             raise ValueError(f"{path}:{line}: the expression's value is {value}, not {row['label']}")
         yield row
 
 
-def _parse(cells: list[str]) -> dict:
+def _parse(cells: list[str]) -> dict[str, Any]:
     source, target = cells
     text = " ".join(token for token in source.split() if token not in "()")
     return {"text": text, "label": class_id(target, len(LABELS)), "value": evaluate(text)}
 
 
 def listops_tokenizer(model_max_length: int) -> TokenizersBackend:
-    """One token per word of an expression, with ``[CLS]`` in front; it loads without custom code."""
+    """Make a tokenizer with one token per word and ``[CLS]`` in front; it loads without custom code."""
     vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

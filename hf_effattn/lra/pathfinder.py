@@ -1,21 +1,24 @@
 """The `pathfinder` task: are two circles joined by a dashed path? Pictures are read pixel by pixel, in raster order.
 
-It is a task of Long Range Arena (Tay et al. 2020, arXiv 2011.04006) after Linsley et al. (2018, arXiv 1805.08315):
-every picture has two long snakes of dashes and several short ones. One circle stands where a long snake begins; the
-other one where the same snake ends, or where the other one does. So both classes have the same drawings, and only the
-course of the snakes tells them apart. Pictures of 32 x 32 pixels are the arena's Pathfinder, those of 128 x 128 its
-Path-X. The parameters are those that the arena published; how the snakes are laid out is in `pathfinder_drawing`.
+This is a task of Long Range Arena (Tay et al. 2020, arXiv 2011.04006) after Linsley et al. (2018, arXiv 1805.08315).
+Every picture has two long snakes of dashes and several short ones. One circle stands where a long snake begins. The
+other circle stands where the same snake ends, or where the other long snake ends. So both classes have the same
+drawings, and only the course of the snakes tells them apart. Pathfinder has pictures of 32 x 32 pixels, Path-X
+pictures of 128 x 128. The parameters are the published ones; `pathfinder_drawing` lays out the snakes.
 
-The published generator does not compare a new paddle with the last one of the other long snake, so the two can touch
-or cross. Here no two snakes ever do. Where the circles are tells something of the label, as a snake does not go just
-anywhere: their distance alone gives 63 % of the labels of easy pictures, 53 % of intermediate and 52 % of hard ones;
-their four coordinates, to a forest of decision trees, some 65 % of easy and 60 % of hard ones.
+The published generator does not compare a new paddle with the last paddle of the other long snake, so the two snakes
+can touch or cross. Here no two snakes do. The places of the circles tell something about the label. Their distance
+predicts 63 % of the labels of easy pictures, 53 % of intermediate and 52 % of hard ones. With all four coordinates, a
+forest of decision trees predicts some 65 % of easy and 60 % of hard ones.
 
-Sources: ``"generated"`` (160,000 training, 20,000 validation and 20,000 test pictures, always the same, half of each
-connected), or the folder of the official files: ``pathfinder32/curv_contour_length_14`` and so on, each with lists in
-``metadata`` and the pictures that they name. Of these the first 80 % in the order of the lists are to train on, the
-next 10 % to validate, the rest to test; the arena's split has the same shares of another order. Files that are empty,
-of which the official ones have at least one, are left out as in the arena, and count as damaged.
+Sources:
+
+- ``"generated"``: 160,000 training, 20,000 validation and 20,000 test pictures, always the same; half of each split is
+  connected.
+- The folder of the official files: ``pathfinder32/curv_contour_length_14`` and so on, each with lists in ``metadata``
+  and the pictures that the lists name. In the order of the lists, the first 80 % are for training, the next 10 % for
+  validation, the rest for testing. Long Range Arena has the same shares in another order. Empty files, of which the
+  official data has at least one, are left out as in Long Range Arena, and count as damaged.
 """
 
 import hashlib
@@ -26,16 +29,16 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from transformers.utils import logging
 
-from .bounded import read_at_most
-from .broken import leave_out
 from .checksums import verified
-from .generated import divided, generated
+from .generated import cut_into_splits, generated
+from .official_files import read_at_most, report_broken_rows
 from .pathfinder_drawing import Parameters, draw, is_connected, lay_out, mark
 
 
@@ -44,17 +47,17 @@ logger = logging.get_logger(__name__)
 LABELS = ("unconnected", "connected")
 SOURCES = ("generated",)
 SIZES = (32, 128)
-#: Paddles of a long snake, and the official folder.
+#: The number of paddles in a long snake, and the official folder.
 DIFFICULTIES = {
     "easy": (6, "curv_baseline"),
     "intermediate": (9, "curv_contour_length_9"),
     "hard": (14, "curv_contour_length_14"),
 }
-#: Raised whenever the same arguments give other pictures, so that none of an earlier generator come from the cache.
+#: Raise this number whenever the same arguments give other pictures; the cache then makes them anew.
 VERSION = 1
 SPLIT_SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
 
-#: SHA-256 of the splits that are generated (`content_checksum`), for the sizes and difficulties that are recorded.
+#: SHA-256 of generated splits (`content_checksum`), for the sizes and difficulties that are recorded.
 CHECKSUMS = {
     (32, "hard"): {
         "train": "93bad3f8251cb56c87dca6d6d935fa2619593e50a5454b91ba59c61093c05b40",
@@ -62,26 +65,27 @@ CHECKSUMS = {
         "test": "0ead5eb97420b71713a013a6481892ead878dc56297e2791a47ab5fecdc48d93",
     }
 }
-#: Pictures that one seed gives. It is even, so that every shard has as many connected ones as others.
+#: How many pictures one seed gives. The number is even, so that half of every shard is connected.
 SHARD = 1_000
 
 #: Shares of the official pictures, in the order of the lists.
 OFFICIAL_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-#: Part of the official rows that may be damaged.
+#: The share of official rows that may be damaged.
 MAX_BROKEN = 0.01
-#: Where the columns of an official list are: folder, file name and label.
+#: The columns of an official list that are read: folder, file name and label.
 FOLDER, NAME, LABEL = 0, 1, 3
-#: Bytes of the longest list that is read; that of all official pictures in one would have some 330 million.
+#: Bytes of the longest list that is read. A list of all official pictures would have some 330 million bytes.
 MAX_LIST = 2**29
 
 
 def published(size: int = 32, difficulty: str = "hard") -> Parameters:
-    """The parameters of Long Range Arena.
+    """Return the parameters of Long Range Arena.
 
-    It gives those of hard pictures; for the others, the short snakes follow from the long ones by the same rule.
+    Long Range Arena publishes the parameters of hard pictures. For the other difficulties, the length of short snakes
+    follows from that of long ones by the same rule.
 
     Raises:
-        ValueError: a size or difficulty that there is not.
+        ValueError: the size or the difficulty does not exist.
     """
     if size not in SIZES or difficulty not in DIFFICULTIES:
         raise ValueError(
@@ -124,17 +128,17 @@ def published(size: int = 32, difficulty: str = "hard") -> Parameters:
 
 
 def load_pathfinder(source: str = "generated", size: int = 32, difficulty: str = "hard") -> DatasetDict:
-    """The splits ``train``, ``validation`` and ``test``, with the columns ``image`` and ``label``.
+    """Load the splits ``train``, ``validation`` and ``test`` with the columns ``image`` and ``label``.
 
     Raises:
-        ValueError: a source that is neither ``"generated"`` nor a folder with the official files, an unknown size or
-            difficulty, or files that do not hold what they should.
+        ValueError: the source is neither ``"generated"`` nor a folder with the official files, the size or difficulty
+            does not exist, or a file is damaged.
     """
     parameters = published(size, difficulty)
     if source == "generated":
         if (size, difficulty) not in CHECKSUMS:
             logger.warning(
-                f"no checksums are recorded of {difficulty} pictures of {size} x {size}: they are not verified"
+                f"no checksums are recorded for {difficulty} pictures of {size} x {size}, so they are not verified"
             )
         return verified(generate_pathfinder(SPLIT_SIZES, parameters), CHECKSUMS.get((size, difficulty), {}))
     if not Path(source).is_dir():
@@ -152,13 +156,13 @@ def load_pathfinder(source: str = "generated", size: int = 32, difficulty: str =
 def generate_pathfinder(
     sizes: dict[str, int], parameters: Parameters, seed: int = 0, num_proc: int | None = None
 ) -> DatasetDict:
-    """Splits of the given sizes, half of each connected; the same arguments always give the same splits.
+    """Generate splits of the given sizes. Half of each split is connected; equal arguments give equal splits.
 
     Args:
-        sizes: pictures per split.
-        parameters: what they look like.
+        sizes: the number of pictures in each split.
+        parameters: what the pictures look like.
         seed: another seed gives another benchmark.
-        num_proc: processes; by default one per core. It does not change the result.
+        num_proc: the number of processes, by default one per core. The result does not depend on it.
     """
     shards = [
         (split, start // SHARD, min(SHARD, count - start))
@@ -168,10 +172,10 @@ def generate_pathfinder(
     arguments = {"shards": shards, "seed": seed, "parameters": asdict(parameters)}
     processes = min(num_proc or os.cpu_count() or 1, len(shards))
     rows = generated("pathfinder", VERSION, _shards, arguments, _features(parameters.size), processes)
-    return divided(rows, range(len(rows)), sizes)
+    return cut_into_splits(rows, range(len(rows)), sizes)
 
 
-def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict) -> Iterator[dict]:
+def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
     drawn = Parameters(**parameters)
     for split, shard, count in shards:
         rng = np.random.default_rng([seed, split, shard])
@@ -184,10 +188,10 @@ def _shards(shards: list[tuple[int, int, int]], seed: int, parameters: dict) -> 
 
 
 def read_official(folder: Path, size: int) -> Dataset:
-    """The pictures that the lists in ``metadata`` name, in the order of the lists.
+    """Read the pictures that the lists in ``metadata`` name, in the order of the lists.
 
-    They are read once and then taken from the cache (`generated`), as long as the lists are the same, and the sizes
-    and times of the pictures.
+    The pictures are read once. Then they come from the cache (`generated`), as long as the lists and the sizes and
+    times of the picture files are the same.
 
     Raises:
         ValueError: there are no lists, a picture lies outside of the folder, a label is neither 0 nor 1, or more than
@@ -204,14 +208,14 @@ def read_official(folder: Path, size: int) -> Dataset:
 
 
 def _listed(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The rows of all lists, each with its file and line."""
+    """Yield the rows of all lists, each with its file and line."""
     paths = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.stem), path.stem))
     for path in paths:
         for line, row in enumerate(read_list(path), start=1):
             yield f"{path}:{line}", row
 
 
-def _official(folder: str, size: int) -> Iterator[dict]:
+def _official(folder: str, size: int) -> Iterator[dict[str, Any]]:
     total, broken = 0, []
     for place, row in _listed(Path(folder)):
         total += 1
@@ -229,13 +233,13 @@ def _official(folder: str, size: int) -> Iterator[dict]:
             broken.append(f"{place}: {error}")
         else:
             yield {"image": picture, "label": label}
-    leave_out(folder, broken, total, MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
+    report_broken_rows(folder, broken, total, MAX_BROKEN, "its lists are metadata/*.npy; get the files anew")
 
 
 def picture_path(folder: Path, row: list[str], place: str) -> Path:
-    """Where the picture of a row lies.
+    """Return the path of the picture that a row names.
 
-    Links in the folder are followed, as caches of downloads are made of them; a list cannot make any.
+    Links in the folder are followed, because caches of downloads consist of links; a list cannot create any.
 
     Raises:
         ValueError: a name in the row leads out of the folder.
@@ -251,10 +255,10 @@ def _features(size: int) -> Features:
 
 
 def read_list(path: Path) -> list[list[str]]:
-    """The rows of a list: as arrays of numpy, as the generator saves them, or as lines of text, as the arena has them.
+    """Read the rows of a list: a numpy array, as the generator saves it, or lines of text, as Long Range Arena does.
 
     Raises:
-        ValueError: the file is neither, or has more than `MAX_LIST` bytes.
+        ValueError: the file is neither of the two, or it has more than `MAX_LIST` bytes.
     """
     raw = read_at_most(path, MAX_LIST)
     try:
@@ -262,47 +266,50 @@ def read_list(path: Path) -> list[list[str]]:
             return [[str(value) for value in row] for row in _array(raw)]
         return [line.split(" ") for line in raw.decode().splitlines()]
     except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise ValueError(f"{path} is no list of pictures: {error}") from error
+        raise ValueError(f"{path} is not a list of pictures: {error}") from error
 
 
 def _array(raw: bytes) -> np.ndarray:
-    """The array in the bytes of a file of numpy, which makes room for what the header says before it reads that.
+    """Read an array from the bytes of a numpy file, but only if the file is as long as its header says.
+
+    numpy allocates what the header says before it reads the data, so a false header could take all memory.
 
     Raises:
-        ValueError: the header says something else than follows, or that Python objects follow.
+        ValueError: the header does not fit the data, or the data are Python objects.
     """
     file = io.BytesIO(raw)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
     if version not in readers:
-        raise ValueError(f"it is of version {version} of numpy's format, which texts have not")
+        raise ValueError(f"it has version {version} of numpy's format; arrays of text have version 1.0 or 2.0")
     shape, _, kind = readers[version](file)
-    # Rows without cells need no bytes, however many they are.
+    # An array with rows but without cells needs no bytes, and may claim any number of rows.
     needed, found = math.prod(shape) * kind.itemsize, len(raw) - file.tell()
     if not kind.hasobject and (needed != found or (needed == 0 and shape[:1] != (0,))):
         raise ValueError(f"an array of {kind} of shape {shape} has {needed:,} bytes, but {found:,} follow")
     file.seek(0)
-    return np.load(file)
+    array: np.ndarray = np.load(file)
+    return array
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:
-    """A picture in grey, unsigned bytes ``[size, size]``, of a PNG file.
+    """Read a PNG file as a grey picture, ``[size, size]`` in unsigned bytes.
 
     Raises:
-        ValueError: the file is no picture, or one of another size.
+        ValueError: the file is not a picture, or the picture has another size.
     """
     try:
-        # Pillow would read a file as what it is, whatever it is called; for EPS it starts Ghostscript on it.
+        # Without `formats`, Pillow looks at the content of the file; for EPS content it starts Ghostscript.
         with Image.open(path, formats=["PNG"]) as picture:
             if picture.size != (size, size):
                 raise ValueError(f"{path} has {picture.height} x {picture.width} pixels, expected {size} x {size}")
             return np.asarray(picture.convert("L"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture: {error}") from error
+        raise ValueError(f"{path} is not a picture: {error}") from error
 
 
 def split_official(rows: Dataset) -> DatasetDict:
-    """The splits by `OFFICIAL_SHARES`, in the order of the pictures.
+    """Split the pictures by `OFFICIAL_SHARES`, in their order.
 
     Raises:
         ValueError: there are too few pictures.

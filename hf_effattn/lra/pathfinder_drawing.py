@@ -1,17 +1,18 @@
-"""Pictures of the `pathfinder` task: how snakes of paddles are laid out, and how they are drawn.
+"""Lays out and draws the pictures of the `pathfinder` task.
 
-A paddle is a short line, a snake a chain of paddles with gaps of twice the margin. Two long snakes, the targets, begin
-in the middle of the picture, `seed_distance` apart, and grow in turns, paddle by paddle, until both have their length;
-if one has no room left, both begin anew. Short snakes, the distractors, follow wherever there is room. The next paddle
-of a snake sets out from a pivot, one margin beyond the last paddle. Its far end is one of the pixels one margin and
-one paddle away from there; a pixel that turns the snake by the angle δ has the weight ``cos²(continuity · δ)``, and
-none where ``continuity · δ`` is a right angle or more.
+A paddle is a short line. A snake is a chain of paddles with gaps of twice the margin.
 
-Round a paddle all pixels within one margin are its own, and no two paddles may share a pixel, save neighbours in a
-snake. So other paddles are about as far as the gaps within a snake are wide, or farther.
+- Two long snakes, the targets, begin in the middle of the picture, `seed_distance` apart. They grow in turns, paddle
+  by paddle, until both have their length. If one of them has no room left, both begin anew.
+- Short snakes, the distractors, are then placed wherever there is room.
+- The next paddle of a snake starts at a pivot, one margin beyond the last paddle. Its far end is a pixel at the
+  distance of one margin and one paddle from the pivot. A pixel that turns the snake by the angle δ has the weight
+  ``cos²(continuity · δ)``, or zero if ``continuity · δ`` is a right angle or more.
+- A paddle owns all pixels within one margin of it. Two paddles own no common pixel, unless they are neighbours in a
+  snake. So the distance of other paddles is at least about the width of the gaps within a snake.
 
-Everything stands on whole pixels: a set of pixels is one Python integer, a bit per pixel, and the few paddles that can
-go on from a pivot are drawn once. That makes a picture of 32 x 32 pixels a matter of three milliseconds.
+All positions are whole pixels. A set of pixels is one Python integer with one bit per pixel, and the few paddles that
+can follow a pivot are drawn once. So a picture of 32 x 32 pixels takes three milliseconds.
 """
 
 import math
@@ -23,11 +24,11 @@ from itertools import accumulate
 import numpy as np
 
 
-#: Sub-pixels along the side of a pixel, from which the ink in it is counted.
+#: A pixel is divided into FINE x FINE sub-pixels; its ink is the share of sub-pixels that are covered.
 FINE = 8
-#: Guards comparisons that would be ties, were the numbers exact.
+#: Tolerance of comparisons that would be ties with exact numbers.
 TOLERANCE = 1e-9
-#: How often two long snakes are begun before giving up; that many never occur where they can be placed at all.
+#: How often two long snakes are begun before giving up. Snakes that can be placed at all never need so many.
 ATTEMPTS = 100_000
 
 #: Row and column.
@@ -36,24 +37,25 @@ Pixel = tuple[int, int]
 
 @dataclass(frozen=True)
 class Parameters:
-    """What pictures look like; lengths are in pixels, except those of snakes, which are in paddles.
+    """What pictures look like. Lengths of snakes are in paddles, all other lengths in pixels.
 
     Attributes:
         size: height and width of a picture.
-        contour_length: paddles of each of the two long snakes.
-        distractor_length: paddles of each short snake.
-        distractors: short snakes, at most: one that finds no room is left out.
-        margins: the margin of a picture is one of these.
+        contour_length: the number of paddles in each of the two long snakes.
+        distractor_length: the number of paddles in each short snake.
+        distractors: the largest number of short snakes; a short snake that finds no room is left out.
+        margins: the margin of a picture is drawn from these.
         paddle_length: length of a paddle.
         paddle_thickness: width of a paddle.
-        padding: pixels along the borders that belong to no paddle, at least one.
-        seed_distance: distance of the beginnings of the long snakes; they begin at least twice that from the borders.
+        padding: width of the border that no paddle may touch, at least one.
+        seed_distance: distance between the beginnings of the long snakes. Both begin at least twice as far from the
+            borders.
         marker_radius: radius of the two circles.
-        continuity: the larger, the less a snake turns.
-        snake_contrast: brightness of a short snake; a circle has 1.
-        paddle_contrast: brightness of a long snake, as a part of that of a short one.
-        paddle_trials: how often the next paddle of a snake is drawn by lot, until one has room.
-        distractor_trials: how often a short snake is begun.
+        continuity: the larger it is, the less a snake turns.
+        snake_contrast: brightness of a short snake; a circle has brightness 1.
+        paddle_contrast: brightness of a long snake, relative to that of a short snake.
+        paddle_trials: how often the next paddle of a snake is drawn at random until one has room.
+        distractor_trials: how often each short snake is begun.
     """
 
     size: int
@@ -84,12 +86,12 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Stamp:
-    """A paddle around its anchor, the pixel of one of its ends.
+    """A paddle around its anchor, which is the pixel of one of its ends.
 
     Attributes:
-        reach: from the anchor to the other end.
-        ink: how much of each pixel is covered, ``[2 radius + 1, 2 radius + 1]`` with the anchor in the middle.
-        own: the pixels that are the paddle's own, as bits of a window of the board.
+        reach: the vector from the anchor to the other end.
+        ink: the covered share of each pixel, ``[2 radius + 1, 2 radius + 1]`` with the anchor in the middle.
+        own: the pixels that the paddle owns, as bits of a window of the board.
     """
 
     reach: tuple[float, float]
@@ -99,12 +101,12 @@ class Stamp:
 
 @dataclass
 class Step:
-    """A way to go on from a pivot.
+    """A paddle that can follow a pivot.
 
     Attributes:
         stamp: the paddle that is added, anchored at its far end.
-        offset: from the pivot to the far end.
-        advance: from the pivot to the next one.
+        offset: the difference of positions from the pivot to the far end.
+        advance: the difference of positions from the pivot to the next pivot.
         successors: the steps that may follow, with their weights.
     """
 
@@ -116,12 +118,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Seed:
-    """A first paddle, anchored at the end where the snake begins.
+    """The first paddle of a snake, anchored at the end where the snake begins.
 
     Attributes:
         stamp: the paddle.
-        head: from the beginning to the pixel at the far end.
-        advance: from the beginning to the first pivot.
+        head: the difference of positions from the beginning to the pixel at the far end.
+        advance: the difference of positions from the beginning to the first pivot.
         successors: the steps that may follow, with their weights.
     """
 
@@ -132,14 +134,14 @@ class Seed:
 
 
 class Snake:
-    """A snake while it grows; positions are numbers of pixels on the board.
+    """A snake while it grows. Positions are numbers of pixels on the board.
 
     Attributes:
-        paddles: position of the anchor, and stamp, of every paddle.
-        pivot: where the next one sets out.
+        paddles: the position of the anchor, and the stamp, of every paddle.
+        pivot: the position where the next paddle starts.
         successors: the steps that may come next.
-        tip: the pixels that are the last paddle's own.
-        body: those of the other paddles.
+        tip: the pixels that the last paddle owns.
+        body: the pixels that the other paddles own.
     """
 
     def __init__(self, start: int, seed: Seed) -> None:
@@ -151,7 +153,7 @@ class Snake:
 
     @property
     def own(self) -> int:
-        """All pixels that are the snake's own."""
+        """All pixels that the snake owns."""
         return self.body | self.tip
 
     def grow(self, step: Step) -> None:
@@ -167,8 +169,8 @@ class Snake:
 class Board:
     """The pixels of a picture and around it, for one margin.
 
-    The pixel in row ``r`` and column ``c`` has the position ``(r + radius) · width + c``, and its bit in a set of
-    pixels is `radius` rows and columns further. Shifted right by a position, a set becomes the window around it.
+    The pixel in row ``r`` and column ``c`` has the position ``(r + radius) · width + c``. Its bit in a set of pixels
+    lies `radius` rows and columns further. A set that is shifted right by a position is the window around it.
     """
 
     def __init__(self, parameters: Parameters, margin: int) -> None:
@@ -178,24 +180,24 @@ class Board:
         inside = np.zeros((parameters.size + 4 * self.radius, self.width), dtype=bool)
         low, high = parameters.padding, parameters.size - parameters.padding
         inside[2 * self.radius + low : 2 * self.radius + high, self.radius + low : self.radius + high] = True
-        #: Pixels that no paddle may have.
+        #: Pixels that no paddle may own.
         self.border = self._bits(~inside)
         rows, columns = np.ogrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
-        #: The window's pixels within one margin from its middle.
+        #: The pixels of a window within one margin of its middle.
         self.disc = self._bits(rows**2 + columns**2 <= margin**2)
-        #: From a pivot back to the corner of all windows around far ends, and the rows of all these windows.
+        #: The way back from a pivot to the corner of all windows around far ends, and the rows of these windows.
         far = parameters.paddle_length + margin
         self.corner = far * (self.width + 1)
         self.neighbourhood = (1 << (2 * (far + self.radius) + 1) * self.width) - 1
 
     def _bits(self, window: np.ndarray) -> int:
-        """A set of pixels, given as true values from the corner of the board, as an integer."""
+        """Turn a boolean array, which starts at the corner of the board, into a set of pixels."""
         rows = np.zeros((len(window), self.width), dtype=bool)
         rows[:, : window.shape[1]] = window
         return int.from_bytes(np.packbits(rows, bitorder="little").tobytes(), "little")
 
     def along(self, distance: float, angle: float) -> int:
-        """The difference of positions `distance` apart, to the nearest pixel."""
+        """The difference of positions for a distance and an angle, rounded to the nearest pixel."""
         row, column = (math.floor(distance * part + 0.5 + TOLERANCE) for part in (math.sin(angle), math.cos(angle)))
         return row * self.width + column
 
@@ -209,7 +211,7 @@ class Board:
         return row - self.radius, column
 
     def stamp(self, angle: float) -> Stamp:
-        """The paddle that lies at an angle from its anchor."""
+        """Draw the paddle that points from its anchor at an angle."""
         length, thickness = self.parameters.paddle_length, self.parameters.paddle_thickness
         direction = (math.sin(angle), math.cos(angle))
         reach = (length * direction[0], length * direction[1])
@@ -222,7 +224,7 @@ class Board:
 
     @cached_property
     def steps(self) -> list[tuple[float, Step]]:
-        """All steps from a pivot, with their angles, linked to their successors."""
+        """All steps that can follow a pivot, with their angles, linked to their successors."""
         length = self.parameters.paddle_length
         distance = length + self.margin
         angles = np.arange(0, 2 * math.pi, 1 / distance)
@@ -257,13 +259,13 @@ class Board:
         return seeds
 
     def next_step(self, rng: np.random.Generator, snake: Snake, taken: int) -> Step | None:
-        """A step by which the snake can grow, or None.
+        """Draw a step by which the snake can grow; None if no step was found.
 
-        Only far ends that are a margin away from the pixels `taken` are drawn; whether the whole paddle has room is
-        seen then, and if it has not, another one is drawn, a few times at most.
+        Only far ends at least one margin away from the pixels `taken` are drawn. If the whole paddle then has no room,
+        another step is drawn, a few times at most.
         """
         corner, disc = self.corner, self.disc
-        # Shifts of what is around the pivot cost less than those of the whole board.
+        # Shifts of the neighbourhood of the pivot cost less than shifts of the whole board.
         taken = taken >> snake.pivot - corner & self.neighbourhood
         choices = [(weight, step) for weight, step in snake.successors if not taken >> corner + step.offset & disc]
         ends = list(accumulate(weight for weight, _ in choices))
@@ -278,12 +280,12 @@ class Board:
 
 @lru_cache(maxsize=16)
 def board(parameters: Parameters, margin: int) -> Board:
-    """The board of the parameters, made once."""
+    """Make the board for parameters and a margin, once."""
     return Board(parameters, margin)
 
 
 def distances(places: np.ndarray, direction: tuple[float, float], length: float) -> np.ndarray:
-    """How far the points with rows and columns in `places` are from a line that begins at zero, a square array."""
+    """Return the distances of all points with rows and columns in `places` from a line that begins at zero."""
     rows, columns = places[:, None], places[None, :]
     along = np.clip(rows * direction[0] + columns * direction[1], 0, length)
     return np.hypot(rows - along * direction[0], columns - along * direction[1])
@@ -294,10 +296,10 @@ class Paddle:
     """A paddle of a picture.
 
     Attributes:
-        tail: row and column of the end on the side where its snake begins.
-        head: those of the other end.
+        tail: row and column of the end that is nearer to the beginning of the snake.
+        head: row and column of the other end.
         anchor: the end that lies on a whole pixel.
-        stamp: what it looks like.
+        stamp: the stamp of the paddle.
     """
 
     tail: tuple[float, float]
@@ -311,9 +313,9 @@ class Layout:
     """The snakes of a picture.
 
     Attributes:
-        parameters: what the picture was laid out by.
+        parameters: the parameters of the layout.
         targets: the two long snakes, as lists of paddles.
-        distractors: the short ones.
+        distractors: the short snakes, as lists of paddles.
     """
 
     parameters: Parameters
@@ -322,7 +324,7 @@ class Layout:
 
 
 def lay_out(rng: np.random.Generator, parameters: Parameters) -> Layout:
-    """The snakes of one picture.
+    """Lay out the snakes of one picture.
 
     Raises:
         RuntimeError: there is no room for the two long snakes.
@@ -332,7 +334,7 @@ def lay_out(rng: np.random.Generator, parameters: Parameters) -> Layout:
         if (targets := _two_snakes(rng, frame)) is not None:
             break
     else:
-        raise RuntimeError(f"{ATTEMPTS:,} times two long snakes found no room; make them shorter than {parameters}")
+        raise RuntimeError(f"{ATTEMPTS:,} times two long snakes found no room; make them shorter than in {parameters}")
     taken = frame.border | targets[0].own | targets[1].own
     distractors = []
     for _ in range(parameters.distractors):
@@ -350,7 +352,7 @@ def _index(rng: np.random.Generator, count: int) -> int:
 
 
 def _two_snakes(rng: np.random.Generator, frame: Board) -> tuple[Snake, Snake] | None:
-    """The two long snakes, or None as soon as one of them has no room."""
+    """Grow the two long snakes; None as soon as one of them has no room."""
     parameters = frame.parameters
     low, high = 2 * parameters.seed_distance, parameters.size - 2 * parameters.seed_distance
     seed = frame.seeds[_index(rng, len(frame.seeds))]
@@ -367,7 +369,7 @@ def _two_snakes(rng: np.random.Generator, frame: Board) -> tuple[Snake, Snake] |
     second = Snake(start, seed)
     for _ in range(parameters.contour_length - 1):
         for snake, other in ((first, second), (second, first)):
-            # Only the last paddle of the snake itself is not in the way.
+            # The last paddle of the snake itself is its neighbour, and not in the way.
             step = frame.next_step(rng, snake, frame.border | snake.body | other.own)
             if step is None:
                 return None
@@ -378,7 +380,7 @@ def _two_snakes(rng: np.random.Generator, frame: Board) -> tuple[Snake, Snake] |
 def _short_snake(rng: np.random.Generator, frame: Board, taken: int) -> Snake | None:
     size = frame.parameters.size
     seed = frame.seeds[_index(rng, len(frame.seeds))]
-    # One of the places with room, all alike. That there are some but none is found is rare, and counts as a failure.
+    # All places with room are equally likely. Rarely none is found although there is one: that counts as a failure.
     for _ in range(size**2):
         start = frame.position(_index(rng, size), _index(rng, size))
         if not taken >> start & seed.stamp.own:
@@ -404,14 +406,14 @@ def _paddles(frame: Board, snake: Snake) -> list[Paddle]:
 
 
 def mark(rng: np.random.Generator, layout: Layout, connected: bool) -> tuple[Pixel, Pixel]:
-    """The centres of the two circles: where one long snake begins, and where it, or the other one, ends."""
+    """Choose the centres of the two circles: where one long snake begins, and where it or the other one ends."""
     begin = _index(rng, 2)
     end = begin if connected else 1 - begin
     return layout.targets[begin][0].anchor, layout.targets[end][-1].anchor
 
 
 def is_connected(layout: Layout, markers: tuple[Pixel, Pixel]) -> bool:
-    """Whether the circles lie at the two ends of one snake, looked up among the ends of all paddles.
+    """Whether the circles lie at the two ends of one snake, found by comparing them with the ends of all snakes.
 
     Raises:
         ValueError: a circle does not lie at an end of exactly one snake.
@@ -431,7 +433,7 @@ def is_connected(layout: Layout, markers: tuple[Pixel, Pixel]) -> bool:
 
 
 def ink(snakes: list[list[Paddle]], size: int) -> np.ndarray:
-    """How much of each pixel the paddles cover, ``[size, size]``."""
+    """Return the share of each pixel that the paddles cover, ``[size, size]``."""
     radius = len(snakes[0][0].stamp.ink) // 2 if snakes else 0
     canvas = np.zeros((size + 2 * radius, size + 2 * radius), dtype=np.float32)
     for snake in snakes:
@@ -444,20 +446,21 @@ def ink(snakes: list[list[Paddle]], size: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def circle(size: int, radius: float) -> np.ndarray:
-    """How much a circle covers of each pixel, ``[2 size - 1, 2 size - 1]`` with the centre in the middle."""
+    """Return the share of each pixel that a circle covers, ``[2 size - 1, 2 size - 1]`` around the centre."""
     places = (np.arange((2 * size - 1) * FINE) + 0.5) / FINE - 0.5 - (size - 1)
     covered = places[:, None] ** 2 + places[None, :] ** 2 <= radius**2 + TOLERANCE
-    return covered.reshape(2 * size - 1, FINE, 2 * size - 1, FINE).mean(axis=(1, 3), dtype=np.float32)
+    shares: np.ndarray = covered.reshape(2 * size - 1, FINE, 2 * size - 1, FINE).mean(axis=(1, 3), dtype=np.float32)
+    return shares
 
 
 def circle_at(marker: Pixel, size: int, radius: float) -> np.ndarray:
-    """How much the circle around a pixel covers of each pixel, ``[size, size]``."""
+    """Return the share of each pixel that the circle around `marker` covers, ``[size, size]``."""
     row, column = marker
     return circle(size, radius)[size - 1 - row : 2 * size - 1 - row, size - 1 - column : 2 * size - 1 - column]
 
 
 def draw(layout: Layout, markers: tuple[Pixel, ...]) -> np.ndarray:
-    """The picture, unsigned bytes ``[size, size]``: white on black, the brightest pixel having 255."""
+    """Draw the picture, ``[size, size]`` in unsigned bytes: white on black, with 255 as the brightest pixel."""
     parameters = layout.parameters
     size = parameters.size
     picture = parameters.snake_contrast * ink(layout.distractors, size)
@@ -465,4 +468,5 @@ def draw(layout: Layout, markers: tuple[Pixel, ...]) -> np.ndarray:
     np.maximum(picture, contrast * ink(layout.targets, size), out=picture)
     for marker in markers:
         np.maximum(picture, circle_at(marker, size, parameters.marker_radius), out=picture)
-    return np.floor(picture * (255 / picture.max()) + 0.5).astype(np.uint8)
+    shades: np.ndarray = np.floor(picture * (255 / picture.max()) + 0.5)
+    return shades.astype(np.uint8)

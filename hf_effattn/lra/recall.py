@@ -1,44 +1,46 @@
 """The `recall` task: multi-query associative recall (Arora et al. 2023, *Zoology*, arXiv 2312.04927, section 4).
 
-A sequence begins with pairs of a key and its value, every key once: ``[CLS] k1 v1 k2 v2 …``. Then every key comes
-once more, as a query, among filler tokens; at each query the model has to give that key's value. As the authors have
-it, queries come soon more often than late: the gap to the end of the pairs follows a power law. It is no task of Long
-Range Arena; it tells variants of attention apart within minutes, since without recall there is little to guess: the
-value that most pairs of a sequence have. Key and value lie side by side, so a filter of two tokens joins them.
+A sequence begins with pairs of a key and its value, every key once: ``[CLS] k1 v1 k2 v2 …``. Then every key occurs
+once more, as a query, among filler tokens. At each query the model has to give the value of that key. As in the paper,
+queries come soon more often than late: the gap between a query and the end of the pairs follows a power law.
 
-`recall_small` is the same with sequences that small models learn on a CPU within minutes.
+This is not a task of Long Range Arena. It tells variants of attention apart within minutes: a model without recall can
+only guess the most frequent value of a sequence. Key and value lie side by side, so a filter of two tokens joins them.
 
-Sources: ``"generated"``, always the same. Columns: ``input_ids``, and ``labels`` with -100 wherever nothing is asked.
+`recall_small` has shorter sequences, which small models learn on a CPU within minutes.
+
+Source: ``"generated"``, always the same. Columns: ``input_ids``, and ``labels`` with -100 at all tokens but queries.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, Features, Sequence, Value
 
+from ..data.collate import IGNORED
 from .checksums import verified
-from .collate import IGNORED
 from .generated import generated
 
 
 SOURCES = ("generated",)
 
-#: Ids of the special tokens; those of the keys follow, then those of the values.
+#: Ids of the special tokens. The ids of the keys follow, then those of the values.
 PADDING, CLS, FILLER = 0, 1, 2
 FIRST_KEY = 3
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What sequences look like.
+    """The sizes of the sequences.
 
     Attributes:
-        pairs: pairs of key and value in a sequence, and so queries.
-        keys: different keys.
-        values: different values, the classes.
-        length: tokens of a sequence.
-        power: how strongly the gaps prefer to be short; a gap `g` has weight ``g ** (power - 1)``.
+        pairs: the number of pairs of key and value in a sequence, which is also the number of queries.
+        keys: the number of different keys.
+        values: the number of different values, which are the classes.
+        length: the number of tokens in a sequence.
+        power: a gap `g` has the weight ``g ** (power - 1)``: the smaller `power`, the shorter the gaps.
     """
 
     pairs: int = 16
@@ -49,20 +51,20 @@ class Parameters:
 
     def __post_init__(self) -> None:
         if self.pairs > self.keys:
-            raise ValueError(f"{self.pairs} pairs need as many different keys, there are {self.keys}")
+            raise ValueError(f"{self.pairs} pairs need as many different keys, but there are {self.keys}")
         if 1 + 3 * self.pairs > self.length:
             needed = 1 + 3 * self.pairs
             raise ValueError(f"[CLS], {self.pairs} pairs and their queries need {needed} tokens, got {self.length}")
 
     @property
     def vocab_size(self) -> int:
-        """Ids that occur."""
+        """The number of token ids."""
         return FIRST_KEY + self.keys + self.values
 
 
 #: The sequences of each task.
 TASKS = {"recall": Parameters(), "recall_small": Parameters(pairs=8, keys=16, values=16, length=64)}
-#: Raised whenever the same arguments give other sequences, so that none of an earlier generator come from the cache.
+#: Raise this number whenever the same arguments give other sequences; the cache then makes them anew.
 VERSION = 1
 SPLIT_SIZES = {"train": 20_000, "validation": 1_000, "test": 2_000}
 
@@ -82,10 +84,10 @@ CHECKSUMS = {
 
 
 def load_recall(source: str = "generated", task: str = "recall") -> DatasetDict:
-    """The splits ``train``, ``validation`` and ``test``.
+    """Load the splits ``train``, ``validation`` and ``test``.
 
     Raises:
-        ValueError: another source, or splits that are not those that `CHECKSUMS` identify.
+        ValueError: the source is unknown, or the splits do not have the checksums in `CHECKSUMS`.
     """
     if source != "generated":
         raise ValueError(f"unknown source {source!r}; choose from {SOURCES}")
@@ -93,17 +95,17 @@ def load_recall(source: str = "generated", task: str = "recall") -> DatasetDict:
 
 
 def generate_recall(sizes: dict[str, int], parameters: Parameters, seed: int = 0) -> DatasetDict:
-    """Splits of the given sizes; the same arguments always give the same ones."""
+    """Generate splits of the given sizes; equal arguments give equal splits."""
     features = Features({"input_ids": Sequence(Value("int32")), "labels": Sequence(Value("int32"))})
     splits = {}
     for number, (name, size) in enumerate(sizes.items()):
-        # No list among the arguments: `datasets` would take its entries for shards, and call once for each.
+        # The arguments hold no list: `datasets` would treat its entries as shards, and call the generator for each.
         arguments = {"size": size, "seed": seed, "split": number, "parameters": asdict(parameters)}
         splits[name] = generated("recall", VERSION, _rows, arguments, features)
     return DatasetDict(splits)
 
 
-def _rows(size: int, seed: int, split: int, parameters: dict) -> Iterator[dict[str, np.ndarray]]:
+def _rows(size: int, seed: int, split: int, parameters: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
     rng = np.random.default_rng([seed, split])
     for _ in range(size):
         ids, labels = draw(rng, Parameters(**parameters))
@@ -111,7 +113,7 @@ def _rows(size: int, seed: int, split: int, parameters: dict) -> Iterator[dict[s
 
 
 def draw(rng: np.random.Generator, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
-    """A sequence and its labels, ``[length]`` each."""
+    """Draw a sequence and its labels, ``[length]`` each."""
     pairs, start = parameters.pairs, 1 + 2 * parameters.pairs
     keys = rng.permutation(parameters.keys)[:pairs]
     values = rng.integers(0, parameters.values, size=pairs)
@@ -121,7 +123,7 @@ def draw(rng: np.random.Generator, parameters: Parameters) -> tuple[np.ndarray, 
     ids[1:start:2] = FIRST_KEY + keys
     ids[2:start:2] = FIRST_KEY + parameters.keys + values
     gaps = np.arange(1, parameters.length - start + 1)
-    # Whole numbers, since powers and sums of fractions differ in their last bits between processors.
+    # Whole numbers, because the last bits of powers and sums of fractions differ between processors.
     weights = np.rint(1e9 * gaps ** (parameters.power - 1.0))
     places = start + rng.choice(len(gaps), size=pairs, replace=False, p=weights / weights.sum())
     ids[places] = FIRST_KEY + keys

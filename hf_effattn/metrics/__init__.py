@@ -1,4 +1,4 @@
-"""`evaluate` modules that ship with the package, and evaluate's evaluators, so that scoring needs no network."""
+"""Metrics as `evaluate` modules, and the evaluators of `evaluate`. Scoring needs no network."""
 
 from ..extras import needs_extra
 

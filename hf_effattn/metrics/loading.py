@@ -1,4 +1,4 @@
-"""Loads the metric modules of the package."""
+"""Loads the metrics of the package."""
 
 import importlib
 from pathlib import Path
@@ -15,12 +15,12 @@ _IMPORTS = {"accuracy": "scipy.stats", "f1": "sklearn.metrics", "matthews": "skl
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """The metric module `name` of this package, a regular `evaluate` module.
+    """Load the metric `name` of this package as a regular `evaluate` module.
 
-    Several of them make one with ``evaluate.combine([load_metric("accuracy"), load_metric("matthews")])``.
+    Metrics are combined with ``evaluate.combine([load_metric("accuracy"), load_metric("matthews")])``.
 
     Raises:
-        ValueError: if the package has no such metric.
+        ValueError: the package has no such metric.
         MissingPackageError: a package that it computes with is missing.
     """
     if name not in METRICS:

@@ -1,4 +1,4 @@
-"""The last layer of a feature map, in a form that an operator can run itself.
+"""The last layer of a feature map, as a value that an operator can run itself.
 
 A backend that takes it (`Backend.fuses_maps`) never holds the features of a whole sequence: they are computed chunk
 by chunk, and once more in the backward pass. For every other backend `linear_attention` calls the layer first.
@@ -39,7 +39,7 @@ class MapLayer:
     bias: torch.Tensor | None = None
     gate: torch.Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {self.activation!r}; choose from {sorted(ACTIVATIONS)}")
         if self.weight is None:

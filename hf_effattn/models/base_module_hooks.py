@@ -1,11 +1,11 @@
-"""What other libraries hang on modules: hooks that load, gather or record parameters around a module's forward."""
+"""Hooks that other libraries add to modules, to load, gather or record parameters around the forward."""
 
 import torch
 from torch import nn
 
 
 def is_hooked(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of `module`, made as a `kind`, is more than its forward."""
+    """Whether calling `module`, a `kind` of module, does more than its forward."""
     # Accelerate puts another forward into the instance; a wrapper of a module is of another class.
     if not isinstance(module, kind) or getattr(module.forward, "__func__", None) is not type(module).forward:
         return True

@@ -1,5 +1,6 @@
-"""What layers know of a sequence beside its hidden states, and the check of the mask that says it."""
+"""`SequenceInfo`, which layers get beside the hidden states, and the check of attention masks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from .base_transforms import values_are_hidden
 
 @dataclass(frozen=True)
 class SequenceInfo:
-    """What a layer has to know of the sequence beside its hidden states.
+    """Length, mask and counts of real tokens: what a layer needs beside the hidden states.
 
     Attributes:
         length: number of positions in this forward call, `N`.
@@ -43,6 +44,9 @@ class SequenceInfo:
         return None if self.attention_mask is None else self.attention_mask[:, -self.length :]
 
 
+_unique: Callable[[torch.Tensor], torch.Tensor] = torch.unique
+
+
 def readable(tensor: torch.Tensor) -> bool:
     """Whether a check may look at values.
 
@@ -63,7 +67,7 @@ def check_mask_values(attention_mask: torch.Tensor) -> None:
         return
     if bool(((attention_mask == 0) | (attention_mask == 1)).all()):
         return
-    found = attention_mask.unique()[:4].tolist()
+    found = _unique(attention_mask)[:4].tolist()
     if not attention_mask.is_floating_point() and found[0] >= 0:
         raise ValueError(
             f"attention_mask holds {found}: numbers of packed documents are not supported, since the documents would "
@@ -104,7 +108,7 @@ def check_attention_mask(
             f"got {list(attention_mask.shape)}; masks per query are not supported: an encoder or a decoder masks the "
             "rest itself (is_decoder)"
         )
-    # Looking at the values waits for an accelerator, so a decoding step, whose mask is cheap, does not look there.
+    # Reading values makes Python wait for an accelerator, which a decoding step cannot afford.
     looks = readable(attention_mask) and (length > 1 or attention_mask.device.type == "cpu")
     if looks:
         check_mask_values(attention_mask)

@@ -1,11 +1,20 @@
-"""Which of torch's function transforms a call runs under: they can only take plain tensor operations apart."""
+"""What torch does with a call beside running it: function transforms, derivatives, and graphs."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
 
 
-def transform_refusal() -> str | None:
-    """Why an operator that torch cannot look into would be left out of a derivative here, or None."""
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: Decorator of a function of constants: torch.compile calls it once, and does not look into it.
+constant_in_graphs: Callable[[_Function], _Function] = torch.compiler.assume_constant_result
+
+
+def reason_against_opaque_operators() -> str | None:
+    """Why a derivative taken here would miss an operator whose inside torch cannot see, or None."""
     if torch._C._are_functorch_transforms_active():
         return "torch.func's transforms (grad, vmap, jvp, ...) cannot look into compiled kernels"
     # Torch has no public name for it; should this one go, plain operations are right at any level.
@@ -19,17 +28,23 @@ def values_are_hidden() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+Gradients = tuple[torch.Tensor | None, ...]
+
+
 class _Once(torch.autograd.Function):
     """The identity on a gradient that has no derivative: asked for one, it raises the error that it is given."""
 
     @staticmethod
-    def forward(ctx, gradient, message):
+    def forward(ctx: Any, gradient: torch.Tensor, message: str) -> torch.Tensor:
         ctx.message = message
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(ctx, _):
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         raise RuntimeError(ctx.message)
+
+
+_once: Callable[[torch.Tensor, str], torch.Tensor] = _Once.apply
 
 
 def refuse_second_derivatives(output: torch.Tensor, remedy: str) -> None:
@@ -45,9 +60,9 @@ def refuse_second_derivatives(output: torch.Tensor, remedy: str) -> None:
     # Not the node itself, which would keep its tensors alive by a circle.
     message = f"second derivatives of {node.name()} are not implemented; {remedy}"
 
-    def mark(gradients: tuple[torch.Tensor | None, ...], _: tuple[torch.Tensor | None, ...]):
+    def mark(gradients: Gradients, _: Gradients) -> Gradients | None:
         if not torch.is_grad_enabled():
             return None
-        return tuple(part if part is None else _Once.apply(part, message) for part in gradients)
+        return tuple(part if part is None else _once(part, message) for part in gradients)
 
     node.register_hook(mark)

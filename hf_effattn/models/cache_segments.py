@@ -1,23 +1,21 @@
-"""Reading a batch segment by segment: rows without gaps, and what a decoder keeps of a segment between two calls."""
+"""Reading a batch segment by segment: rows without gaps, and the state of a decoder inside a segment."""
 
 from dataclasses import dataclass
 
 import torch
 from transformers.cache_utils import Cache
 
+from .base_cache_slots import ConvState
+from .base_compat import get_conv_state
+from .base_key_values import KeyValues
 from .cache_states import load_state, store_state
-from .layer_memory_transformer import Stretch
-
-
-#: Where the first layer keeps the memory; its state 0 counts tokens.
-MEMORY_STATE = 1
 
 
 def unrolled(count: int) -> int:
-    """How many segments a loop over `count` of them runs through; those beyond `count` must read and change nothing.
+    """The number of rounds of a loop over `count` segments; rounds beyond `count` must read and change nothing.
 
-    A compiled graph has a loop written out. With as many segments as the next power of two the inputs of all lengths
-    share a few graphs, at the price of up to twice the work.
+    A compiled graph has the loop written out. Rounded up to a power of two, the inputs of all lengths share a few
+    graphs, at the price of up to twice the work.
     """
     if not _in_shared_graph():
         return count
@@ -27,8 +25,8 @@ def unrolled(count: int) -> int:
     return rounded
 
 
-def filled(states: torch.Tensor, length: int) -> tuple[torch.Tensor, bool]:
-    """``[B, N, hidden]`` with as many tokens as `unrolled` segments of `length` have, and whether some were added.
+def pad_to_unrolled(states: torch.Tensor, length: int) -> tuple[torch.Tensor, bool]:
+    """``[B, N, hidden]`` padded to the tokens of `unrolled` segments of `length`, and whether it had to be padded.
 
     Raises:
         ValueError: an export with a length that is to vary.
@@ -46,12 +44,12 @@ def filled(states: torch.Tensor, length: int) -> tuple[torch.Tensor, bool]:
 
 
 def _in_shared_graph() -> bool:
-    """Whether this is being compiled for inputs of other lengths too; an exported graph is for those of one."""
+    """Whether a graph for inputs of several lengths is being compiled; an exported graph is for one length."""
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def compact(states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``[B, N, hidden]`` with the real tokens of every row in front, in order, and where each of them stood."""
+    """``[B, N, hidden]`` with the real tokens of every row in front, in order, and the column that each came from."""
     if mask is None:
         return states, None
     # A stable sort by the mask, in the sums that exported graphs have an operator for.
@@ -71,7 +69,7 @@ def restore(states: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SegmentState:
-    """A decoder inside a segment: memory, keys and values of it, and those of the segment's tokens so far.
+    """A decoder inside a segment: the memory, its keys and values, and those of the segment's tokens so far.
 
     Attributes:
         memory: ``[B, m, hidden]``, what the segment reads.
@@ -81,47 +79,50 @@ class SegmentState:
     """
 
     memory: torch.Tensor
-    read: list[Stretch]
-    tokens: list[Stretch]
+    read: list[KeyValues]
+    tokens: list[KeyValues]
     phase: torch.Tensor
 
     @classmethod
-    def empty(cls, memory: torch.Tensor, read: list[Stretch], length: int) -> "SegmentState":
+    def empty(cls, memory: torch.Tensor, read: list[KeyValues], length: int) -> "SegmentState":
         """The state at the start of a segment of `length` tokens."""
         batch, heads, _, dim = read[0].key.shape
         nothing = read[0].key.new_zeros(batch, heads, length, dim)
         phase = torch.zeros(batch, dtype=torch.long, device=memory.device)
-        return cls(memory, read, [Stretch(nothing, nothing)] * len(read), phase)
+        return cls(memory, read, [KeyValues(nothing, nothing)] * len(read), phase)
 
     @classmethod
     def load(cls, cache: Cache, num_layers: int, memory_size: int, past: torch.Tensor, length: int) -> "SegmentState":
-        """What `store` left, given how many real tokens every row has read, ``[B]``."""
-        memory = cache.get_conv_state(0, MEMORY_STATE)
+        """The state that `store` kept, for rows that have read `past` real tokens, ``[B]``."""
+        memory = get_conv_state(cache, 0, ConvState.MEMORY)
         if memory is None:
-            raise ValueError("the cache counts tokens but holds no memory; it was not filled by this model")
+            raise ValueError("the cache counts tokens but holds no memory; another model filled it")
         read, tokens = [], []
         for index in range(num_layers):
-            key, value = load_state(cache, index).chunk(2, dim=-1)  # type: ignore[union-attr]
-            read.append(Stretch(key[:, :, :memory_size], value[:, :, :memory_size]))
-            tokens.append(Stretch(key[:, :, memory_size:], value[:, :, memory_size:]))
-        # A segment that is full is left only when a token of the next one comes.
+            state = load_state(cache, index)
+            if state is None:
+                raise ValueError(f"the cache holds a memory but no state of layer {index}; another model filled it")
+            key, value = state.chunk(2, dim=-1)
+            read.append(KeyValues(key[:, :, :memory_size], value[:, :, :memory_size]))
+            tokens.append(KeyValues(key[:, :, memory_size:], value[:, :, memory_size:]))
+        # A full segment ends only when a token of the next one comes.
         phase = torch.where(past > 0, (past - 1) % length + 1, 0)
         return cls(memory.transpose(1, 2).clone(), read, tokens, phase)
 
     def store(self, cache: Cache, token_counts: torch.Tensor) -> None:
         """Keep the state in a cache, whose size does not depend on how much was read."""
-        cache.update_conv_state(self.memory.transpose(1, 2), 0, MEMORY_STATE)
+        cache.update_conv_state(self.memory.transpose(1, 2), 0, ConvState.MEMORY)
         for index, (read, tokens) in enumerate(zip(self.read, self.tokens, strict=True)):
             key, value = torch.cat([read.key, tokens.key], dim=2), torch.cat([read.value, tokens.value], dim=2)
             store_state(cache, index, torch.cat([key, value], dim=-1), token_counts)
 
-    def held(self) -> list[Stretch]:
+    def held(self) -> list[KeyValues]:
         """`tokens` with the mask of those in use."""
         slots = torch.arange(self.tokens[0].key.shape[2], device=self.phase.device)
         mask = slots < self.phase[:, None]
-        return [Stretch(part.key, part.value, mask) for part in self.tokens]
+        return [KeyValues(part.key, part.value, mask) for part in self.tokens]
 
-    def extended(self, new: list[Stretch], taken: torch.Tensor) -> "SegmentState":
+    def extended(self, new: list[KeyValues], taken: torch.Tensor) -> "SegmentState":
         """The state after the first `taken` tokens ``[B]`` of each row of `new` have been read."""
         length, width = self.tokens[0].key.shape[2], new[0].key.shape[2]
         column = torch.arange(width, device=taken.device)
@@ -133,5 +134,5 @@ class SegmentState:
             return roomy.scatter(2, slot.expand_as(added), added)[:, :, :length]
 
         pairs = zip(self.tokens, new, strict=True)
-        tokens = [Stretch(placed(old.key, add.key), placed(old.value, add.value)) for old, add in pairs]
+        tokens = [KeyValues(placed(old.key, add.key), placed(old.value, add.value)) for old, add in pairs]
         return SegmentState(self.memory, self.read, tokens, self.phase + taken)

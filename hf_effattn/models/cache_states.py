@@ -1,18 +1,17 @@
 """Linear attention on transformers' own cache: one state and one token count per layer, whatever the context.
 
-The state of `ops_linear` is the layer's recurrent state. The number of real tokens seen so far, which the next
-token needs for its position and its ``1 / sqrt(t)``, is kept as a convolution state of width one: it is the last
-tap of the sequence of counts. That choice is not cosmetic. transformers 5.24 records `has_previous_state` and the
-device of a layer only when a convolution state is written, and reads both in `get_recurrent_state` and while it
-reorders beams.
+The state of `ops_linear` is the layer's recurrent state. The next token needs the number of real tokens so far, for
+its position and its ``1 / sqrt(t)``; this number is a convolution state of width one, the last column of the sequence
+of counts. It has to be a convolution state: transformers 5.24 records `has_previous_state` and the device of a layer
+only when one is written, and reads both in `get_recurrent_state` and while it reorders beams. `base_cache_slots` lists
+which state holds what.
 """
 
 import torch
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 
-
-#: Where a layer keeps the last tokens that its filter has read; state 0 counts tokens.
-FILTER_STATE = 1
+from .base_cache_slots import ConvState
+from .base_compat import get_conv_state, get_recurrent_state
 
 
 def check_recurrent_cache(cache: Cache, layer_types: list[str]) -> None:
@@ -27,7 +26,7 @@ def check_recurrent_cache(cache: Cache, layer_types: list[str]) -> None:
 
 def cached_token_count(cache: Cache | None) -> torch.Tensor | None:
     """How many real tokens every row has seen, ``[B, 1]`` int64, or None before the first one."""
-    count = None if cache is None else cache.get_conv_state(0)
+    count = None if cache is None else get_conv_state(cache, 0, ConvState.TOKEN_COUNT)
     return None if count is None else count[:, :, 0]
 
 
@@ -39,7 +38,7 @@ def unseen_length(seen: torch.Tensor, attention_mask: torch.Tensor) -> int:
         attention_mask: ``[B, N]`` of the whole sequences, padded on the left.
 
     Raises:
-        ValueError: not so many as one, not as many in every row, or with padding among them.
+        ValueError: there are none, rows differ in their number, or padding is among them.
     """
     unseen = attention_mask.ne(0).sum(-1, keepdim=True) - seen
     length = int(unseen[0])
@@ -53,8 +52,8 @@ def unseen_length(seen: torch.Tensor, attention_mask: torch.Tensor) -> int:
 
 
 def load_state(cache: Cache | None, layer_idx: int) -> torch.Tensor | None:
-    """The state that the layer left, or None before its first token."""
-    state = None if cache is None else cache.get_recurrent_state(layer_idx)
+    """The state that the layer stored last, or None before its first token."""
+    state = None if cache is None else get_recurrent_state(cache, layer_idx)
     # The cache overwrites its tensor in place, which would break the backward of what has read it.
     return state.clone() if state is not None and torch.is_grad_enabled() else state
 
@@ -69,13 +68,13 @@ def store_state(cache: Cache, layer_idx: int, state: torch.Tensor, token_counts:
         token_counts: ``[B or 1, N]`` int64, how many real tokens lie at or before each position.
     """
     last_count = token_counts[:, None, -1:].expand(state.shape[0], 1, 1)
-    cache.update_conv_state(last_count, layer_idx)
+    cache.update_conv_state(last_count, layer_idx, ConvState.TOKEN_COUNT)
     cache.update_recurrent_state(state, layer_idx)
 
 
 def recall_columns(cache: Cache, layer_idx: int, width: int, columns: torch.Tensor) -> torch.Tensor:
-    """The last `width` columns that a layer's filter has read, followed by the new `columns`, of which it keeps some.
+    """The last `width` columns that a layer's filter has read, followed by the new `columns`; the cache keeps the end.
 
     Before the first call there may be fewer: the caller fills them up on the left.
     """
-    return cache.update_conv_state(columns, layer_idx, FILTER_STATE, conv_kernel_size=width)
+    return cache.update_conv_state(columns, layer_idx, ConvState.FILTER_COLUMNS, conv_kernel_size=width)

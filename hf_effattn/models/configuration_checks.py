@@ -18,6 +18,9 @@ ConfigClass = TypeVar("ConfigClass")
 LARGEST_FLOAT = torch.finfo(torch.float32).max
 LARGEST_INT = 2**63 - 1
 
+#: What torch calls the dtypes that weights can have.
+DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
+
 
 class _Message(StrictDataclassError):
     """An error that is made from its message, so that it can be pickled, unlike those of huggingface_hub."""
@@ -45,11 +48,13 @@ class ClashTypeError(_Message, StrictDataclassClassValidationError, TypeError):
 def strict_config(config_class: type[ConfigClass]) -> type[ConfigClass]:
     """`@strict`, with two differences.
 
-    Its errors are a `ValueError` (a value that is not allowed, or values that clash) or a `TypeError` (a value of a
-    wrong type) beside what huggingface_hub makes of them, with the same message. And ``config.validate()`` checks
-    every field again before it checks whether they go together, since lists may have been changed in place.
+    Its errors are also a `ValueError` (a value that its field cannot have, or values that clash) or a `TypeError` (a
+    value of a wrong type), with the same message. And ``config.validate()`` checks every field again before it checks
+    whether they go together, because a list may have been changed in place.
     """
-    strict_class: Any = strict(config_class)
+    # `strict` adds methods to the class that it is given.
+    strict(config_class)
+    strict_class: Any = config_class
     assign, check_together = strict_class.__setattr__, strict_class.validate
 
     @functools.wraps(assign)
@@ -75,7 +80,20 @@ def strict_config(config_class: type[ConfigClass]) -> type[ConfigClass]:
             raise (ClashTypeError if wrong_type else ClashError)(str(error)) from error
 
     strict_class.__setattr__, strict_class.validate = assign_checked, validate
-    return strict_class
+    return config_class
+
+
+def check_dtype(value: Any) -> None:
+    """Refuse a dtype that weights cannot have.
+
+    Raises:
+        FieldTypeError: it is neither a dtype of torch, nor the name of one, nor None.
+        FieldValueError: torch has no floating-point dtype of that name.
+    """
+    if isinstance(value, str) and value not in DTYPES:
+        raise FieldValueError(f"dtype must be one of {DTYPES}, got {value!r}")
+    if not isinstance(value, str | torch.dtype | None):
+        raise FieldTypeError(f"dtype must be a torch.dtype, its name, or None, got {value!r}")
 
 
 def check_number(config: Any, name: str, value: Any) -> None:
@@ -120,6 +138,7 @@ __all__ = [
     "ClashTypeError",
     "FieldTypeError",
     "FieldValueError",
+    "check_dtype",
     "check_number",
     "strict_config",
 ]

@@ -23,6 +23,9 @@ class ConvLunaConfig(MemoryFilterFields, LunaConfig):
 
     model_type: ClassVar[str] = "convluna"
     family_name: ClassVar[str] = "ConvLuna"
+    formula: ClassVar[str] = "Luna, packing F(X): filtered by convolution or pooling"
+    cost: ClassVar[str] = "O(N l d)"
+    source: ClassVar[str] = "Yorsh et al. 2024, arXiv 2404.00798"
 
     shared_projections: list[str] = field(default_factory=lambda: ["query", "key", "output"])
     use_value_projection: bool = False
@@ -30,7 +33,5 @@ class ConvLunaConfig(MemoryFilterFields, LunaConfig):
     unpack_temperature: Temperature = "learned"
     memory_filter: Literal["none", "conv", "max_pool", "avg_pool"] = "conv"
 
-
-ConvLunaConfig.register_for_auto_class()
 
 __all__ = ["ConvLunaConfig"]

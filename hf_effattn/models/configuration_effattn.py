@@ -1,7 +1,7 @@
-"""The config fields that every family shares, their validation, and the entries of `auto_map`."""
+"""What every config shares: fields and their checks, what describes a family, and the classes that load it."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -10,11 +10,11 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from .backend_table import known_backends
-from .base_versions import SUPPORTED
-from .configuration_checks import FieldTypeError, FieldValueError, check_number, strict_config
+from .base_versions import CODE_VERSION, note_other_code
+from .configuration_checks import FieldTypeError, FieldValueError, check_dtype, check_number, strict_config
 
 
-#: Auto class -> the suffix of the class that it loads, for every head that a family has.
+#: Auto class -> the suffix of the class that it loads. A family without a causal form has no ``ForCausalLM``.
 HEADS = {
     "AutoModel": "Model",
     "AutoModelForMaskedLM": "ForMaskedLM",
@@ -26,8 +26,8 @@ HEADS = {
     "AutoModelForImageClassification": "ForImageClassification",
 }
 
-#: What torch calls the dtypes that weights can have.
-_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
+#: Where a config.json says which version of hf_effattn wrote it.
+VERSION_KEY = "hf_effattn_version"
 
 #: Keyword arguments that transformers itself passes to a config, beside the declared fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -97,14 +97,14 @@ class EffAttnConfig(PreTrainedConfig):
         eos_token_id: id that ends a generated text.
         tie_word_embeddings: whether the language modelling heads share the weights of the token embedding.
 
-    What is wrong with a single value is refused when it is assigned. The whole is checked at construction, and again
-    when a model is built and when the config or a model is saved, because fields can change in between.
+    A wrong value of one field is refused when it is assigned. Whether the values go together is checked at
+    construction, and again when a model is built and when the config or a model is saved, because fields can change.
 
     Raises:
         TypeError: an unknown field (the message names the nearest one), or a value of a wrong type.
         ValueError: a value that its field cannot have, or values that clash; the message names both.
 
-    What `@strict` finds is a `huggingface_hub.errors.StrictDataclassError` besides, see `configuration_checks`.
+    Most of these are also a `huggingface_hub.errors.StrictDataclassError`, see `configuration_checks`.
     """
 
     vocab_size: int = 260
@@ -141,42 +141,67 @@ class EffAttnConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     tie_word_embeddings: bool = True
 
-    #: The name in front of the family's classes, ``"SimpleTron"`` for ``SimpleTronModel``.
+    # Fields of transformers, declared again with types that `@strict` checks: it passes over those that are strings.
+    # The numbers of labels are checked by `validate_labels`.
+    architectures: list[str] | None = None
+    return_dict: bool | None = True
+    chunk_size_feed_forward: int = 0
+    id2label: dict[Any, str] | None = None
+    label2id: dict[str, Any] | None = None
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+
+    # What describes a family is a class attribute, and no field. `hf_effattn.list_families()` reads it.
+    #: The name in front of the family's classes, ``"SimpleTron"`` for ``SimpleTronModel``; empty for a shared base.
     family_name: ClassVar[str] = ""
-    #: What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``.
-    cache_type: ClassVar[str] = "linear_attention"
-    #: Whether attention is a softmax, so that transformers' `attn_implementation` has something to choose.
-    softmax: ClassVar[bool] = False
+    #: The formula of its attention, per head.
+    formula: ClassVar[str] = ""
+    #: Time of one attention layer in the length `N` and the head size `d`.
+    cost: ClassVar[str] = ""
+    #: The paper it comes from.
+    source: ClassVar[str] = ""
     #: Whether the family can be a decoder.
     causal: ClassVar[bool] = True
+    #: Whether what a decoder keeps has the same size however long its context grows.
+    constant_state: ClassVar[bool] = False
+    #: Whether attention is a softmax, so that transformers' `attn_implementation` has something to choose.
+    softmax: ClassVar[bool] = False
     #: Whether the family has a memory that a classifier can read.
     has_memory: ClassVar[bool] = False
+
     #: The lowest values of numbers that `check_number` would limit otherwise.
     lowest_values: ClassVar[dict[str, float]] = {
         "num_hidden_layers": 0,
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    #: Called before the first config is built. The installed package registers its model classes with the Auto
-    #: classes here, so that importing the package does not have to import the models.
-    before_first_config: ClassVar[Callable[[], None] | None] = None
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "cache",
+        "past_key_values",
+        "aux_loss",
+        "memory",
+        "pack_attentions",
+    ]
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss", "memory", "pack_attentions"]
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the code of a family's config copied into its checkpoints, for `AutoConfig`."""
+        super().__init_subclass__(**kwargs)
+        if cls.family_name:
+            cls._auto_class = "AutoConfig"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if EffAttnConfig.before_first_config is not None:
-            EffAttnConfig.before_first_config()
-        self._refuse_unknown(kwargs)
+        self._refuse_unknown(kwargs, kwargs.pop(VERSION_KEY, None))
         self._check_new_labels(kwargs.get("num_labels"))
         if self.family_name and kwargs.get("auto_map") is None:
-            kwargs["auto_map"] = auto_map(self.model_type, self.family_name, self.causal)
+            kwargs["auto_map"] = auto_map(type(self))
         super().__post_init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CLASS_ATTRIBUTES:
+            raise FieldTypeError(f"{type(self).__name__} has no field {name!r}: it belongs to the family")
         if name in _field_names(type(self)):
             check_number(self, name, value)
-            if name == "dtype" and isinstance(value, str) and value not in _DTYPES:
-                raise FieldValueError(f"dtype must be one of {_DTYPES}, got {value!r}")
+            if name == "dtype":
+                check_dtype(value)
         elif name == "num_labels":
             # transformers makes the names of that many labels, whatever the number is.
             if not isinstance(value, int) or isinstance(value, bool):
@@ -186,11 +211,19 @@ class EffAttnConfig(PreTrainedConfig):
         super().__setattr__(name, value)
 
     @classmethod
+    def class_names(cls) -> dict[str, str]:
+        """Auto class -> name of the family's class, for every head that the family has."""
+        heads = {auto: suffix for auto, suffix in HEADS.items() if cls.causal or auto != "AutoModelForCausalLM"}
+        return {auto: cls.family_name + suffix for auto, suffix in heads.items()}
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, but fields among `kwargs` replace those of `config_dict` before the whole is checked.
 
-        New labels replace the old ones, whether they are given by `num_labels` or by `id2label`.
+        New labels replace the old ones, whether they are given by `num_labels` or by `id2label`. A checkpoint that was
+        written by another version of hf_effattn than reads it is spoken of.
         """
+        note_other_code(config_dict.get(VERSION_KEY), cls.__module__)
         # transformers itself knows what dtype="auto" stands for.
         given = {name: kwargs.pop(name) for name in kwargs.keys() & _field_names(cls) - {"dtype"}}
         stored = config_dict.get("id2label") or {}
@@ -199,13 +232,15 @@ class EffAttnConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in replaced}
         return super().from_dict(config_dict | given, **kwargs)
 
-    def _refuse_unknown(self, names: Iterable[str]) -> None:
+    def _refuse_unknown(self, names: Iterable[str], written_by: str | None = None) -> None:
         generation = GenerationConfig._get_default_generation_params()
         for name in names:
             if name.startswith("_") or name in _TRANSFORMERS_KEYS or name in generation:
                 continue
             near = difflib.get_close_matches(name, _field_names(type(self)), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(_field_names(type(self)))}."
+            if written_by not in (None, CODE_VERSION):
+                hint += f" The config was written by hf_effattn {written_by}, and this is {CODE_VERSION}."
             raise TypeError(f"{type(self).__name__} has no field {name!r}; {hint}")
 
     def _check_new_labels(self, num_labels: int | None) -> None:
@@ -222,11 +257,15 @@ class EffAttnConfig(PreTrainedConfig):
                 f"num_labels={num_labels} clashes with the {count} labels of id2label={self.id2label}",
             )
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As in transformers, but what could not be loaded again is refused before anything is written.
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the version of the code under `hf_effattn_version`."""
+        return super().to_dict() | {VERSION_KEY: CODE_VERSION}
 
-        That includes attributes that are no fields. A model can be built with them, because transformers and other
-        libraries set some that a model may or may not read.
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but a config that could not be loaded again is refused before anything is written.
+
+        Attributes that are no fields are refused as well. A model can be built with them, because transformers and
+        other libraries set some that a model may or may not read.
 
         Raises:
             TypeError: an attribute that is no field; the message names the nearest field.
@@ -237,7 +276,7 @@ class EffAttnConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def validate_choices(self) -> None:
-        """Refuse an activation or a backend that there is not."""
+        """Refuse an activation or a backend that does not exist."""
         for name in ("hidden_act", "classifier_act"):
             activation = getattr(self, name) or self.hidden_act
             _require(activation in ACT2FN, f"{name} must be one of {sorted(ACT2FN)}, got {activation!r}")
@@ -248,7 +287,7 @@ class EffAttnConfig(PreTrainedConfig):
         )
 
     def validate_labels(self) -> None:
-        """Refuse labels that are not numbered from zero, and a `label2id` that says something else than `id2label`."""
+        """Refuse labels that are not numbered from zero, or are contradicted by `label2id` or `problem_type`."""
         names = _label_names(self.id2label or {})
         _require(
             names.keys() == set(range(max(len(names), 1))),
@@ -260,9 +299,14 @@ class EffAttnConfig(PreTrainedConfig):
             f"label2id={self.label2id} says something else about {wrong} than id2label={self.id2label}: give both, or "
             "id2label with label2id=None",
         )
+        _require(
+            len(names) > 1 or self.problem_type != "single_label_classification",
+            f"problem_type='single_label_classification' chooses one of several labels, and id2label={self.id2label} "
+            "has one: set num_labels=2, or problem_type='regression'",
+        )
 
     def validate_architecture(self) -> None:
-        """Refuse values that clash."""
+        """Refuse sizes and options that do not go together."""
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads ({self.num_attention_heads})",
@@ -275,6 +319,11 @@ class EffAttnConfig(PreTrainedConfig):
         _require(
             not self.is_encoder_decoder,
             f"is_encoder_decoder=True: {type(self).__name__} is an encoder, or a decoder with is_decoder=True",
+        )
+        _require(
+            self.chunk_size_feed_forward == 0,
+            f"chunk_size_feed_forward={self.chunk_size_feed_forward}: these models compute their MLPs whole, leave it "
+            "at 0",
         )
         _require(
             self.num_hidden_layers > 0 or not (self.is_decoder and self.use_cache),
@@ -305,6 +354,11 @@ class EffAttnConfig(PreTrainedConfig):
         )
 
     @property
+    def cache_type(self) -> str:
+        """What transformers' caches keep for a layer: ``"linear_attention"`` or ``"full_attention"``."""
+        return "linear_attention" if self.constant_state else "full_attention"
+
+    @property
     def layer_types(self) -> list[str]:
         """What transformers' caches and masks read: the kind of every layer."""
         return [self.cache_type] * self.num_hidden_layers
@@ -333,6 +387,16 @@ class EffAttnConfig(PreTrainedConfig):
         return self.max_position_embeddings
 
     @property
+    def resolved_backend(self) -> str:
+        """`attention_backend`, or the backend that `attn_implementation` stands for.
+
+        With transformers' ``attn_implementation="eager"`` a softmax model runs our ``"reference"``, unless
+        `attention_backend` names another. transformers calls every other family eager, which means nothing there.
+        """
+        eager = self.softmax and self._attn_implementation == "eager"
+        return "reference" if self.attention_backend == "auto" and eager else self.attention_backend
+
+    @property
     def resolved_pooling(self) -> str:
         """`pooling`, or its default for an encoder or a decoder.
 
@@ -347,12 +411,17 @@ class EffAttnConfig(PreTrainedConfig):
         return self.pooling or ("last" if self.is_decoder else "cls")
 
 
-def auto_map(model_type: str, family_name: str, causal: bool) -> dict[str, str]:
+def auto_map(config_class: type[EffAttnConfig]) -> dict[str, str]:
     """Every Auto class that can load a checkpoint of the family, with the module and class that it finds there."""
-    entries = {auto: f"modeling_{model_type}.{family_name}{suffix}" for auto, suffix in HEADS.items()}
-    if not causal:
-        del entries["AutoModelForCausalLM"]
-    return {"AutoConfig": f"configuration_{model_type}.{family_name}Config", **entries}
+    family = config_class.model_type
+    models = {auto: f"modeling_{family}.{name}" for auto, name in config_class.class_names().items()}
+    return {"AutoConfig": f"configuration_{family}.{config_class.family_name}Config", **models}
+
+
+#: What describes a family, and cannot be set on one config.
+_CLASS_ATTRIBUTES = frozenset(
+    ["family_name", "formula", "cost", "source", "causal", "constant_state", "softmax", "has_memory", "lowest_values"]
+)
 
 
 def _field_names(config_class: type[EffAttnConfig]) -> frozenset[str]:
@@ -378,4 +447,4 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-__all__ = ["HEADS", "SUPPORTED", "EffAttnConfig", "auto_map"]
+__all__ = ["HEADS", "EffAttnConfig", "auto_map"]

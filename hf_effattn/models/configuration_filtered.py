@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from .base_cache_slots import ConvState, conv_state_count
 from .configuration_checks import strict_config
 from .configuration_effattn import EffAttnConfig
 
@@ -29,8 +30,9 @@ class FilteredConfig(EffAttnConfig):
 
     @property
     def number_of_conv_states(self) -> int:
-        """States of a fixed width that transformers' caches keep per layer: token counts, and a filter's tokens."""
-        return 1 if self.key_value_filter == "none" else 2
+        """States of a fixed width that transformers' caches keep per layer, see `ConvState`."""
+        filtered = () if self.key_value_filter == "none" else (ConvState.FILTER_COLUMNS,)
+        return conv_state_count(ConvState.TOKEN_COUNT, *filtered)
 
 
 __all__ = ["FilteredConfig"]

@@ -40,6 +40,10 @@ class KernelTransformerConfig(FilteredConfig):
 
     model_type: ClassVar[str] = "kernel_transformer"
     family_name: ClassVar[str] = "KernelTransformer"
+    formula: ClassVar[str] = "φ(Q) (φ(K)ᵀV) / φ(Q) Σφ(K), φ fixed or trained"
+    cost: ClassVar[str] = "O(N F d)"
+    source: ClassVar[str] = "Yorsh & Kovalenko 2022, arXiv 2211.04076"
+    constant_state: ClassVar[bool] = True
 
     feature_map: Literal["elu", "relu", "softplus", "favor", "linear", "ffn", "glu", "low_rank_glu", "spectral"] = (
         "glu"
@@ -79,7 +83,5 @@ class KernelTransformerConfig(FilteredConfig):
                 f"attention (feature_map={chosen!r}) never builds; use kernel_dropout_prob or hidden_dropout_prob"
             )
 
-
-KernelTransformerConfig.register_for_auto_class()
 
 __all__ = ["KernelTransformerConfig"]

@@ -42,6 +42,9 @@ class LunaConfig(EffAttnConfig):
 
     model_type: ClassVar[str] = "luna"
     family_name: ClassVar[str] = "Luna"
+    formula: ClassVar[str] = "softmax(X Yᵀ / √d) Y, Y = softmax(P Xᵀ / √d) X, P a memory of l cells"
+    cost: ClassVar[str] = "O(N l d)"
+    source: ClassVar[str] = "Ma et al. 2021, arXiv 2106.01540"
     softmax: ClassVar[bool] = True
     causal: ClassVar[bool] = False
     has_memory: ClassVar[bool] = True
@@ -69,7 +72,5 @@ class LunaConfig(EffAttnConfig):
             "learn: use 'unit' or 'sqrt'",
         )
 
-
-LunaConfig.register_for_auto_class()
 
 __all__ = ["PROJECTIONS", "LunaConfig", "Temperature"]

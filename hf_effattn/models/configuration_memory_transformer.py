@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from .base_cache_slots import ConvState, conv_state_count
 from .configuration_checks import strict_config
 from .configuration_effattn import EffAttnConfig, _require
 from .configuration_memory_filter import MemoryFilterFields
@@ -35,6 +36,11 @@ class MemoryTransformerConfig(MemoryFilterFields, EffAttnConfig):
 
     model_type: ClassVar[str] = "memory_transformer"
     family_name: ClassVar[str] = "MemoryTransformer"
+    formula: ClassVar[str] = (
+        "softmax(Q [M; K]ᵀ / √d) [M; V], M memory tokens, carried from segment to segment of S tokens"
+    )
+    cost: ClassVar[str] = "O(N² d), O(N S d) in segments"
+    source: ClassVar[str] = "Burtsev et al. 2020, arXiv 2006.11527; Bulatov et al. 2022, arXiv 2207.06881"
     softmax: ClassVar[bool] = True
     has_memory: ClassVar[bool] = True
 
@@ -69,14 +75,14 @@ class MemoryTransformerConfig(MemoryFilterFields, EffAttnConfig):
             _require(self.pooling != "memory", 'pooling="memory": a decoder writes no memory without segment_length')
 
     @property
-    def cache_type(self) -> str:  # type: ignore[override]
+    def cache_type(self) -> str:
         """Segments leave a state of fixed size; without them the cache keeps every key and value."""
         return "full_attention" if self.segment_length is None else "linear_attention"
 
     @property
     def number_of_conv_states(self) -> int:
-        """States of a fixed width that transformers' caches keep per layer: token counts, and the memory."""
-        return 2
+        """States of a fixed width that transformers' caches keep per layer, see `ConvState`."""
+        return conv_state_count(ConvState.TOKEN_COUNT, ConvState.MEMORY)
 
     @property
     def max_input_length(self) -> int | None:
@@ -99,7 +105,5 @@ class MemoryTransformerConfig(MemoryFilterFields, EffAttnConfig):
             return self.pooling or "memory"
         return super().resolved_pooling
 
-
-MemoryTransformerConfig.register_for_auto_class()
 
 __all__ = ["MemoryTransformerConfig"]

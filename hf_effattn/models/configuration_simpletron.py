@@ -24,11 +24,13 @@ class SimpleTronConfig(FilteredConfig):
 
     model_type: ClassVar[str] = "simpletron"
     family_name: ClassVar[str] = "SimpleTron"
+    formula: ClassVar[str] = "Q (KᵀV) / √n"
+    cost: ClassVar[str] = "O(N d²)"
+    source: ClassVar[str] = "Yorsh et al. 2021, arXiv 2111.15588"
+    constant_state: ClassVar[bool] = True
 
     attention_scale: Literal["sqrt_len", "sqrt_len_dim"] = "sqrt_len"
     use_output_projection: bool = False
 
-
-SimpleTronConfig.register_for_auto_class()
 
 __all__ = ["SimpleTronConfig"]

@@ -18,10 +18,10 @@ class VanillaTransformerConfig(FilteredConfig):
 
     model_type: ClassVar[str] = "vanilla_transformer"
     family_name: ClassVar[str] = "VanillaTransformer"
+    formula: ClassVar[str] = "softmax(Q Kᵀ / √d) V"
+    cost: ClassVar[str] = "O(N² d)"
+    source: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762"
     softmax: ClassVar[bool] = True
-    cache_type: ClassVar[str] = "full_attention"
 
-
-VanillaTransformerConfig.register_for_auto_class()
 
 __all__ = ["VanillaTransformerConfig"]

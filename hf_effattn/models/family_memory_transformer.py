@@ -1,47 +1,94 @@
-"""The memory transformer without a head: its input as a whole, in segments, or going on from a cache."""
+"""The memory transformer's block, and its model: over its input as a whole, in segments, or going on from a cache."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, cast
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache
 
+from .base_compat import get_conv_state
+from .base_key_values import KeyValues, repeat_rows
 from .base_sequence import SequenceInfo, readable
-from .cache_segments import SegmentState, compact, filled, restore, unrolled
+from .cache_segments import SegmentState, compact, pad_to_unrolled, restore, unrolled
 from .configuration_memory_transformer import MemoryTransformerConfig
 from .layer_learned_memory import LearnedMemory
-from .layer_memory_transformer import MemoryBlock, Stretch
-from .skeleton_model import EffAttnBlock, EffAttnModel
+from .layer_memory_transformer import MemoryAttention
+from .skeleton_block import ResidualBlock
+from .skeleton_model import EffAttnModel
 from .skeleton_outputs import EffAttnOutput
 
 
-@dataclass
-class Passed:
-    """What one pass through all layers leaves; the lists have an entry per layer."""
+class MemoryBlockOutput(NamedTuple):
+    """What a `MemoryBlock` gives.
 
-    states: torch.Tensor
-    memory: torch.Tensor | None
-    hidden: list[torch.Tensor]
-    stretches: list[Stretch]
-    weights: list[torch.Tensor]
-    memory_weights: list[torch.Tensor]
-
-
-class MemoryEncoderModel(EffAttnModel):
-    """Embeddings, blocks, a last norm if the config has one, and the memory that they read and write.
-
-    An encoder's memory tokens go through the layers beside the tokens. A decoder's can not, since what they have read
-    would be known to earlier tokens: they go through the layers once before a segment (the tokens read them), and,
-    when another segment follows, once more behind it (they read the tokens).
+    Attributes:
+        states: the tokens after the block, ``[B, N, hidden]``.
+        key_values: the tokens' keys and values in this layer.
+        weights: the tokens' attention weights if asked for.
+        memory: the memory tokens after the block, ``[B, m, hidden]``, or None without any.
+        memory_weights: the memory tokens' attention weights if asked for.
     """
 
-    config: MemoryTransformerConfig
-    block_class: ClassVar[type[EffAttnBlock]] = MemoryBlock
+    states: torch.Tensor
+    key_values: KeyValues
+    weights: torch.Tensor | None
+    memory: torch.Tensor | None
+    memory_weights: torch.Tensor | None
 
-    def __init__(self, config: MemoryTransformerConfig):
-        super().__init__(config)
+
+class MemoryBlock(ResidualBlock[MemoryAttention]):
+    """A block over tokens, and over memory tokens beside them if there are any."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        before: Sequence[KeyValues] = (),
+        mask: torch.Tensor | None = None,
+        causal: bool = False,
+        memory: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> MemoryBlockOutput:
+        """See `MemoryAttention.forward` for the arguments."""
+        tokens = self.branch_input(hidden_states, self.attention_norm)
+        cells = None if memory is None else self.branch_input(memory, self.attention_norm)
+        of_tokens, of_memory = self.attention(tokens, before, mask, causal, cells, cache, output_attentions)
+        states = self.add_branches(hidden_states, of_tokens.states)
+        if memory is None:
+            return MemoryBlockOutput(states, of_tokens.key_values, of_tokens.weights, None, None)
+        memory = self.add_branches(memory, of_memory.states)
+        return MemoryBlockOutput(states, of_tokens.key_values, of_tokens.weights, memory, of_memory.weights)
+
+
+@dataclass
+class PassOutput:
+    """What one pass through all layers gives; the lists have an entry per layer, those of weights if asked for."""
+
+    memory: torch.Tensor | None
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    key_values: list[KeyValues] = field(default_factory=list)
+    weights: list[torch.Tensor] = field(default_factory=list)
+    memory_weights: list[torch.Tensor] = field(default_factory=list)
+
+
+class MemoryBaseModel(EffAttnModel):
+    """Embeddings, blocks, a last norm if the config has one, and the memory that they read and write.
+
+    An encoder's memory tokens go through the layers beside the tokens. In a decoder, earlier tokens would then read
+    later ones through them. There they go through the layers once before a segment, and the tokens read them; if
+    another segment follows, they go through once more behind it, and read the tokens.
+    """
+
+    measured: ClassVar[str] = "memory"
+    config: MemoryTransformerConfig
+
+    def build_block(self, config: MemoryTransformerConfig, layer_idx: int) -> nn.Module:
+        return MemoryBlock(config, MemoryAttention(config, layer_idx))
+
+    def build_extra(self, config: MemoryTransformerConfig) -> None:
         self.memory = LearnedMemory(config.memory_size, config.hidden_size)
-        self.post_init()
 
     def encode(
         self,
@@ -80,50 +127,53 @@ class MemoryEncoderModel(EffAttnModel):
     def _pass(
         self,
         states: torch.Tensor,
-        before: list[list[Stretch]] | None = None,
+        before: Sequence[Sequence[KeyValues]] | None = None,
         mask: torch.Tensor | None = None,
         causal: bool = False,
         memory: torch.Tensor | None = None,
         cache: Cache | None = None,
         output_attentions: bool = False,
-    ) -> Passed:
-        """All layers over `states`, which read what is `before` them in every layer, and `memory` beside them."""
-        passed = Passed(states, memory, [], [], [], [])
+    ) -> PassOutput:
+        """Run all layers over `states`, which read the keys and values `before` them, and `memory` beside them."""
+        passed = PassOutput(memory)
         for index, layer in enumerate(self.layers):
-            read = [] if before is None else before[index]
-            flat = [tensor for part in read for tensor in (part.key, part.value, part.mask)]
-            states, key, value, weights, cells, cell_weights = layer(
-                passed.states, passed.memory, mask, causal, output_attentions, *flat, cache=cache
-            )
-            passed.states, passed.memory = states, cells
+            read = () if before is None else before[index]
+            # The cache by name: gradient checkpointing looks for it there.
+            output = layer(states, read, mask, causal, passed.memory, cache=cache, output_attentions=output_attentions)
+            states, passed.memory = output.states, output.memory
             passed.hidden.append(states)
-            passed.stretches.append(Stretch(key, value, mask))
-            if output_attentions:
-                passed.weights.append(weights)
-                passed.memory_weights.append(cell_weights)
+            passed.key_values.append(output.key_values)
+            if output.weights is not None:
+                passed.weights.append(output.weights)
+            if output.memory_weights is not None:
+                passed.memory_weights.append(output.memory_weights)
         if passed.memory is not None:
-            # Normed, so that what a segment writes is of the size of what the next one expects to read.
+            # Normed, so that the memory that a segment writes has the size that the next segment reads.
             passed.memory = self.norm(passed.memory)
         return passed
 
-    def _read(self, memory: torch.Tensor) -> list[Stretch]:
+    def _read(self, memory: torch.Tensor) -> list[KeyValues]:
         """The keys and values of a decoder's memory tokens, which see each other only."""
-        return self._pass(memory).stretches
+        return self._pass(memory).key_values
 
-    def _write(self, memory: torch.Tensor, read: list[Stretch], tokens: list[Stretch]) -> torch.Tensor:
-        """The memory ``[B, m, hidden]`` that a decoder leaves after a segment."""
-        blocks: list[MemoryBlock] = list(self.layers)  # type: ignore[arg-type]
-        filtered = [block.attention.filtered(part) for block, part in zip(blocks, tokens, strict=True)]
-        before = [list(pair) for pair in zip(read, filtered, strict=True)]
-        return self.norm(self._pass(memory, before).states)
+    def _write(self, memory: torch.Tensor, read: list[KeyValues], tokens: list[KeyValues]) -> torch.Tensor:
+        """The memory ``[B, m, hidden]`` of a decoder behind a segment."""
+        attentions = [cast(MemoryAttention, layer.attention) for layer in self.layers]
+        filtered = [attention.filtered(part) for attention, part in zip(attentions, tokens, strict=True)]
+        before = list(zip(read, filtered, strict=True))
+        written: torch.Tensor = self.norm(self._pass(memory, before).hidden[-1])
+        return written
 
-    def _whole(self, states, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool) -> Passed:
+    def _whole(
+        self, states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None, output_attentions: bool
+    ) -> PassOutput:
         batch = states.shape[0]
         if not self.config.is_decoder:
             memory = self.memory(states)
             return self._pass(states, None, sequence.key_mask, memory=memory, output_attentions=output_attentions)
         # All rows read the same, and decoding reads it again in every step; only dropout tells the rows apart.
-        before = [[part.for_rows(batch)] for part in self._read(self.memory(states if self.training else states[:1]))]
+        read = self._read(self.memory(states if self.training else states[:1]))
+        before = [[repeat_rows(part, batch)] for part in read]
         return self._pass(states, before, sequence.attention_mask, True, None, cache, output_attentions)
 
     def _segments(
@@ -135,7 +185,7 @@ class MemoryEncoderModel(EffAttnModel):
         if sequence.key_mask is not None:
             counts = sequence.key_mask.sum(1)
         if cache is None:
-            whole, added = filled(states, int(self.config.segment_length or 0))
+            whole, added = pad_to_unrolled(states, int(self.config.segment_length or 0))
             parts, memory = self._all_segments(whole, counts, added or order is not None)
             parts = [part[:, : states.shape[1]] for part in parts]
         else:
@@ -157,13 +207,13 @@ class MemoryEncoderModel(EffAttnModel):
                 read = self._read(memory)
                 passed = self._pass(tokens, [[part] for part in read], mask, True)
                 if (index + 1) * length < total or keep_last:
-                    passed.memory = self._write(memory, read, passed.stretches)
+                    passed.memory = self._write(memory, read, passed.key_values)
             else:
                 passed = self._pass(tokens, None, mask, memory=memory)
             hidden.append(passed.hidden)
             if passed.memory is not None:
                 if mask is not None:
-                    # With the layers on several devices the memory comes back from the last of them.
+                    # With the layers on several devices the memory comes from the last of them.
                     begun, memory = (part.to(passed.memory.device) for part in (mask[:, :1, None], memory))
                     passed.memory = torch.where(begun, passed.memory, memory)
                 memory = passed.memory
@@ -171,7 +221,7 @@ class MemoryEncoderModel(EffAttnModel):
         return by_layer, memory if keep_last else None
 
     def _cut(self, memory: torch.Tensor, index: int, segments: torch.Tensor) -> torch.Tensor:
-        """The memory before segment `index`, without its gradient where a span of segments ends for a row."""
+        """The memory before segment `index`, detached in rows where a span of `backprop_segments` ends."""
         span = self.config.backprop_segments
         if index == 0 or span is None or not torch.is_grad_enabled():
             return memory
@@ -183,7 +233,8 @@ class MemoryEncoderModel(EffAttnModel):
     ) -> list[torch.Tensor]:
         """A decoder's states after every layer for the next `counts` tokens of each row, `states` ``[B, N, hidden]``.
 
-        Rows may stand at different places of their segments, so every round takes of each row what fits into its own.
+        Rows may be at different places of their segments, so a round reads of each row the tokens that fit into its
+        segment.
         """
         if self.config.backprop_segments is not None and torch.is_grad_enabled():
             raise ValueError(
@@ -192,7 +243,7 @@ class MemoryEncoderModel(EffAttnModel):
             )
         length, total = int(self.config.segment_length or 0), states.shape[1]
         past = (sequence.total_counts[:, 0] - counts).expand(states.shape[0])
-        fresh = cache.get_conv_state(0) is None
+        fresh = get_conv_state(cache, 0) is None
         if fresh:
             memory = self.memory(states)
             state = SegmentState.empty(memory, self._read(memory), length)
@@ -209,15 +260,15 @@ class MemoryEncoderModel(EffAttnModel):
             mask = column < taken[:, None]
             place = torch.where(mask, done[:, None] + column, total)[:, :, None].expand(-1, -1, states.shape[2])
             tokens = states.gather(1, place.clamp(max=total - 1))
-            before = [list(pair) for pair in zip(state.read, state.held(), strict=True)]
+            before = list(zip(state.read, state.held(), strict=True))
             passed = self._pass(tokens, before, mask, True)
             hidden = [into.scatter(1, place, part) for into, part in zip(hidden, passed.hidden, strict=True)]
-            state, done = state.extended(passed.stretches, taken), done + taken
+            state, done = state.extended(passed.key_values, taken), done + taken
         state.store(cache, sequence.token_counts)
         return [part[:, :total] for part in hidden]
 
     def _renewed(self, state: SegmentState, full: torch.Tensor) -> SegmentState:
-        """The state with a new segment begun in the rows whose segment is `full`."""
+        """The state with a new segment in the rows whose segment is `full`."""
         if readable(full) and not bool(full.any()):
             return state
         written = self._write(state.memory, state.read, state.held())

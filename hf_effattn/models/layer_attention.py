@@ -1,6 +1,7 @@
 """What the attention layers of all families share: projections, heads, and the limit on attention maps."""
 
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -9,7 +10,6 @@ from transformers.cache_utils import Cache
 from .base_sequence import SequenceInfo
 from .cache_states import recall_columns
 from .configuration_effattn import EffAttnConfig
-from .configuration_filtered import FilteredConfig
 from .layer_filters import KeyValueFilter
 
 
@@ -18,38 +18,56 @@ from .layer_filters import KeyValueFilter
 MAX_MAP_LENGTH = 4096
 
 
-class AttentionLayer(nn.Module):
-    """What the encoder knows of a family's attention: its place, and what it adds to the loss."""
+class SelfAttention(Protocol):
+    """The attention of an `EffAttnBlock`: a module of a family, made from its config and the index of the layer."""
 
-    def __init__(self, layer_idx: int):
-        super().__init__()
-        self.layer_idx = layer_idx
+    def __init__(self, config: Any, layer_idx: int) -> None: ...
 
-    def reset(self) -> None:
-        """Initialise the layer's own parameters, if it has any, through `transformers.initialization`."""
+    def __call__(
+        self,
+        hidden_states: torch.Tensor,
+        sequence: SequenceInfo,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The output ``[batch, length, hidden]``, and the map ``[batch, heads, length, keys]`` or None.
 
-    def penalty(self) -> torch.Tensor | None:
-        """What the layer adds to the loss, or None."""
-        return None
+        Args:
+            hidden_states: ``[batch, length, hidden]``.
+            sequence: mask and counts of real tokens.
+            cache: a decoder's cache, from which the layer goes on, and to which it writes.
+            output_attentions: whether to build the map.
+        """
+        ...
 
 
-class ProjectedAttention(AttentionLayer):
-    """Projections into heads and the way out of them; what happens between is up to a subclass.
+class ProjectedAttention(nn.Module):
+    """Projections into heads and out of them, and a filter over keys and values; a family adds `forward`.
 
     Args:
         config: sizes, and what else the family reads.
         layer_idx: the layer's place, under which it keeps its state in a cache.
         output_projection: whether a linear map mixes the heads at the end.
+        key_value_filter: a filter over keys and values, or None. It is causal if the config is a decoder's.
     """
 
-    def __init__(self, config: EffAttnConfig, layer_idx: int, output_projection: bool = True):
-        super().__init__(layer_idx)
+    def __init__(
+        self,
+        config: EffAttnConfig,
+        layer_idx: int,
+        output_projection: bool = True,
+        key_value_filter: KeyValueFilter | None = None,
+    ):
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.is_causal = config.is_decoder
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size) if output_projection else None
+        self.filter = key_value_filter
 
     def heads(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value of ``[batch, length, hidden]``, each ``[batch, heads, length, head_dim]``."""
@@ -57,28 +75,10 @@ class ProjectedAttention(AttentionLayer):
         query, key, value = (split_heads(layer(hidden_states), self.num_heads) for layer in layers)
         return query, key, value
 
-    def merge(self, attended: torch.Tensor) -> torch.Tensor:
-        """The layer's output ``[batch, length, hidden]`` from ``[batch, heads, length, head_dim]``."""
-        joined = join_heads(attended)
-        return joined if self.output is None else self.output(joined)
-
-
-class MultiHeadAttention(ProjectedAttention):
-    """Attention of a sequence over itself, with a filter on its keys and values; a family adds `forward`."""
-
-    def __init__(self, config: FilteredConfig, layer_idx: int, output_projection: bool = True):
-        super().__init__(config, layer_idx, output_projection)
-        self.is_causal = config.is_decoder
-        self.filter = None
-        if config.key_value_filter != "none":
-            self.filter = KeyValueFilter(
-                config.key_value_filter, self.num_heads, config.filter_kernel_size, causal=self.is_causal
-            )
-
     def project(
         self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`heads` with keys and values filtered; with a cache, a filter goes on from the tokens that it left there."""
+        """`heads` with keys and values filtered; with a cache, the filter goes on from the tokens that it kept."""
         query, key, value = self.heads(hidden_states)
         if self.filter is not None:
             recall = None
@@ -87,10 +87,19 @@ class MultiHeadAttention(ProjectedAttention):
             key, value, _ = self.filter(key, value, sequence.key_mask, recall)
         return query, key, value
 
+    def merge(self, attended: torch.Tensor) -> torch.Tensor:
+        """The layer's output ``[batch, length, hidden]`` from ``[batch, heads, length, head_dim]``."""
+        joined = join_heads(attended)
+        if self.output is None:
+            return joined
+        mixed: torch.Tensor = self.output(joined)
+        return mixed
+
 
 def split_heads(hidden_states: torch.Tensor, num_heads: int) -> torch.Tensor:
     """``[batch, length, hidden]`` to ``[batch, heads, length, head_dim]``, as a view."""
-    return hidden_states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: torch.Tensor = hidden_states.unflatten(-1, (num_heads, -1))
+    return heads.transpose(1, 2)
 
 
 def join_heads(attended: torch.Tensor) -> torch.Tensor:
@@ -99,7 +108,7 @@ def join_heads(attended: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_long_map(queries: int, keys: int, has_past: bool = False) -> None:
-    """Raise ValueError where an attention map cannot be had: too long an input, or keys that are gone."""
+    """Raise ValueError if the attention map cannot be built: the input is too long, or its keys are in a state."""
     if queries * keys > MAX_MAP_LENGTH**2:
         raise ValueError(
             f"output_attentions=True would build {queries} x {keys} maps; it is limited to {MAX_MAP_LENGTH} x "

@@ -19,8 +19,9 @@ from transformers import initialization as init
 
 from .base_map_layer import MapLayer
 from .base_module_hooks import is_hooked
+from .base_operators import accumulation_dtype
+from .configuration_effattn import EffAttnConfig
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .ops_reference import accumulation_dtype
 
 
 #: In a map of exponentials: the largest exponent of a query, and what is added to those of a key. Float32 reaches from
@@ -49,27 +50,31 @@ class FeatureMap(nn.Module):
     def forward(self, heads: torch.Tensor | None = None, is_query: bool = False) -> torch.Tensor | None:
         """``[B, H, N, d]`` to ``[B, H, N, F]``; `is_query` is for maps that scale the features of a query.
 
-        Without `heads` it gives the map's `penalty`, whose parameters too have to be read inside of a forward.
+        Without `heads` it returns the map's `penalty`: hooks load and gather parameters for a forward only.
         """
         if heads is None:
             return self.penalty()
         prepared, last = self.prepare(heads, is_query), self.last_layer()
-        return prepared if last is None else last(prepared)
+        # By its method, because torch 2.11 does not trace the call of a frozen object.
+        return prepared if last is None else last.__call__(prepared)
 
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
-        """What `last_layer` maps to features; the features themselves if there is none."""
+        """The input of `last_layer`, or the features themselves if there is no such layer."""
         return heads
 
     def last_layer(self) -> MapLayer | None:
-        """The end of the map, in the form that an operator can run on the way."""
+        """The last layer of the map, as a value that an operator can run itself; None if it has to be run here."""
         return None
 
     def penalty(self) -> torch.Tensor | None:
-        """How far the map is from orthogonal, for maps that are to be kept near it."""
+        """The distance of the map from an orthogonal one, or None for a map that has no such penalty."""
         return None
 
-    def reset(self, initializer_range: float) -> None:
-        """Initialise the map's own parameters and buffers through `transformers.initialization`."""
+    def start_pass(self) -> None:
+        """Called once per training pass, before it, for maps that change between passes."""
+
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Start the parameters and buffers of the map, through `transformers.initialization`."""
 
 
 class ElementwiseMap(FeatureMap):
@@ -90,7 +95,7 @@ class TrainedMap(FeatureMap):
 
     The parameters of a stack are registered one by one (``weight_0``, ``weight_1`` …) and not in an
     `nn.ParameterList`: transformers 5.24 takes a custom module without parameters of its own for initialised, and
-    passes it over without a word.
+    skips it silently.
     """
 
     def __init__(self, config: KernelTransformerConfig):
@@ -119,11 +124,12 @@ class TrainedMap(FeatureMap):
     def prepare(self, heads: torch.Tensor, is_query: bool) -> torch.Tensor:
         for index in range(self.num_layers - 1):
             heads = self.inner(index, heads)
-        return self.dropout(heads)
+        dropped: torch.Tensor = self.dropout(heads)
+        return dropped
 
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What a layer before the last makes of `x`, its dropout included."""
-        return self.layer(index)(self.dropout(x))
+        """The output of a layer before the last, with dropout on its input."""
+        return self.layer(index).__call__(self.dropout(x))
 
     def last_layer(self) -> MapLayer:
         return self.layer(self.num_layers - 1)
@@ -135,7 +141,7 @@ class TrainedMap(FeatureMap):
         """
         return torch.stack([orthogonality_error(weight) for weight in self.stack("weight")]).sum()
 
-    def reset(self, initializer_range: float) -> None:
+    def start_weights(self, config: EffAttnConfig) -> None:
         for weight in self.stack("weight"):
             if not self.orthogonal_start:
                 # What torch takes for the inputs of a stack of matrices: all entries of one.
@@ -162,8 +168,8 @@ class FeedForwardMap(TrainedMap):
     def inner(self, index: int, x: torch.Tensor) -> torch.Tensor:
         return x + super().inner(index, x)
 
-    def reset(self, initializer_range: float) -> None:
-        super().reset(initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        super().start_weights(config)
         bound = self.head_dim**-0.5
         for bias in self.stack("bias"):
             init.uniform_(bias, -bound, bound)
@@ -187,8 +193,8 @@ class GatedMap(TrainedMap):
     def layer(self, index: int) -> MapLayer:
         return replace(super().layer(index), gate=self.gate(index))
 
-    def reset(self, initializer_range: float) -> None:
-        super().reset(initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        super().start_weights(config)
         for gate in self.stack("gate"):
             init.normal_(gate, std=(2 / gate.shape[1]) ** 0.5)
 
@@ -204,8 +210,8 @@ class LowRankGatedMap(GatedMap):
     def gate(self, index: int) -> torch.Tensor:
         return super().gate(index) @ self.stack("gate_output")[index]
 
-    def reset(self, initializer_range: float) -> None:
-        super().reset(initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        super().start_weights(config)
         for output in self.stack("gate_output"):
             init.normal_(output, std=(2 / output.shape[1]) ** 0.5)
 
@@ -240,15 +246,17 @@ class ExponentialMap(FeatureMap):
             exponent = exponent - (exponent.detach().amax(-1, keepdim=True) - QUERY_EXPONENT)
         else:
             exponent = exponent + KEY_EXPONENT
-        return exponent.exp() * self.num_features**-0.5
+        features: torch.Tensor = exponent.exp() * self.num_features**-0.5
+        return features
 
 
 class FavorMap(ExponentialMap):
     """FAVOR+: the frequencies are random, orthogonal in blocks of `d`, and drawn anew during training.
 
-    They are a persistent buffer, so a checkpoint computes what was trained. The model calls `count_pass` once per
-    training pass, and not the layer, which gradient checkpointing runs twice. Directly after new ones are drawn a
-    model is worse for some hundred steps, which an evaluation then shows; ``redraw_interval=None`` keeps the first.
+    They are a persistent buffer, so a checkpoint computes what was trained. The family's model calls `start_pass` once
+    per training pass, in front of its layers: in a layer the draw would run again, and move the random numbers of
+    dropout, when gradient checkpointing recomputes it. Directly after a draw a model is worse for some hundred steps,
+    which an evaluation then shows; ``redraw_interval=None`` keeps the first frequencies.
     """
 
     projection: torch.Tensor
@@ -261,15 +269,15 @@ class FavorMap(ExponentialMap):
         self.register_buffer("passes", torch.zeros((), dtype=torch.long))
 
     def frequencies(self) -> torch.Tensor:
-        # A copy, since new ones are drawn in place (DistributedDataParallel knows no other buffer), and a backward
-        # pass that is still to come needs those that it was run with.
+        # A copy: a draw writes in place (DistributedDataParallel synchronises this tensor only), and a backward pass
+        # needs the frequencies of its own forward pass.
         return self.projection.clone() if self.training else self.projection
 
-    def count_pass(self) -> None:
-        """Count a training pass, and draw new frequencies if `redraw_interval` of them have gone by.
+    def start_pass(self) -> None:
+        """Count a training pass, and draw new frequencies in every `redraw_interval`-th.
 
         Raises:
-            RuntimeError: offloaded frequencies, since what is drawn would be lost with the next load.
+            RuntimeError: the frequencies are offloaded, and the next load would undo the draw.
         """
         if self.redraw_interval is not None and self.projection.is_meta:
             raise RuntimeError(
@@ -281,7 +289,7 @@ class FavorMap(ExponentialMap):
             return
         due = self.passes % self.redraw_interval == 0
         if torch.compiler.is_compiling():
-            # A graph has no branches: it draws in every pass, and keeps what is due.
+            # A graph has no branches: it draws in every pass, and uses the draw only if one is due.
             self.projection.copy_(torch.where(due, self.draw().to(self.projection.dtype), self.projection))
         elif bool(due):
             self.projection.copy_(self.draw())
@@ -296,9 +304,10 @@ class FavorMap(ExponentialMap):
         gaussian = single(heads, blocks, dim, dim)
         directions = torch.linalg.qr(gaussian)[0].transpose(-1, -2).reshape(heads, blocks * dim, dim)
         lengths = single(heads, blocks * dim, dim).norm(dim=-1, keepdim=True)
-        return (directions * lengths)[:, : self.num_features].transpose(1, 2)
+        drawn: torch.Tensor = directions * lengths
+        return drawn[:, : self.num_features].transpose(1, 2)
 
-    def reset(self, initializer_range: float) -> None:
+    def start_weights(self, config: EffAttnConfig) -> None:
         init.copy_(self.projection, self.draw().to(self.projection.dtype))
         init.zeros_(self.passes)
 
@@ -324,8 +333,8 @@ class SpectralMap(ExponentialMap):
         drawn = self.means[:, component] + self.log_deviations[:, component].exp() * self.noise
         return drawn.transpose(1, 2)
 
-    def reset(self, initializer_range: float) -> None:
-        init.normal_(self.means, std=initializer_range)
+    def start_weights(self, config: EffAttnConfig) -> None:
+        init.normal_(self.means, std=config.initializer_range)
         init.zeros_(self.log_deviations)
         init.normal_(self.noise)
 
@@ -337,14 +346,14 @@ def orthogonality_error(weight: torch.Tensor) -> torch.Tensor:
     return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).pow(2).mean()
 
 
-def features_to_come(
+def prepare_features(
     phi: FeatureMap, query: torch.Tensor, key: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, MapLayer | None]:
-    """Queries and keys ``[B, H, N, ..]``, and the layer of `phi` that an operator has still to run on them, or None.
+    """Queries and keys ``[B, H, N, ..]``, and the last layer of `phi`, which an operator has to run on them, or None.
 
-    Hooks load, gather or record the parameters of a module around its forward: offloading, FSDP and ZeRO-3, gradients
-    per sample. A map that has any, or that a wrapper stands for, is therefore called, as its hooks expect: with a
-    tensor, for a tensor of features. Otherwise its last layer may be left to the operator.
+    Offloading, FSDP, ZeRO-3 and gradients per sample hang hooks on the forward of a module, which load, gather or
+    record its parameters. A map with hooks or inside a wrapper is therefore called, and its features are complete.
+    Otherwise the operator runs the last layer.
     """
     if is_hooked(phi, FeatureMap):
         return (phi(query, True) if phi.scales_queries else phi(query)), phi(key), None

@@ -1,4 +1,4 @@
-"""Filters over the keys and values of attention: what ConvLuna puts in front of its memory, for every family.
+"""Filters over the keys and values of attention: ConvLuna's in front of its memory, and the same for other families.
 
 A memory that many tokens are packed into degrades in training; filtering the keys and values first, by a convolution
 or by pooling, is the remedy of ConvLuna (Yorsh et al. 2024, arXiv 2404.00798). Output `t` of a filter reads a window
@@ -7,13 +7,13 @@ of `kernel_size` tokens:
 - ``stride = 1``: around `t`, from ``t - (k - 1) // 2`` to ``t + k // 2`` (the "same" convolution, an even kernel
   reaching one token further to the right), and as many outputs as tokens;
 - causal: the `k` tokens that end with `t`;
-- ``stride > 1``: the `k` tokens that start with ``t * stride``, with one window for every `stride` real tokens begun;
+- ``stride > 1``: the `k` tokens that start with ``t * stride``; `n` real tokens have ``ceil(n / stride)`` windows;
 - full windows: the same at any stride, but without the windows that reach beyond the last real token. A row of fewer
-  than `k` real tokens has one window, of those that there are.
+  than `k` real tokens has one window, of all of them.
 
-Padding is no part of any window: it is zero to a convolution, and left out of a maximum or a mean. A window counts as
-real when the token that it belongs to is real, so a padded sequence has the windows of the unpadded one. Between real
-tokens padding keeps its place: what a decoder is to go on from has to be padded on the left.
+Windows ignore padding: a convolution reads zero there, and a maximum or a mean leaves it out. A window is real if the
+token that it belongs to is real, so a padded sequence has the windows of the unpadded one. Padding between real tokens
+keeps its place, so the input that a decoder goes on from has to be padded on the left.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,10 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import initialization as init
 
+from .configuration_effattn import EffAttnConfig
+from .configuration_filtered import FilteredConfig
 from .configuration_memory_filter import MemoryFilterFields
 
 
@@ -59,6 +62,12 @@ class KeyValueFilter(nn.Module):
         self.full_windows = full_windows
         self.kind, self.kernel_size, self.stride, self.causal = kind, kernel_size, stride, causal
         self.weight = nn.Parameter(torch.empty(num_heads, kernel_size)) if kind == "conv" else None
+
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Start a convolution as torch does one with a channel per group, which is what the authors use."""
+        if self.weight is not None:
+            bound = self.kernel_size**-0.5
+            init.uniform_(self.weight, -bound, bound)
 
     def forward(
         self,
@@ -125,7 +134,7 @@ class KeyValueFilter(nn.Module):
         return 0, (windows - 1) * self.stride + self.kernel_size - columns
 
     def _windows(self, columns: torch.Tensor, real: torch.Tensor | None, margins: tuple[int, int]) -> torch.Tensor:
-        """What every window gives, ``[B, C, M]``, of columns ``[B, C, L]`` that are real or not ``[B, 1, L]``.
+        """The output of every window, ``[B, C, M]``, over columns ``[B, C, L]``; `real` is ``[B, 1, L]``.
 
         Torch's two-dimensional functions run on columns as they lie in memory, channels last, and so does the result;
         its one-dimensional ones would first copy them.
@@ -153,7 +162,10 @@ class KeyValueFilter(nn.Module):
         widest: int,
         fill: float = 0.0,
     ) -> torch.Tensor:
-        """`function` over windows of columns and `margins` around them, which up to `widest` need not be copied."""
+        """Apply `function` to windows of the columns with `margins` around them.
+
+        Up to `widest` columns of margin the function pads by itself; more are padded here, by a copy.
+        """
         image, (before, after) = columns.unsqueeze(2), margins
         imagined = 0 if self.stride > 1 else max(margins)
         if self.stride > 1 or imagined > widest or before < 0:
@@ -164,8 +176,16 @@ class KeyValueFilter(nn.Module):
         return windows.narrow(-1, imagined - before, count)
 
 
+def make_key_value_filter(config: FilteredConfig) -> KeyValueFilter | None:
+    """The filter over the keys and values of a sequence that the config names, causal for a decoder."""
+    if config.key_value_filter == "none":
+        return None
+    heads, size = config.num_attention_heads, config.filter_kernel_size
+    return KeyValueFilter(config.key_value_filter, heads, size, causal=config.is_decoder)
+
+
 def make_memory_filter(fields: MemoryFilterFields, num_heads: int) -> KeyValueFilter | None:
-    """The filter that the fields name, on what a memory reads."""
+    """The filter over the keys and values that a memory reads, as the fields name it."""
     if fields.memory_filter == "none":
         return None
     return KeyValueFilter(
@@ -187,8 +207,10 @@ def _every(mask: torch.Tensor, stride: int) -> torch.Tensor:
     if stride == 1:
         return mask
     windows = -(-mask.shape[1] // stride)
-    filled = functional.pad(mask, (0, windows * stride - mask.shape[1]))
-    return filled.unflatten(1, (windows, stride))[:, :, 0]
+    by_window: torch.Tensor = functional.pad(mask, (0, windows * stride - mask.shape[1])).unflatten(
+        1, (windows, stride)
+    )
+    return by_window[:, :, 0]
 
 
 def _fill(columns: torch.Tensor, where: torch.Tensor, value: float) -> torch.Tensor:

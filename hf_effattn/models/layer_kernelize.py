@@ -1,19 +1,20 @@
-"""Linear attention as a module, for libraries that put other kernels in the place of a module's forward."""
+"""Linear attention as a module, for libraries that replace the forward of modules."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from .base_map_layer import MapLayer
+from .base_call import LinearAttentionCall
 from .configuration_effattn import EffAttnConfig
-from .ops_linear import linear_attention, linear_attention_step
-from .skeleton_model import attention_backend
+from .ops_linear import run_linear_attention
 
 
 try:
     from kernels import use_kernel_forward_from_hub
 except ImportError:
 
-    def use_kernel_forward_from_hub(layer_name: str):
+    def use_kernel_forward_from_hub(layer_name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
         """Leave the class as it is, where the ``kernels`` library is not installed."""
         return lambda layer: layer
 
@@ -26,52 +27,14 @@ class LinearAttention(nn.Module):
     the folder that `hf_effattn.kernels.repository.write_repository` writes.
 
     Args:
-        config: says which backend, whenever it runs: a user may change that later.
+        config: names the backend; it is read at every call, since a user may change it later.
     """
 
-    def __init__(self, config: EffAttnConfig):
+    def __init__(self, config: EffAttnConfig) -> None:
         super().__init__()
         self.config = config
 
     def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_mask: torch.Tensor | None,
-        causal: bool,
-        normalize: bool,
-        scale: float | torch.Tensor | None,
-        eps: float,
-        initial_state: torch.Tensor | None,
-        dropout_p: float,
-        feature_map: MapLayer | None,
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: LinearAttentionCall
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        backend = attention_backend(self.config)
-        if causal and initial_state is not None and query.shape[2] == 1:
-            return linear_attention_step(
-                query,
-                key,
-                value,
-                initial_state,
-                key_mask=key_mask,
-                normalize=normalize,
-                scale=scale,
-                eps=eps,
-                feature_map=feature_map,
-                backend=backend,
-            )
-        return linear_attention(
-            query,
-            key,
-            value,
-            key_mask=key_mask,
-            causal=causal,
-            normalize=normalize,
-            scale=scale,
-            eps=eps,
-            initial_state=initial_state,
-            dropout_p=dropout_p,
-            feature_map=feature_map,
-            backend=backend,
-        )
+        return run_linear_attention(query, key, value, call, self.config.resolved_backend)

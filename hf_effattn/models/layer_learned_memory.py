@@ -1,7 +1,10 @@
-"""What families with a memory share: the learned cells that every sequence starts from."""
+"""The learned cells that every sequence of a family with a memory starts from."""
 
 import torch
 from torch import nn
+from transformers import initialization as init
+
+from .configuration_effattn import EffAttnConfig
 
 
 class LearnedMemory(nn.Module):
@@ -10,6 +13,10 @@ class LearnedMemory(nn.Module):
     def __init__(self, memory_size: int, hidden_size: int):
         super().__init__()
         self.cells = nn.Parameter(torch.empty(memory_size, hidden_size))
+
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Draw the cells."""
+        init.normal_(self.cells)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """``[batch, memory_size, hidden]``, a view, for `rows` ``[batch, ..]``.

@@ -1,9 +1,12 @@
 """ConvLuna: Luna with a filter on what it packs (Yorsh et al. 2024, arXiv 2404.00798)."""
 
+from typing import Any
+
 from .configuration_convluna import ConvLunaConfig
-from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
-from .layer_filters import make_memory_filter
-from .ops_softmax import OPERATOR
+from .family_luna import LunaBaseModel, LunaBlock
+from .layer_filters import KeyValueFilter, make_memory_filter
+from .layer_luna import PackUnpackAttention
+from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForImageClassification,
     EffAttnForMaskedLM,
@@ -15,25 +18,19 @@ from .skeleton_heads import (
 from .skeleton_model import EffAttnPreTrainedModel
 
 
-class ConvLunaAttention(PackUnpackAttention):
-    """``Y_P = Attn(P, F(X), F(X))`` with a filter `F`, and ``Y_X = Attn(X, Y_P, Y_P)``."""
-
-    def __init__(self, config: ConvLunaConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
-        self.filter = make_memory_filter(config, self.num_heads)
-
-
 class ConvLunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = ConvLunaConfig
-    attention_class = ConvLunaAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["LunaBlock"]
     _supports_sdpa = True
-    _can_record_outputs = {"hidden_states": LunaBlock, "attentions": ConvLunaAttention}
+    _can_record_outputs = {"hidden_states": LunaBlock, "attentions": PackUnpackAttention}
 
 
-class ConvLunaModel(ConvLunaPreTrainedModel, LunaEncoderModel):
-    """ConvLuna without a head."""
+class ConvLunaModel(ConvLunaPreTrainedModel, LunaBaseModel):
+    """ConvLuna without a head: ``Y_P = Attn(P, F(X), F(X))`` with a filter `F`, and ``Y_X = Attn(X, Y_P, Y_P)``."""
+
+    def build_filter(self, config: Any) -> KeyValueFilter | None:
+        return make_memory_filter(config, config.num_attention_heads)
 
 
 class ConvLunaForMaskedLM(ConvLunaPreTrainedModel, EffAttnForMaskedLM):
@@ -58,12 +55,3 @@ class ConvLunaForMultipleChoice(ConvLunaPreTrainedModel, EffAttnForMultipleChoic
 
 class ConvLunaForImageClassification(ConvLunaPreTrainedModel, EffAttnForImageClassification):
     base_class = ConvLunaModel
-
-
-ConvLunaModel.register_for_auto_class("AutoModel")
-ConvLunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-ConvLunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-ConvLunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-ConvLunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-ConvLunaForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-ConvLunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,13 +1,16 @@
 """Kernel attention: linear attention whose feature map is fixed, or a small trained network (arXiv 2211.04076)."""
 
+from typing import Any, cast
+
 import torch
 from transformers.cache_utils import Cache
 
 from .base_sequence import SequenceInfo
 from .configuration_kernel_transformer import KernelTransformerConfig
-from .layer_feature_maps import FeatureMap, features_to_come, make_feature_map
-from .layer_linear_attention import LinearAttentionLayer
-from .ops_linear import OPERATOR
+from .layer_feature_maps import make_feature_map, prepare_features
+from .layer_linear_attention import LinearSelfAttention
+from .ops_linear import LINEAR_ATTENTION
+from .skeleton_block import EffAttnBlock
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -17,14 +20,17 @@ from .skeleton_heads import (
     EffAttnForSequenceClassification,
     EffAttnForTokenClassification,
 )
-from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
+from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
+from .skeleton_outputs import EffAttnOutput
 
 
-class KernelTransformerAttention(LinearAttentionLayer):
+class KernelTransformerAttention(LinearSelfAttention):
     """Per head ``out_n = phi(q_n) . sum_m phi(k_m) v_m^T / (phi(q_n) . sum_m phi(k_m) + eps)``, in O(N F d).
 
     The sums run over the real tokens, for a decoder over those up to the query.
     """
+
+    eps: float
 
     def __init__(self, config: KernelTransformerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
@@ -36,7 +42,8 @@ class KernelTransformerAttention(LinearAttentionLayer):
         """``lambda * mean (W W^T - I)^2`` over the layers of the feature map."""
         if self.orthogonality_penalty == 0:
             return None
-        return self.orthogonality_penalty * self.feature_map()
+        error: torch.Tensor = self.feature_map()
+        return self.orthogonality_penalty * error
 
     def features(
         self, hidden_states: torch.Tensor, sequence: SequenceInfo, cache: Cache | None = None
@@ -52,7 +59,7 @@ class KernelTransformerAttention(LinearAttentionLayer):
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.project(hidden_states, sequence, cache)
-        query, key, last_layer = features_to_come(self.feature_map, query, key)
+        query, key, last_layer = prepare_features(self.feature_map, query, key)
         inputs = (query, key, value, sequence, cache, output_attentions)
         return self.attend(*inputs, normalize=True, eps=self.eps, feature_map=last_layer)
 
@@ -60,26 +67,34 @@ class KernelTransformerAttention(LinearAttentionLayer):
 class KernelTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = KernelTransformerConfig
     attention_class = KernelTransformerAttention
-    attention_operator = OPERATOR
+    attention_operator = LINEAR_ATTENTION
     _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": KernelTransformerAttention}
 
     @property
     def attention_width(self) -> int:
         return max(super().attention_width, self.config.num_features or 0)
 
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, FeatureMap):
-            module.reset(self.config.initializer_range)
-
 
 class KernelTransformerModel(KernelTransformerPreTrainedModel, EffAttnModel):
     """The kernel attention model without a head."""
 
-    def before_training_pass(self) -> None:
-        if self.config.feature_map == "favor":
+    def attentions(self) -> list[KernelTransformerAttention]:
+        """The attention of every layer."""
+        return [cast(KernelTransformerAttention, layer.attention) for layer in self.layers]
+
+    def encode(self, *args: Any, **kwargs: Any) -> EffAttnOutput:
+        """As `EffAttnModel.encode`. A training pass may begin with new random features, see `FavorMap`."""
+        if self.training and not self.continues_pass:
             for attention in self.attentions():
-                attention.feature_map.count_pass()
+                attention.feature_map.start_pass()
+        return super().encode(*args, **kwargs)
+
+    def penalty(self) -> torch.Tensor | None:
+        """The sum of the layers' `KernelTransformerAttention.penalty`, or None."""
+        penalties = [attention.penalty() for attention in self.attentions()]
+        given = [penalty for penalty in penalties if penalty is not None]
+        # The layers may be spread over several devices.
+        return torch.stack([penalty.to(given[0].device) for penalty in given]).sum() if given else None
 
 
 class KernelTransformerForMaskedLM(KernelTransformerPreTrainedModel, EffAttnForMaskedLM):
@@ -108,13 +123,3 @@ class KernelTransformerForMultipleChoice(KernelTransformerPreTrainedModel, EffAt
 
 class KernelTransformerForImageClassification(KernelTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = KernelTransformerModel
-
-
-KernelTransformerModel.register_for_auto_class("AutoModel")
-KernelTransformerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-KernelTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-KernelTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-KernelTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-KernelTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-KernelTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-KernelTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

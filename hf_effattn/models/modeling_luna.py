@@ -1,8 +1,9 @@
 """Luna: attention through a memory that the layers hand on (Ma et al. 2021, arXiv 2106.01540)."""
 
 from .configuration_luna import LunaConfig
-from .family_luna import LunaBlock, LunaEncoderModel, PackUnpackAttention
-from .ops_softmax import OPERATOR
+from .family_luna import LunaBaseModel, LunaBlock
+from .layer_luna import PackUnpackAttention
+from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForImageClassification,
     EffAttnForMaskedLM,
@@ -16,14 +17,13 @@ from .skeleton_model import EffAttnPreTrainedModel
 
 class LunaPreTrainedModel(EffAttnPreTrainedModel):
     config_class = LunaConfig
-    attention_class = PackUnpackAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["LunaBlock"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": LunaBlock, "attentions": PackUnpackAttention}
 
 
-class LunaModel(LunaPreTrainedModel, LunaEncoderModel):
+class LunaModel(LunaPreTrainedModel, LunaBaseModel):
     """Luna without a head."""
 
 
@@ -49,12 +49,3 @@ class LunaForMultipleChoice(LunaPreTrainedModel, EffAttnForMultipleChoice):
 
 class LunaForImageClassification(LunaPreTrainedModel, EffAttnForImageClassification):
     base_class = LunaModel
-
-
-LunaModel.register_for_auto_class("AutoModel")
-LunaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-LunaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-LunaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-LunaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-LunaForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-LunaForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,9 +1,8 @@
 """The memory transformer: memory tokens beside the input (2006.11527), or from segment to segment (2207.06881)."""
 
 from .configuration_memory_transformer import MemoryTransformerConfig
-from .family_memory_transformer import MemoryEncoderModel
-from .layer_memory_transformer import MemoryAttention
-from .ops_softmax import OPERATOR
+from .family_memory_transformer import MemoryBaseModel
+from .ops_softmax import SOFTMAX_ATTENTION
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -18,13 +17,13 @@ from .skeleton_model import EffAttnPreTrainedModel
 
 class MemoryTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = MemoryTransformerConfig
-    attention_class = MemoryAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _no_split_modules = ["MemoryBlock"]
+    reentrant_checkpointing = False
     _supports_sdpa = True
 
 
-class MemoryTransformerModel(MemoryTransformerPreTrainedModel, MemoryEncoderModel):
+class MemoryTransformerModel(MemoryTransformerPreTrainedModel, MemoryBaseModel):
     """The memory transformer without a head."""
 
 
@@ -54,13 +53,3 @@ class MemoryTransformerForMultipleChoice(MemoryTransformerPreTrainedModel, EffAt
 
 class MemoryTransformerForImageClassification(MemoryTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = MemoryTransformerModel
-
-
-MemoryTransformerModel.register_for_auto_class("AutoModel")
-MemoryTransformerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-MemoryTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-MemoryTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-MemoryTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-MemoryTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-MemoryTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-MemoryTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -3,11 +3,12 @@
 import torch
 from transformers.cache_utils import Cache
 
+from .base_operators import accumulation_dtype
 from .base_sequence import SequenceInfo
 from .configuration_simpletron import SimpleTronConfig
-from .layer_linear_attention import LinearAttentionLayer
-from .ops_linear import OPERATOR
-from .ops_reference import accumulation_dtype
+from .layer_linear_attention import LinearSelfAttention
+from .ops_linear import LINEAR_ATTENTION
+from .skeleton_block import EffAttnBlock
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -17,10 +18,10 @@ from .skeleton_heads import (
     EffAttnForSequenceClassification,
     EffAttnForTokenClassification,
 )
-from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel
+from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
 
 
-class SimpleTronAttention(LinearAttentionLayer):
+class SimpleTronAttention(LinearSelfAttention):
     """Per head ``out = Q (K^T V) / sqrt(n)``, in O(N d^2); no softmax, no feature map, no denominator.
 
     `n` counts the real tokens: all of them for an encoder, those up to the query for a decoder.
@@ -52,7 +53,7 @@ class SimpleTronAttention(LinearAttentionLayer):
 class SimpleTronPreTrainedModel(EffAttnPreTrainedModel):
     config_class = SimpleTronConfig
     attention_class = SimpleTronAttention
-    attention_operator = OPERATOR
+    attention_operator = LINEAR_ATTENTION
     _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": SimpleTronAttention}
 
 
@@ -86,13 +87,3 @@ class SimpleTronForMultipleChoice(SimpleTronPreTrainedModel, EffAttnForMultipleC
 
 class SimpleTronForImageClassification(SimpleTronPreTrainedModel, EffAttnForImageClassification):
     base_class = SimpleTronModel
-
-
-SimpleTronModel.register_for_auto_class("AutoModel")
-SimpleTronForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-SimpleTronForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-SimpleTronForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-SimpleTronForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-SimpleTronForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-SimpleTronForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-SimpleTronForImageClassification.register_for_auto_class("AutoModelForImageClassification")

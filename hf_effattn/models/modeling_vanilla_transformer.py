@@ -7,9 +7,11 @@ from transformers.cache_utils import Cache
 
 from .base_sequence import SequenceInfo
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .layer_attention import MultiHeadAttention, refuse_long_map
-from .ops_reference import softmax_attention_map
-from .ops_softmax import OPERATOR, softmax_attention
+from .layer_attention import ProjectedAttention, refuse_long_map
+from .layer_filters import make_key_value_filter
+from .ops_attention_maps import softmax_attention_map
+from .ops_softmax import SOFTMAX_ATTENTION, softmax_attention
+from .skeleton_block import EffAttnBlock
 from .skeleton_heads import (
     EffAttnForCausalLM,
     EffAttnForImageClassification,
@@ -19,14 +21,14 @@ from .skeleton_heads import (
     EffAttnForSequenceClassification,
     EffAttnForTokenClassification,
 )
-from .skeleton_model import EffAttnBlock, EffAttnModel, EffAttnPreTrainedModel, attention_backend
+from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
 
 
-class VanillaTransformerAttention(MultiHeadAttention):
+class VanillaTransformerAttention(ProjectedAttention):
     """Multi-head ``softmax(Q K^T / sqrt(d)) V`` with an output projection, in O(N^2 d)."""
 
     def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
+        super().__init__(config, layer_idx, key_value_filter=make_key_value_filter(config))
         self.config = config
         self.dropout_p = float(config.attention_probs_dropout_prob)
 
@@ -47,7 +49,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
             value,
             dropout_p=self.dropout_p if self.training else 0.0,
             # Read here and not once, because `model.set_attn_implementation` may change it.
-            backend=attention_backend(self.config),
+            backend=self.config.resolved_backend,
             **options,
         )
         weights = None
@@ -60,7 +62,7 @@ class VanillaTransformerAttention(MultiHeadAttention):
 class VanillaTransformerPreTrainedModel(EffAttnPreTrainedModel):
     config_class = VanillaTransformerConfig
     attention_class = VanillaTransformerAttention
-    attention_operator = OPERATOR
+    attention_operator = SOFTMAX_ATTENTION
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": EffAttnBlock, "attentions": VanillaTransformerAttention}
 
@@ -95,13 +97,3 @@ class VanillaTransformerForMultipleChoice(VanillaTransformerPreTrainedModel, Eff
 
 class VanillaTransformerForImageClassification(VanillaTransformerPreTrainedModel, EffAttnForImageClassification):
     base_class = VanillaTransformerModel
-
-
-VanillaTransformerModel.register_for_auto_class("AutoModel")
-VanillaTransformerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-VanillaTransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-VanillaTransformerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-VanillaTransformerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-VanillaTransformerForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
-VanillaTransformerForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-VanillaTransformerForImageClassification.register_for_auto_class("AutoModelForImageClassification")

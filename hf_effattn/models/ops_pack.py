@@ -1,7 +1,7 @@
 """Attention through a memory: packing a sequence into a few cells, and unpacking it again.
 
-Both are softmax attention, over many keys and over few; what they add is a temperature in place of the root of the
-head size. It divides the side of the memory, which is the short one, so it costs nothing in the length.
+Both are softmax attention, over many keys and over few, with a temperature in place of the root of the head size. The
+temperature divides the memory, which is short, so its cost does not depend on the length.
 """
 
 import torch
@@ -38,8 +38,8 @@ def pack_attention(
 
     Complexity: O(M l D).
     """
-    options = {"key_mask": key_mask, "scale": 1.0, "dropout_p": dropout_p, "backend": backend}
-    return softmax_attention(query / temperature, key, value, **options)  # type: ignore[arg-type]
+    query = query / temperature
+    return softmax_attention(query, key, value, key_mask=key_mask, scale=1.0, dropout_p=dropout_p, backend=backend)
 
 
 def unpack_attention(

@@ -1,7 +1,10 @@
 """The oracles: every attention of the library written as its equation, to be checked by eye.
 
 Quadratic or looped, any dtype including float64, no chunking and no fusing. The fast paths are tested against
-these functions, forward and backward; ``output_attentions=True`` and ``attention_backend="reference"`` run them.
+these functions, forward and backward, so this file imports no other of the library, and shares no code with them.
+``attention_backend="reference"`` runs them.
+
+States, denominators and softmax are float32, or float64 for float64 input.
 
 Shapes, here and in every operator of the library (`B` batch, `H` heads, `N` queries, `M` keys):
 
@@ -11,56 +14,6 @@ Shapes, here and in every operator of the library (`B` batch, `H` heads, `N` que
 """
 
 import torch
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64 input, float32 for everything else: the dtype of states, denominators and softmax."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def denominator(total: torch.Tensor, eps: float) -> torch.Tensor:
-    """``total + eps``, or 1 where that is 0: a query that sees no key has a numerator of 0, and reads zeros."""
-    total = total + eps
-    return total if eps > 0 else total.masked_fill(total == 0, 1.0)
-
-
-def visible_keys(query: torch.Tensor, key: torch.Tensor, key_mask: torch.Tensor | None, causal: bool) -> torch.Tensor:
-    """Which key every query may read, ``[B or 1, 1, N or 1, M]`` bool.
-
-    With ``causal`` the queries are the last `N` of the `M` positions, as they are while decoding with a cache.
-    """
-    num_queries, num_keys = query.shape[-2], key.shape[-2]
-    visible = torch.ones(1, 1, 1, num_keys, dtype=torch.bool, device=query.device)
-    if causal:
-        query_position = torch.arange(num_keys - num_queries, num_keys, device=query.device)
-        key_position = torch.arange(num_keys, device=query.device)
-        visible = (key_position[None, :] <= query_position[:, None])[None, None]
-    if key_mask is not None:
-        visible = visible & key_mask[:, None, None, :]
-    return visible
-
-
-def linear_attention_map(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    *,
-    key_mask: torch.Tensor | None = None,
-    causal: bool = False,
-    normalize: bool = True,
-    scale: float | torch.Tensor | None = None,
-    eps: float = 1e-6,
-) -> torch.Tensor:
-    """The ``[B, H, N, M]`` matrix `A` that linear attention implies, so that its output is ``A @ value``.
-
-    ``A_nm = scale * q_n . k_m``, with ``normalize`` divided by ``sum_m q_n . k_m + eps``; keys that are masked or,
-    with ``causal``, lie in the future weigh zero. Costs O(N M) time and memory.
-    """
-    dtype = accumulation_dtype(query.dtype)
-    weights = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
-    weights = weights.masked_fill(~visible_keys(query, key, key_mask, causal), 0.0)
-    if normalize:
-        weights = weights / denominator(weights.sum(-1, keepdim=True), eps)
-    return weights if scale is None else weights * scale
 
 
 def reference_linear_attention(
@@ -79,23 +32,28 @@ def reference_linear_attention(
     """Linear attention token by token; returns the output ``[B, H, N, D]`` and the final state.
 
     For every real token `m`, in order: ``S <- S + k_m v_m^T`` and ``z <- z + k_m``. A query reads
-    ``q_n S`` and, with ``normalize``, divides by ``q_n . z + eps``; `scale` multiplies the result. A causal query
+    ``q_n S`` and, with ``normalize``, divides by ``q_n . z + eps`` (by 1 where that is 0); `scale` multiplies the
+    result. A causal query
     reads the state right after its own token, a bidirectional one reads the state after the last token.
 
     The state is ``[B, H, F, D]``, or ``[B, H, F, D + 1]`` with ``normalize``: `S`, then `z` as one more column
     (`z` is what the column of a constant value 1 accumulates). `dropout_p` acts on the entries of `S`, as in
     SimpleTRON (arXiv 2111.15588, authors' code). See `hf_effattn.models.ops_linear.linear_attention`.
     """
-    dtype = accumulation_dtype(query.dtype)
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     q, k, v = (tensor.to(dtype) for tensor in (query, key, value))
     if normalize:
         v = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
     batch, heads, length, features = k.shape
     state = k.new_zeros(batch, heads, features, v.shape[-1]) if initial_state is None else initial_state.to(dtype)
 
-    def read(q_n: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        out = q_n @ torch.dropout(memory, dropout_p, dropout_p > 0)
-        return out[..., :-1] / denominator(out[..., -1:], eps) if normalize else out
+    def read(q_n: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        out = q_n @ torch.dropout(state, dropout_p, dropout_p > 0)
+        if not normalize:
+            return out
+        numerator, denominator = out[..., :-1], out[..., -1:] + eps
+        # Without eps the denominator of a query that sees no key is 0, like its numerator: it reads zeros.
+        return numerator / torch.where(denominator == 0, 1.0, denominator)
 
     reads = []
     for m in range(length):
@@ -159,26 +117,6 @@ def reference_filter(
     return output, valid
 
 
-def softmax_attention_map(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    *,
-    key_mask: torch.Tensor | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-) -> torch.Tensor:
-    """``softmax(scale * Q K^T)`` over the visible keys, ``[B, H, N, M]``; a query that sees no key gets zeros.
-
-    `scale` defaults to ``1 / sqrt(F)`` (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
-    """
-    dtype = accumulation_dtype(query.dtype)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    visible = visible_keys(query, key, key_mask, causal)
-    scores = scale * (query.to(dtype) @ key.to(dtype).transpose(-1, -2))
-    weights = torch.softmax(scores.masked_fill(~visible, torch.finfo(dtype).min), dim=-1)
-    return weights.masked_fill(~visible, 0.0)
-
-
 def reference_softmax_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -189,7 +127,22 @@ def reference_softmax_attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
 ) -> torch.Tensor:
-    """``softmax(scale * Q K^T) V`` with dropout on the weights, in O(N M). See `ops_softmax.softmax_attention`."""
-    weights = softmax_attention_map(query, key, key_mask=key_mask, causal=causal, scale=scale)
-    weights = torch.dropout(weights, dropout_p, dropout_p > 0)
-    return (weights @ value.to(weights.dtype)).to(query.dtype)
+    """``softmax(scale * Q K^T) V`` with dropout on the weights, in O(N M). See `ops_softmax.softmax_attention`.
+
+    A query reads the keys that are real and, with ``causal``, not behind its own position; the `N` queries are the
+    last of the `M` positions. One that reads no key gets zeros.
+    """
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    length, keys = query.shape[-2], key.shape[-2]
+    # Query n stands at position keys - length + n.
+    seen = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device)
+    if causal:
+        seen = seen.tril(keys - length)
+    if key_mask is not None:
+        seen = seen & key_mask[:, None, None, :]
+    scores = (query.to(dtype) @ key.to(dtype).transpose(-1, -2)) * (
+        query.shape[-1] ** -0.5 if scale is None else scale
+    )
+    weights = torch.softmax(scores.masked_fill(~seen, torch.finfo(dtype).min), dim=-1)
+    weights = torch.dropout(weights.masked_fill(~seen, 0.0), dropout_p, dropout_p > 0)
+    return (weights @ value.to(dtype)).to(query.dtype)

@@ -1,18 +1,19 @@
 """Softmax attention, the baseline: torch's scaled dot product attention behind the contract of `ops_reference`."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from .backend_table import Backend, register_backend, resolve_backend
-from .base_transforms import refuse_second_derivatives, transform_refusal
-from .ops_linear import check_devices, check_key_mask
-from .ops_reference import reference_softmax_attention, visible_keys
+from .base_operators import check_devices, check_key_mask, unit_stride, visible_keys
+from .base_transforms import reason_against_opaque_operators, refuse_second_derivatives
+from .ops_reference import reference_softmax_attention
 
 
-OPERATOR = "softmax_attention"
+#: The operator's name in the table of backends.
+SOFTMAX_ATTENTION = "softmax_attention"
 
 
 def softmax_attention(
@@ -60,8 +61,9 @@ def softmax_attention(
         raise ValueError(f"causal attention got {query.shape[2]} queries for {key.shape[2]} keys")
     if key_mask is not None:
         check_key_mask(key_mask, key)
-    chosen = resolve_backend(OPERATOR, backend, query.device, query.dtype)
-    return chosen.function(query, key, value, key_mask=key_mask, causal=causal, scale=scale, dropout_p=dropout_p)
+    chosen = resolve_backend(SOFTMAX_ATTENTION, backend, query.device, query.dtype)
+    function: Callable[..., torch.Tensor] = chosen.function
+    return function(query, key, value, key_mask=key_mask, causal=causal, scale=scale, dropout_p=dropout_p)
 
 
 def torch_softmax_attention(
@@ -76,27 +78,35 @@ def torch_softmax_attention(
 ) -> torch.Tensor:
     """The ``torch`` backend of `softmax_attention`: `torch.nn.functional.scaled_dot_product_attention`."""
     # Without a unit stride torch leaves its fused kernel for one that builds the N x M weights, and does not say so.
-    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
+    query, key, value = unit_stride(query), unit_stride(key), unit_stride(value)
     if key_mask is None and (not causal or query.shape[2] in (1, key.shape[2])):
         # The last position sees every key, so a single query needs no causal mask.
-        return _scaled(query, key, value, dropout_p, scale, is_causal=causal and query.shape[2] > 1)
+        return _scaled(query, key, value, None, dropout_p, causal and query.shape[2] > 1, scale)
     visible = visible_keys(query, key, key_mask, causal)
-    output = _scaled(query, key, value, dropout_p, scale, attn_mask=visible)
+    output = _scaled(query, key, value, visible, dropout_p, False, scale)
     # What a softmax over nothing gives differs between torch's kernels (NaN, zeros or a mean).
     return output.masked_fill(~visible.any(-1, keepdim=True), 0.0)
 
 
-def _scaled(query, key, value, dropout_p: float, scale: float | None, **options: Any) -> torch.Tensor:
+def _scaled(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
     """Torch's function, with the kernel of plain operations where its fused ones have no derivative."""
-    options |= {"dropout_p": dropout_p, "scale": scale}
-    if transform_refusal() is not None:
+    arguments = (query, key, value, mask, dropout_p, is_causal)
+    if reason_against_opaque_operators() is not None:
         with sdpa_kernel(SDPBackend.MATH):
-            return scaled_dot_product_attention(query, key, value, **options)
-    output = scaled_dot_product_attention(query, key, value, **options)
+            return scaled_dot_product_attention(*arguments, scale=scale)
+    output = scaled_dot_product_attention(*arguments, scale=scale)
     if output.grad_fn is not None and "ScaledDotProduct" in output.grad_fn.name():
         refuse_second_derivatives(output, 'use attention_backend="reference", which builds the weights')
     return output
 
 
-register_backend(OPERATOR, Backend("torch", torch_softmax_attention))
-register_backend(OPERATOR, Backend("reference", reference_softmax_attention, automatic=False))
+register_backend(SOFTMAX_ATTENTION, Backend("torch", torch_softmax_attention))
+register_backend(SOFTMAX_ATTENTION, Backend("reference", reference_softmax_attention, automatic=False))

@@ -1,22 +1,18 @@
 """The task heads, written once. A family subclasses each with its own base model."""
 
 import copy
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import can_return_tuple
-from transformers.utils.deprecation import deprecate_kwarg
 
-from .base_sequence import real_tokens
+from .base_compat import CACHE_NAME, slice_logits_to_keep, takes_both_cache_names
 from .configuration_effattn import EffAttnConfig
-from .layer_common import make_dropout, make_norm
-from .ops_reference import accumulation_dtype
+from .layer_norms import make_dropout, make_norm
+from .skeleton_classifier import ClassificationHead, combine_pair, pool
 from .skeleton_generation import CachedGenerationMixin
 from .skeleton_inputs import choices_as_rows
 from .skeleton_model import EffAttnModel, EffAttnPreTrainedModel
@@ -30,9 +26,10 @@ from .skeleton_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from .skeleton_returns import with_output_form
 
 
-#: Heads read their base model's outputs by name, whatever form the config wants of their own.
+#: Heads read their base model's output by name, whatever form they return themselves.
 NAMED: dict[str, Any] = {"return_dict": True}
 #: Heads that read a whole input at once have no use for a decoder's cache.
 NO_CACHE = NAMED | {"use_cache": False}
@@ -46,8 +43,9 @@ class EffAttnHead(EffAttnPreTrainedModel):
     """
 
     base_class: ClassVar[type[EffAttnModel]]
-    #: Whether `forward` takes `num_items_in_batch` and divides its loss by it. `Trainer` reads this; left to itself it
-    #: takes any `**kwargs` for a yes, and stops dividing the loss by the steps of gradient accumulation.
+    model: EffAttnModel
+    #: Whether `forward` divides its loss by `num_items_in_batch`. `Trainer` reads this. Without it `Trainer` takes any
+    #: `**kwargs` for a yes, and no longer divides the loss by the steps of gradient accumulation.
     accepts_loss_kwargs: bool = False
 
     def __init__(self, config: EffAttnConfig):
@@ -62,10 +60,24 @@ class EffAttnHead(EffAttnPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
+    def run_base(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        **options: Any,
+    ) -> EffAttnOutput:
+        """The base model's output for a whole input of tokens."""
+        inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
+        outputs: EffAttnOutput = self.model(input_ids, attention_mask, **inputs, **NO_CACHE | options)
+        return outputs
+
     def shared_fields(
         self, loss: torch.Tensor | None, outputs: EffAttnOutput, share: float | torch.Tensor = 1.0
     ) -> dict[str, Any]:
-        """The fields of every head's output: the loss with the layers' penalties in it, and what the encoder recorded.
+        """The fields of every head's output: the loss with the layers' penalties, and what the base model recorded.
 
         `share` is the part of the penalties that this batch adds to the loss, see `batch_share`.
         """
@@ -89,7 +101,7 @@ class EffAttnForMaskedLM(EffAttnHead):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    @can_return_tuple
+    @with_output_form
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -102,14 +114,7 @@ class EffAttnForMaskedLM(EffAttnHead):
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Logits ``[batch, length, vocab]``; `labels` ``[batch, length]`` with -100 where nothing is predicted."""
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            **NAMED | kwargs,
-        )
+        outputs = self.run_base(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         logits = self.lm_head(self.head(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -139,8 +144,8 @@ class EffAttnForCausalLM(EffAttnHead, CachedGenerationMixin):
         super().__init_subclass__(**kwargs)
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[cls.__name__] = cls.__name__
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
-    @can_return_tuple
+    @takes_both_cache_names
+    @with_output_form
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -184,7 +189,7 @@ class EffAttnForCausalLM(EffAttnHead, CachedGenerationMixin):
         return CausalLMOutput(
             **self.shared_fields(loss, outputs, batch_share(targets, num_items_in_batch)),
             logits=logits,
-            cache=outputs.cache,
+            **{CACHE_NAME: outputs.cache},
         )
 
 
@@ -197,7 +202,7 @@ class EffAttnForSequenceClassification(EffAttnHead):
         self.classifier = ClassificationHead(config, self.num_labels)
         self.post_init()
 
-    @can_return_tuple
+    @with_output_form
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -219,17 +224,11 @@ class EffAttnForSequenceClassification(EffAttnHead):
         if (pair_input_ids is None) != (self.config.pair_features is None):
             given = "was given" if pair_input_ids is not None else "is missing"
             raise ValueError(f"pair_features={self.config.pair_features!r}, but pair_input_ids {given}")
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            **NO_CACHE | kwargs,
-        )
+        outputs = self.run_base(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling, outputs.memory)
         if pair_input_ids is not None:
-            pair = self.model(pair_input_ids, pair_attention_mask, keep_features=True, **NO_CACHE)
+            with self.model.same_training_pass():
+                pair = self.model(pair_input_ids, pair_attention_mask, **NO_CACHE)
             pair = pool(pair.last_hidden_state, pair_attention_mask, self.pooling, pair.memory)
             pooled = combine_pair(pooled, pair, self.config.pair_features)
         logits = self.classifier(pooled)
@@ -250,7 +249,7 @@ class EffAttnForTokenClassification(EffAttnHead):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
-    @can_return_tuple
+    @with_output_form
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -263,14 +262,7 @@ class EffAttnForTokenClassification(EffAttnHead):
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Logits ``[batch, length, num_labels]``; `labels` ``[batch, length]`` with -100 to leave one out."""
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            **NO_CACHE | kwargs,
-        )
+        outputs = self.run_base(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -289,7 +281,7 @@ class EffAttnForQuestionAnswering(EffAttnHead):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
+    @with_output_form
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -303,14 +295,7 @@ class EffAttnForQuestionAnswering(EffAttnHead):
         **kwargs: Any,
     ) -> QuestionAnsweringOutput:
         """Start and end logits ``[batch, length]``; the positions ``[batch]`` are their targets."""
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            **NO_CACHE | kwargs,
-        )
+        outputs = self.run_base(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         logits = self.qa_outputs(self.dropout(outputs.last_hidden_state))
         start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()
         loss = None
@@ -338,7 +323,7 @@ class EffAttnForMultipleChoice(EffAttnHead):
         self.classifier = ClassificationHead(config, 1)
         self.post_init()
 
-    @can_return_tuple
+    @with_output_form
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -362,7 +347,7 @@ class EffAttnForMultipleChoice(EffAttnHead):
             inputs_embeds=inputs_embeds,
             token_type_ids=token_type_ids,
         )
-        outputs = self.model(**rows, **NO_CACHE | kwargs)
+        outputs = self.run_base(**rows, **kwargs)
         pooled = pool(outputs.last_hidden_state, rows["attention_mask"], self.pooling, outputs.memory)
         logits = self.classifier(pooled).view(-1, choices)
         loss, share = None, row_share(labels, num_items_in_batch)
@@ -384,7 +369,7 @@ class EffAttnForImageClassification(EffAttnHead):
         self.classifier = ClassificationHead(config, self.num_labels)
         self.post_init()
 
-    @can_return_tuple
+    @with_output_form
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -412,26 +397,8 @@ class MaskedLMHead(nn.Module):
         self.norm = make_norm(config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.activation(self.dense(hidden_states)))
-
-
-class ClassificationHead(nn.Module):
-    """Dropout, hidden layers of the widths `EffAttnConfig.classifier_widths`, and the logits."""
-
-    def __init__(self, config: EffAttnConfig, num_labels: int):
-        super().__init__()
-        vectors = {None: 1, "concat": 2, "interaction": 4}[config.pair_features]
-        widths = [vectors * config.hidden_size, *config.classifier_widths]
-        self.dropout = make_dropout(config, "classifier_dropout")
-        self.activation = ACT2FN[config.classifier_act or config.hidden_act]
-        self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(widths))
-        self.logits = nn.Linear(widths[-1], num_labels)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        pooled = self.dropout(pooled)
-        for layer in self.hidden:
-            pooled = self.activation(layer(pooled))
-        return self.logits(pooled)
+        normed: torch.Tensor = self.norm(self.activation(self.dense(hidden_states)))
+        return normed
 
 
 def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
@@ -446,44 +413,10 @@ def batch_share(targets: torch.Tensor | None, num_items_in_batch: torch.Tensor |
 
 
 def row_share(labels: torch.Tensor | None, num_items_in_batch: torch.Tensor | None) -> float | torch.Tensor:
-    """`batch_share` of labels that belong to whole rows: classes (-100 for none), numbers, or a row of yes and no."""
+    """`batch_share` for one label per row: a class (-100 for none), a number, or a yes or no for every class."""
     if labels is None or not labels.is_floating_point():
         return batch_share(labels, num_items_in_batch)
     return 1.0 if num_items_in_batch is None else labels.shape[0] / num_items_in_batch
-
-
-def pool(
-    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str, memory: torch.Tensor | None = None
-) -> torch.Tensor:
-    """One vector per sequence, ``[batch, hidden]``: its first real token, its last, their mean, or the memory's mean.
-
-    With a cache the mask may begin with that of earlier calls, whose tokens are not pooled. A row without real tokens
-    is read at its first position, or for the mean gives zeros.
-    """
-    if pooling == "memory":
-        if memory is None:
-            raise ValueError('pooling="memory" needs use_cache=False: with a cache the last segment writes no memory')
-        return memory.mean(1)
-    batch, length = hidden_states.shape[:2]
-    if attention_mask is None:
-        attention_mask = torch.ones(batch, length, device=hidden_states.device)
-    real = real_tokens(attention_mask)[:, -length:]
-    if pooling == "mean":
-        # A sum over a long input leaves the range of half precision.
-        total = hidden_states.masked_fill(~real[..., None], 0.0).sum(1, dtype=accumulation_dtype(hidden_states.dtype))
-        return (total / real.sum(1, keepdim=True).clamp(min=1)).to(hidden_states.dtype)
-    # The largest score marks the token to read; argmax takes the first of equals.
-    score = real.int() if pooling == "cls" else real * torch.arange(length, device=real.device)
-    index = score.argmax(1)
-    return hidden_states[torch.arange(batch, device=real.device), index]
-
-
-def combine_pair(first: torch.Tensor, second: torch.Tensor, pair_features: str | None) -> torch.Tensor:
-    """What a pair classifier reads of two pooled vectors, see `EffAttnConfig.pair_features`."""
-    features = [first, second]
-    if pair_features == "interaction":
-        features += [first * second, first - second]
-    return torch.cat(features, dim=-1)
 
 
 def _for_tokens(config: EffAttnConfig, is_decoder: bool) -> EffAttnConfig:

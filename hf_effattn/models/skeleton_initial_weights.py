@@ -9,15 +9,20 @@ All other weights start alike under every scheme: positions at zero, a memory at
 norms as their modules say.
 """
 
-import torch
+from typing import Protocol, runtime_checkable
+
 from torch import nn
 from transformers import initialization as init
 
 from .configuration_effattn import EffAttnConfig
 
 
-#: Standard deviation of the bias of the pixel projection.
-PIXEL_BIAS_STD = 0.1
+@runtime_checkable
+class StartsItself(Protocol):
+    """A module of ours that starts its own parameters and buffers, through `transformers.initialization`."""
+
+    def start_weights(self, config: EffAttnConfig) -> None:
+        """Give the parameters and buffers that the module itself owns their first values."""
 
 
 def start_linear(layer: nn.Linear) -> None:
@@ -41,10 +46,3 @@ def start_tokens(embedding: nn.Embedding, config: EffAttnConfig) -> None:
         init.uniform_(embedding.weight[cls], -bound, bound)
     if embedding.padding_idx is not None:
         init.zeros_(embedding.weight[embedding.padding_idx])
-
-
-def start_pixels(projection: nn.Linear, cls: torch.Tensor) -> None:
-    """The projection of pixels, and the [CLS] in front of them."""
-    init.normal_(projection.weight)
-    init.normal_(projection.bias, std=PIXEL_BIAS_STD)
-    init.normal_(cls)

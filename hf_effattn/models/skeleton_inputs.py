@@ -1,18 +1,19 @@
-"""The entrance of every model: what a forward call may be given beside its content and its mask."""
+"""The entrance of every model: the arguments of a forward call are checked before anything is computed."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from .base_sequence import SequenceInfo, readable
+from .base_sequence import SequenceInfo, check_attention_mask, readable
+from .cache_tokens import CachedTokens
 from .configuration_effattn import EffAttnConfig
 
 
-#: Arguments that the encoder reads beside those in its signature: those of transformers, and one of ours.
-_READ = {"output_attentions", "output_hidden_states", "keep_features"}
-#: Arguments that generic code passes to any model and that say nothing to these: where tokens go in a cache, which
-#: counts by itself; experts and, without a head, losses, of which there are none; and what `generate` hands through.
+#: Arguments of transformers that a model reads beside those in its signature.
+_READ = {"output_attentions", "output_hidden_states"}
+#: Arguments that generic code passes to any model and that have no effect here: where tokens go in a cache (it
+#: counts by itself), options of experts, the divisor of a loss (without a head), and what `generate` hands through.
 _WITHOUT_EFFECT = {"cache_position", "output_router_logits", "num_items_in_batch", "tokenizer", "assistant_tokenizer"}
 #: Arguments by which collators describe documents that share a row.
 _PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
@@ -24,7 +25,7 @@ _UNPACK = (
 
 
 def check_names(model: str, given: Mapping[str, Any], config: EffAttnConfig) -> None:
-    """Refuse arguments that a model does not know, and those that ask for what it does not do.
+    """Refuse arguments that a model does not know or cannot honour.
 
     Raises:
         TypeError: an unknown argument.
@@ -32,13 +33,68 @@ def check_names(model: str, given: Mapping[str, Any], config: EffAttnConfig) -> 
     """
     if unknown := given.keys() - _READ - _WITHOUT_EFFECT - _PACKED - {"is_causal"}:
         raise TypeError(f"{model}.forward got unknown arguments {sorted(unknown)}")
-    if packed := sorted(name for name in _PACKED & given.keys() if given[name] is not None):
+    if packed := sorted(name for name in _PACKED if given.get(name) is not None):
         raise ValueError(f"{', '.join(packed)} cannot be honoured: {_UNPACK}")
     if given.get("is_causal") not in (None, config.is_decoder):
         raise ValueError(
             f"is_causal={given['is_causal']}, but the config says is_decoder={config.is_decoder}: load the model with "
             f"is_decoder={given['is_causal']}"
         )
+
+
+def check_sequence(
+    content: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None,
+    cached: CachedTokens,
+) -> SequenceInfo:
+    """What the layers have to know of a sequence, counted once, after all that describes its tokens is checked.
+
+    Args:
+        content: what `check_content` returns: ids, embedded tokens or pixels.
+        attention_mask: see `check_attention_mask`.
+        position_ids: see `check_position_ids`.
+        token_type_ids: see `check_token_types`.
+        cached: the tokens before this call.
+
+    Raises:
+        ValueError: as the checks, or a cache of another number of rows.
+    """
+    batch, length = content.shape[0], content_length(content)
+    cached.check_rows(batch)
+    sequence = _counted(batch, length, content.device, attention_mask, cached)
+    if position_ids is not None:
+        check_position_ids(position_ids, batch, length, sequence)
+    if token_type_ids is not None:
+        check_token_types(token_type_ids, batch, length, sequence.key_mask, content.device)
+    return sequence
+
+
+def content_length(content: torch.Tensor) -> int:
+    """The positions of ids, embedded tokens, or pixels, in front of which stands a CLS."""
+    return 1 + content.shape[2] * content.shape[3] if content.dim() == 4 else content.shape[1]
+
+
+def _counted(
+    batch: int, length: int, device: torch.device, attention_mask: torch.Tensor | None, cached: CachedTokens
+) -> SequenceInfo:
+    if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
+        raise ValueError(
+            f"attention_mask must be a tensor [batch, length], got {type(attention_mask).__name__}; generate "
+            'makes other masks for a static cache, use cache_implementation="dynamic"'
+        )
+    if attention_mask is not None:
+        attention_mask = check_attention_mask(attention_mask, batch, cached.length, length, cached.counts)
+    token_counts = torch.arange(1, length + 1, device=device)[None]
+    if attention_mask is not None:
+        token_counts = attention_mask[:, -length:].long().cumsum(-1)
+    if cached.counts is not None:
+        token_counts = token_counts + cached.counts.to(device)
+    elif cached.length > 0:
+        seen = cached.length if attention_mask is None else attention_mask[:, :-length].sum(-1, keepdim=True)
+        token_counts = token_counts + seen
+    return SequenceInfo(length, attention_mask, token_counts, token_counts[:, -1:])
 
 
 def check_position_ids(position_ids: torch.Tensor, batch: int, length: int, sequence: SequenceInfo) -> None:
@@ -85,7 +141,7 @@ def check_position_ids(position_ids: torch.Tensor, batch: int, length: int, sequ
 def check_token_types(
     token_type_ids: torch.Tensor, batch: int, length: int, mask: torch.Tensor | None, device: torch.device
 ) -> None:
-    """Refuse segments, which these models cannot tell apart; a batch of single segments says nothing and passes.
+    """Refuse several segments in a row, which these models cannot tell apart; a single segment has no effect.
 
     Where values cannot be read (`readable`) they are not looked at, and have no effect.
 
@@ -159,7 +215,7 @@ def check_content(
         raise ValueError(
             f"inputs_embeds must be [batch, length, hidden_size={config.hidden_size}], got {list(value.shape)}"
         )
-    length = value.shape[1] if pixel_values is None else 1 + value.shape[2] * value.shape[3]
+    length = content_length(value)
     limit = config.max_input_length
     if limit is not None and length > limit:
         raise ValueError(

@@ -1,68 +1,31 @@
-"""The skeleton of every family: what a sequence is, the block, and the model without a head."""
+"""The skeleton of every family: loading, saving and first weights, and the model without a head."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import initialization as init
+from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .backend_table import backends, check_backend_name, resolve_backend
+from .base_compat import CACHE_NAME, takes_both_cache_names
 from .base_module_hooks import execution_device
-from .base_sequence import SequenceInfo, check_attention_mask
-from .cache_past import Past
+from .base_sequence import SequenceInfo
+from .cache_tokens import CachedTokens
 from .configuration_effattn import EffAttnConfig
-from .layer_attention import AttentionLayer, refuse_long_map
-from .layer_common import MLP, Embeddings, LearnedPositions, ScaleNorm, make_dropout, make_norm
-from .layer_filters import KeyValueFilter
-from .layer_learned_memory import LearnedMemory
-from .skeleton_initial_weights import start_linear, start_pixels, start_tokens
-from .skeleton_inputs import check_content, check_names, check_position_ids, check_token_types
+from .layer_attention import SelfAttention, refuse_long_map
+from .layer_embeddings import Embeddings, LearnedPositions
+from .layer_norms import make_norm
+from .skeleton_block import EffAttnBlock
+from .skeleton_initial_weights import StartsItself, start_linear, start_tokens
+from .skeleton_inputs import check_content, check_names, check_sequence
 from .skeleton_outputs import EffAttnOutput
-
-
-class EffAttnBlock(GradientCheckpointingLayer):
-    """Attention and MLP, each in a residual branch: ``x + f(norm(x))`` (pre) or ``norm(x + f(x))`` (post).
-
-    With `block_skip` the block's input is added to the second sum as well: ``x_1 + f(norm(x_1)) + x_0`` (pre) or
-    ``norm(x_1 + f(x_1) + x_0)`` (post), where ``x_1`` is what the attention's branch gave.
-    """
-
-    def __init__(self, config: EffAttnConfig, attention: AttentionLayer):
-        super().__init__()
-        self.pre_norm = config.norm_position == "pre"
-        self.attention_norm = make_norm(config)
-        self.attention = attention
-        self.dropout = make_dropout(config, "attention_output_dropout_prob")
-        self.block_skip = config.block_skip
-        self.mlp_norm = make_norm(config)
-        self.mlp = MLP(config)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        sequence: SequenceInfo,
-        cache: Cache | None = None,
-        output_attentions: bool = False,
-    ) -> torch.Tensor:
-        attended = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
-        attended, _ = self.attention(attended, sequence, cache=cache, output_attentions=output_attentions)
-        return self.finish(hidden_states, attended)
-
-    def finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The block's output, of what came in and what attention made of it."""
-        between = hidden_states + self.dropout(attended)
-        if not self.pre_norm:
-            between = self.attention_norm(between)
-        output = between + self.mlp(self.mlp_norm(between) if self.pre_norm else between)
-        if self.block_skip:
-            output = output + hidden_states
-        return output if self.pre_norm else self.mlp_norm(output)
+from .skeleton_returns import with_output_form
 
 
 class EffAttnPreTrainedModel(PreTrainedModel):
@@ -73,12 +36,19 @@ class EffAttnPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["EffAttnBlock"]
-    #: The attention module of the family, called with the config and the index of the layer. Its forward takes
-    #: (hidden_states, sequence, cache, output_attentions) and returns the output and the attention map or None.
-    attention_class: ClassVar[type[Any]]
-    block_class: ClassVar[type[EffAttnBlock]] = EffAttnBlock
+    #: The attention of a family whose blocks are `EffAttnBlock`.
+    attention_class: ClassVar[type[SelfAttention]]
     #: The operator of `backends` that the attention runs.
     attention_operator: ClassVar[str]
+    #: Whether reentrant gradient checkpointing finds every tensor that has a gradient among a block's positional
+    #: arguments and outputs. It looks nowhere else.
+    reentrant_checkpointing: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the code of a family's class copied into its checkpoints, for the Auto class that loads it."""
+        super().__init_subclass__(**kwargs)
+        if cls.__name__ in (auto_classes := {name: auto for auto, name in cls.config_class.class_names().items()}):
+            cls._auto_class = auto_classes[cls.__name__]
 
     def __init__(self, config: EffAttnConfig):
         super().__init__(config)
@@ -87,30 +57,30 @@ class EffAttnPreTrainedModel(PreTrainedModel):
         check_backend_name(self.attention_operator, config.attention_backend)
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LearnedPositions):
-            init.zeros_(module.weight)
-        elif isinstance(module, ScaleNorm):
-            init.ones_(module.weight)
-        elif isinstance(module, KeyValueFilter) and module.weight is not None:
-            # As torch starts a convolution with one channel per group, which is what the authors use.
-            bound = module.kernel_size**-0.5
-            init.uniform_(module.weight, -bound, bound)
-        elif isinstance(module, AttentionLayer):
-            module.reset()
-        elif isinstance(module, LearnedMemory):
-            init.normal_(module.cells)
-        elif self.config.init_scheme == "normal":
-            super()._init_weights(module)
-            if isinstance(module, Embeddings) and module.config.num_channels is not None:
-                init.normal_(module.cls, std=self.config.initializer_range)
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, StartsItself):
+            module.start_weights(self.config)
+        elif self.config.init_scheme != "normal" and isinstance(module, nn.Linear):
             start_linear(module)
-        elif isinstance(module, nn.Embedding):
+        elif self.config.init_scheme != "normal" and isinstance(module, nn.Embedding):
             start_tokens(module, self.config)
-        elif isinstance(module, Embeddings) and module.config.num_channels is not None:
-            start_pixels(module.pixels, module.cls)
         else:
             super()._init_weights(module)
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """As in transformers, but a form of checkpointing that would lose gradients is refused."""
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and not self.reentrant_checkpointing and options.get("use_reentrant", True):
+            raise ValueError(
+                f"reentrant gradient checkpointing would lose gradients of {type(self).__name__}, whose blocks read "
+                'and return lists of tensors: pass gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -181,7 +151,7 @@ class EffAttnPreTrainedModel(PreTrainedModel):
         The devices are those that the layers run on, also where their weights are offloaded; ``"device"`` and
         ``"backends"`` are about the first layer.
         """
-        requested, operator = attention_backend(self.config), self.attention_operator
+        requested, operator = self.config.resolved_backend, self.attention_operator
         base = self if isinstance(self, EffAttnModel) else self.model
         devices = [execution_device(layer) or self.device for layer in base.layers]
         first = devices[0] if devices else self.device
@@ -196,29 +166,29 @@ class EffAttnPreTrainedModel(PreTrainedModel):
         }
 
 
-def attention_backend(config: EffAttnConfig) -> str:
-    """The backend that the config asks for: `attention_backend`, or what `attn_implementation` stands for.
-
-    transformers' ``attn_implementation="eager"`` asks a softmax model for the plain form, our ``"reference"``. A
-    family without softmax has no implementation to choose there; transformers calls it eager.
-    """
-    eager = config.softmax and config._attn_implementation == "eager"
-    return "reference" if config.attention_backend == "auto" and eager else config.attention_backend
-
-
 class EffAttnModel(EffAttnPreTrainedModel):
     """Embeddings, blocks and a last norm if the config has one. Encoder, or decoder with ``is_decoder=True``."""
+
+    #: Whether the next call belongs to the training pass of the one before, see `same_training_pass`.
+    continues_pass = False
 
     def __init__(self, config: EffAttnConfig):
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        attentions = (self.attention_class(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
-        self.layers = nn.ModuleList(self.block_class(config, attention) for attention in attentions)
+        self.layers = nn.ModuleList(self.build_block(config, index) for index in range(config.num_hidden_layers))
         self.norm = make_norm(config) if config.has_last_norm else nn.Identity()
         self.gradient_checkpointing = False
+        self.build_extra(config)
         if config.num_channels is not None:
             self.main_input_name = "pixel_values"
         self.post_init()
+
+    def build_block(self, config: Any, layer_idx: int) -> nn.Module:
+        """The block of one layer. Families whose blocks have another signature override this and `encode`."""
+        return EffAttnBlock(config, self.attention_class(config, layer_idx))
+
+    def build_extra(self, config: Any) -> None:
+        """Build the modules that a family has beside the shared ones; called once, before `post_init`."""
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.content
@@ -226,7 +196,8 @@ class EffAttnModel(EffAttnPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.set_content(value)
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache", raise_if_both_names=True)
+    @takes_both_cache_names
+    @with_output_form
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -258,10 +229,8 @@ class EffAttnModel(EffAttnPreTrainedModel):
             use_cache: whether a decoder makes and returns a cache; False while training.
             token_type_ids: ``[batch, length]``, of one segment per row, as tokenizers of BERT's kind return for single
                 texts. It changes nothing; several segments are refused.
-            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`; in training also
-                ``keep_features=True``, for a call that shares its backward pass with the one before: random features
-                are not drawn anew in between. What generic code passes to any model is taken without effect:
-                `cache_position`, `output_router_logits`, `tokenizer`.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`. Some that generic code passes to any
+                model have no effect: `cache_position`, `output_router_logits`, `tokenizer`.
 
         Raises:
             ValueError: inputs that are missing, doubled, empty, too long, too wide or out of range; a mask that is not
@@ -270,34 +239,19 @@ class EffAttnModel(EffAttnPreTrainedModel):
         """
         check_names(type(self).__name__, kwargs, self.config)
         given = check_content(self.config, input_ids, inputs_embeds, pixel_values)
-        batch, length = given.shape[:2]
-        if pixel_values is not None:
-            length = 1 + pixel_values.shape[2] * pixel_values.shape[3]
         if cache is None and use_cache and self.config.is_decoder and not self.training:
             cache = DynamicCache(config=self.config)
-        past = Past.of(cache, self.config)
-        past.check_rows(batch)
-        sequence = _sequence(batch, length, given.device, attention_mask, past)
-        if position_ids is not None:
-            check_position_ids(position_ids, batch, length, sequence)
-        if token_type_ids is not None:
-            check_token_types(token_type_ids, batch, length, sequence.key_mask, given.device)
+        cached = CachedTokens.read(cache, self.config)
+        sequence = check_sequence(given, attention_mask, position_ids, token_type_ids, cached)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions) or False
+        output_hidden_states = kwargs.get("output_hidden_states", self.config.output_hidden_states) or False
         content = self._content(given, sequence.key_mask)
         if cache is not None:
-            self._check_layers(content, past, output_attentions)
-        position_ids = self._positions(position_ids, sequence)
-        if self.training and not kwargs.get("keep_features"):
-            self.before_training_pass()
-        outputs = self.encode(
-            self.embeddings(content, position_ids),
-            sequence,
-            cache,
-            output_attentions=output_attentions,
-            output_hidden_states=kwargs.get("output_hidden_states", self.config.output_hidden_states) or False,
-        )
-        outputs.cache = cache
-        if self.training:
+            self._check_layers(content, cached, output_attentions)
+        embedded = self.embeddings(content, self._positions(position_ids, sequence))
+        outputs = self.encode(embedded, sequence, cache, output_attentions, output_hidden_states)
+        setattr(outputs, CACHE_NAME, cache)
+        if self.training and torch.is_grad_enabled() and cache is None and not self.continues_pass:
             outputs.aux_loss = self.penalty()
         return outputs
 
@@ -318,19 +272,22 @@ class EffAttnModel(EffAttnPreTrainedModel):
         """Which learned position every token gets, ``[batch or 1, length]``."""
         return (sequence.token_counts - 1).clamp(min=0) if position_ids is None else position_ids
 
-    def before_training_pass(self) -> None:
-        """Called at the start of forward calls in training, but for those with `keep_features` and recomputed ones."""
-
-    def attentions(self) -> list[Any]:
-        """The attention module of every layer."""
-        return [layer.attention for layer in self.layers]
-
     def penalty(self) -> torch.Tensor | None:
-        """The sum of what the attention layers add to the loss, or None. It depends on their parameters alone."""
-        penalties = [attention.penalty() for attention in self.attentions()]
-        given = [penalty for penalty in penalties if penalty is not None]
-        # The layers may be spread over several devices.
-        return torch.stack([penalty.to(given[0].device) for penalty in given]).sum() if given else None
+        """What a family adds to the loss beside the labels' part, or None. It depends on parameters only."""
+        return None
+
+    @contextmanager
+    def same_training_pass(self) -> Iterator[None]:
+        """Calls inside belong to the training pass of the call before them: all of them share one backward pass.
+
+        A classifier of pairs encodes its second text so. Random features then stay those of the first text, and the
+        penalty is not computed again.
+        """
+        self.continues_pass = True
+        try:
+            yield
+        finally:
+            self.continues_pass = False
 
     def _content(self, given: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Ids (2-D), embedded tokens (3-D) or pixels (4-D) as ``[batch, length, hidden]``, zero where `mask` is False.
@@ -341,42 +298,20 @@ class EffAttnModel(EffAttnPreTrainedModel):
             if mask is not None:
                 real = mask[:, 1:].view(mask.shape[0], 1, *given.shape[2:])
                 given = given.masked_fill(~real, 0)
-            content = self.embeddings(given)
+            content: torch.Tensor = self.embeddings(given)
         else:
             content = self.embeddings.embed_tokens(given) if given.dim() == 2 else given
         return content if mask is None else content.masked_fill(~mask[..., None], 0)
 
-    def _check_layers(self, content: torch.Tensor, past: Past, output_attentions: bool) -> None:
+    def _check_layers(self, content: torch.Tensor, cached: CachedTokens, output_attentions: bool) -> None:
         """Raise, before the first layer writes to a cache, what any layer would raise after it has."""
         if not torch.compiler.is_compiling():
             place = content.device, content.dtype, self.attention_width
-            resolve_backend(self.attention_operator, attention_backend(self.config), *place)
+            resolve_backend(self.attention_operator, self.config.resolved_backend, *place)
         if output_attentions:
-            length, has_state = content.shape[1], past.counts is not None and past.rows is not None
-            refuse_long_map(length, self._map_keys(past.length + length), has_past=has_state)
+            length, has_state = content.shape[1], cached.counts is not None and cached.rows is not None
+            refuse_long_map(length, self._map_keys(cached.length + length), has_past=has_state)
 
     def _map_keys(self, length: int) -> int:
         """The keys of an attention map over `length` tokens, of a family that can be a decoder."""
         return length
-
-
-def _sequence(
-    batch: int, length: int, device: torch.device, attention_mask: torch.Tensor | None, past: Past
-) -> SequenceInfo:
-    """What the layers have to know of a sequence, counted once."""
-    if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
-        raise ValueError(
-            f"attention_mask must be a tensor [batch, length], got {type(attention_mask).__name__}; generate "
-            'makes other masks for a static cache, use cache_implementation="dynamic"'
-        )
-    if attention_mask is not None:
-        attention_mask = check_attention_mask(attention_mask, batch, past.length, length, past.counts)
-    token_counts = torch.arange(1, length + 1, device=device)[None]
-    if attention_mask is not None:
-        token_counts = attention_mask[:, -length:].long().cumsum(-1)
-    if past.counts is not None:
-        token_counts = token_counts + past.counts.to(device)
-    elif past.length > 0:
-        seen = past.length if attention_mask is None else attention_mask[:, :-length].sum(-1, keepdim=True)
-        token_counts = token_counts + seen
-    return SequenceInfo(length, attention_mask, token_counts, token_counts[:, -1:])

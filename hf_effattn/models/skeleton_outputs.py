@@ -1,23 +1,25 @@
-"""transformers' outputs with what the families add to them."""
+"""transformers' outputs, with the fields that the families add."""
 
 from dataclasses import dataclass
 
 import torch
 from transformers import modeling_outputs
 
+from .base_compat import CacheOutput
+
 
 @dataclass
-class EffAttnFields:
+class EffAttnFields(CacheOutput):
     """The fields that every output of the library has at its end.
 
     Attributes:
-        aux_loss: the sum of the layers' penalties, which `loss` includes; None if they have none, or if nothing reads
-            it: without labels it is only computed in training mode.
+        aux_loss: the sum of the layers' penalties, which `loss` includes; None if the config asks for no penalty.
+            Without labels it is computed in training passes only: in training mode, with gradients, without a cache.
         memory: the memory after the last layer, ``[batch, cells, hidden]``, of families that have one. Luna and
-            ConvLuna norm it only with ``pooling="memory"``: where nothing reads it, the norm would stay untrained.
-        pack_attentions: with `output_attentions`, for every layer of such a family how much each cell reads of each
-            token (or window of a strided filter), ``[batch, heads, cells, tokens]``; `attentions` then holds what each
-            token reads of each cell.
+            ConvLuna norm it only with ``pooling="memory"``; otherwise no head would train the norm.
+        pack_attentions: with `output_attentions`, for every layer of such a family the weights with which each cell
+            reads each token (or window of a strided filter), ``[batch, heads, cells, tokens]``; `attentions` then
+            holds the weights with which each token reads each cell.
     """
 
     aux_loss: torch.Tensor | None = None
@@ -27,7 +29,9 @@ class EffAttnFields:
 
 @dataclass
 class EffAttnOutput(EffAttnFields, modeling_outputs.BaseModelOutputWithPast):
-    """Hidden states, and what the family adds."""
+    """The output of a model without a head."""
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # a field of an output needs a default
 
 
 @dataclass
@@ -57,7 +61,7 @@ class QuestionAnsweringOutput(EffAttnFields, modeling_outputs.QuestionAnsweringM
 
 @dataclass
 class MultipleChoiceOutput(EffAttnFields, modeling_outputs.MultipleChoiceModelOutput):
-    """`loss` includes `aux_loss`. What the encoder recorded has ``batch * choices`` rows."""
+    """`loss` includes `aux_loss`. Hidden states and maps have ``batch * choices`` rows."""
 
 
 @dataclass

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The Triton kernels of linear attention; `backend_triton` launches them.
 
 `attend_kernel` computes outputs and `gradient_kernel` gradients. In the causal form both walk over the tokens with the
@@ -8,7 +9,7 @@ prepares the gradients of numerators and denominators. `step_kernel` is one step
 
 Rows ``[B, H, N, width]``, dense in their last dimension, and numbers ``[B, H, N]`` of tokens come as ``(pointer,
 stride of B, of H, of N)``, or None. A state is ``[F, columns]``: ``S = sum_m k_m v_m^T``, and with normalisation
-``z = sum_m k_m`` as its last column. Tokens that are not there are loaded as zeros, so that they add nothing. Sums
+``z = sum_m k_m`` as its last column. Padding, and tokens beyond the end, are loaded as zeros and add nothing. Sums
 are float32. Programs are numbered along one grid axis, because the other two end at 65,535, and offsets are 64 bit,
 because a tensor may have more than 2^31 elements. Lengths and counts never select a compiled variant
 (`do_not_specialize`).
@@ -95,7 +96,7 @@ def _state_before(
 
 @triton.jit
 def _load_border(border, row, chunk, feature, FEATURES: tl.constexpr):
-    """What the features sum to outside of a chunk, on its side of the walk; `border` is (pointer, three strides)."""
+    """The sum of the features before a chunk, or after it; `border` is (pointer, three strides)."""
     places = border[0] + row * border[1] + chunk * border[2] + feature * border[3]
     return tl.load(places, mask=feature < FEATURES, other=0.0)
 
@@ -158,9 +159,9 @@ def scan_kernel(
     sums, edge, total, chunks, F: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
     REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Turn the sums of chunks ``[rows, chunks, F]`` into what precedes each chunk, with `REVERSE` what follows it.
+    """Replace the sum of each chunk ``[rows, chunks, F]`` by that of all chunks before it, with `REVERSE` after it.
 
-    `edge` precedes the first, and `total` is what all of them and the edge sum to. Both are ``(pointer, stride of
+    `edge` is added to all of them, and `total` is the sum of all chunks and the edge. Both are ``(pointer, stride of
     rows, stride of features)``, or None.
     """
     tile, _, row, _, _ = _place((F + BLOCK_F - 1) // BLOCK_F, 1, 1)

@@ -13,7 +13,7 @@ MIN_PART_LENGTH, SUMS_OF_PART = 256, 4
 
 
 class Architecture(NamedTuple):
-    """What a GPU is to these kernels.
+    """The properties of a GPU by which kernels are launched.
 
     Attributes:
         name: "sm80" (Ampere, or Ada), "sm90" (Hopper), "sm100" (Blackwell, or later), or "rocm".
@@ -46,7 +46,7 @@ class Parts:
 
     @classmethod
     def of(cls, tensor: Tensor, tiles: int, programs: int) -> "Parts":
-        """Of rows ``[B, H, N, ..]``, for about `programs` programs on each processor of the GPU."""
+        """The parts of rows ``[B, H, N, ..]``, for about `programs` programs on each processor of the GPU."""
         batch, heads, tokens, _ = tensor.shape
         wanted = count(programs * processors(tensor.device), max(1, batch * heads * tiles))
         parts = max(1, min(wanted, tokens // MIN_PART_LENGTH))
@@ -55,7 +55,7 @@ class Parts:
         return cls(batch * heads, heads, tokens, parts, length, parts * SUMS_OF_PART)
 
     def arguments(self) -> dict[str, int]:
-        """As the kernels name them."""
+        """The sizes, by the names of the kernels' parameters."""
         sizes = {"heads": self.heads, "length": self.tokens, "parts": self.count}
         return {**sizes, "part_length": self.length, "slots": self.slots}
 
@@ -75,7 +75,7 @@ class Tiling:
     @property
     def chunk_length(self) -> int:
         """Tokens of one block."""
-        return self.constants["BLOCK_N"]
+        return int(self.constants["BLOCK_N"])
 
     @classmethod
     def of(
@@ -162,7 +162,7 @@ def _small_blocks_of_walk(inner: int, outer: int, size: int, memory: int) -> tup
 
 
 def architecture(device: torch.device) -> Architecture:
-    """What a GPU is; of a CPU, for Triton's interpreter, the smallest."""
+    """The architecture of a GPU; for a CPU, where Triton's interpreter runs, the smallest."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return Architecture("sm80", 99)
     properties = torch.cuda.get_device_properties(device)
@@ -201,12 +201,12 @@ def mask_rows(mask: Tensor | None) -> tuple[Tensor, int, int] | None:
 
 
 def chunks_border(border: Tensor) -> tuple[Tensor, int, int, int]:
-    """What lies outside of each chunk, ``[B, H, chunks, F]``, with its strides."""
+    """The sums outside of each chunk, ``[B, H, chunks, F]``, with their strides."""
     return border, border.stride(1), border.stride(2), border.stride(3)
 
 
 def column_as_border(state: Tensor) -> tuple[Tensor, int, int, int]:
-    """The column of a state in the place of `chunks_border`: equal for all chunks."""
+    """The last column of a state in the form of `chunks_border`, the same for all chunks."""
     return state[..., -1], state.stride(1), 0, state.stride(2)
 
 
@@ -221,5 +221,5 @@ def count(total: int, each: int) -> int:
 
 
 def block(width: int) -> int:
-    """The block of a width: a power of two, no less than a matrix product takes."""
+    """The block of a width: a power of two, and at least 16, which matrix products need."""
     return max(16, 1 << (width - 1).bit_length())

@@ -45,7 +45,7 @@ def total_sums(key: Tensor, value: Tensor, mask: Tensor | None, normalize: bool)
 
 
 @total_sums.register_fake
-def _(key, value, mask, normalize):
+def _(key: Tensor, value: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
     return _new_state(key, value.shape[-1], normalize)
 
 
@@ -54,15 +54,15 @@ def sum_gradients(
     of_state: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, normalize: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of keys and values of `total_sums`. O(N F D)."""
-    of_key, of_value = _rows_like(key), _rows_like(value)
+    of_key, of_value = _new_rows(key), _new_rows(value)
     _read_gradient("key", value, mask, None, of_state, of_key, normalize)
     _read_gradient("value", key, mask, None, of_state, of_value, normalize)
     return of_key, of_value
 
 
 @sum_gradients.register_fake
-def _(of_state, key, value, mask, normalize):
-    return _rows_like(key), _rows_like(value)
+def _(of_state: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:
+    return _new_rows(key), _new_rows(value)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::read", mutates_args=())
@@ -74,7 +74,7 @@ def read(
     Without `normalize` the denominators have no elements. O(N F D).
     """
     features, dim = query.shape[-1], state.shape[-1] - normalize
-    output, denominator = _rows_like(query, dim, dtype), _numbers_like(query, normalize)
+    output, denominator = _new_rows(query, dim, dtype), _new_numbers(query, normalize)
     tiling = Tiling.of("attend", features, dim, False, query.device, query)
     parts = Parts.of(query, tiling.tiles, SHORT_PROGRAMS)
     launch(
@@ -93,8 +93,10 @@ def read(
 
 
 @read.register_fake
-def _(query, state, scale, normalize, eps, dtype):
-    return _rows_like(query, state.shape[-1] - normalize, dtype), _numbers_like(query, normalize)
+def _(
+    query: Tensor, state: Tensor, scale: Tensor | None, normalize: bool, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return _new_rows(query, state.shape[-1] - normalize, dtype), _new_numbers(query, normalize)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::read_gradients", mutates_args=())
@@ -109,14 +111,14 @@ def read_gradients(
     """The gradients of queries and state of `read`; its outputs and denominators are given if normalised. O(N F D)."""
     normalize = denominator is not None
     weighted, shift = _weigh(of_output, output, scale, denominator)
-    of_query = _rows_like(query)
+    of_query = _new_rows(query)
     _read_gradient("query", weighted, None, shift, state, of_query, normalize)
     return of_query, _total_sums(query, weighted, None, shift, normalize)
 
 
 @read_gradients.register_fake
-def _(of_output, query, state, scale, output, denominator):
-    return _rows_like(query), torch.empty_like(state)
+def _(of_output: Tensor, query: Tensor, state: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    return _new_rows(query), torch.empty_like(state)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::walk", mutates_args=())
@@ -135,7 +137,7 @@ def walk(
 
     `initial` is the state to begin with. Without `normalize` the denominators have no elements. O(N F D).
     """
-    output, denominator, last = _made_by_walk(query, key, value, normalize, dtype)
+    output, denominator, last = _new_walk_results(query, key, value, normalize, dtype)
     features, dim = query.shape[-1], value.shape[-1]
     tiling = Tiling.of("attend", features, dim, True, query.device, query, key, value)
     parts = Parts.of(query, tiling.tiles, 1)
@@ -156,13 +158,25 @@ def walk(
 
 
 @walk.register_fake
-def _(query, key, value, mask, scale, initial, normalize, eps, dtype):
-    return _made_by_walk(query, key, value, normalize, dtype)
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: Tensor | None,
+    initial: Tensor | None,
+    normalize: bool,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _new_walk_results(query, key, value, normalize, dtype)
 
 
-def _made_by_walk(query, key, value, normalize: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _new_walk_results(
+    query: Tensor, key: Tensor, value: Tensor, normalize: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     dim = value.shape[-1]
-    return _rows_like(query, dim, dtype), _numbers_like(query, normalize), _new_state(key, dim, normalize)
+    return _new_rows(query, dim, dtype), _new_numbers(query, normalize), _new_state(key, dim, normalize)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::walk_gradients", mutates_args=())
@@ -184,7 +198,7 @@ def walk_gradients(
     """
     normalize = denominator is not None
     weighted, shift = _weigh(of_output, output, scale, denominator)
-    of_query, of_key, of_value, of_initial = _rows_like(query), _rows_like(key), _rows_like(value), of_last.clone()
+    of_query, of_key, of_value, of_initial = _new_rows(query), _new_rows(key), _new_rows(value), of_last.clone()
     before, after = None, None
     features, dim, inputs = key.shape[-1], value.shape[-1], (query, key, value)
     # Of queries and of keys; of values.
@@ -201,8 +215,10 @@ def walk_gradients(
 
 
 @walk_gradients.register_fake
-def _(of_output, of_last, query, key, value, mask, scale, initial, output, denominator):
-    return _rows_like(query), _rows_like(key), _rows_like(value), torch.empty_like(of_last)
+def _(
+    of_output: Tensor, of_last: Tensor, query: Tensor, key: Tensor, value: Tensor, *others: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _new_rows(query), _new_rows(key), _new_rows(value), torch.empty_like(of_last)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::step", mutates_args=())
@@ -219,7 +235,7 @@ def step(
 ) -> tuple[Tensor, Tensor]:
     """One token after those of `state`: its output ``[B, H, 1, D]`` and the new state. O(F D)."""
     features, dim = query.shape[-1], value.shape[-1]
-    output, new_state = _rows_like(query, dim, dtype), torch.empty_like(state)
+    output, new_state = _new_rows(query, dim, dtype), torch.empty_like(state)
     columns = min(32, block(dim))
     launch(
         "step",
@@ -234,11 +250,21 @@ def step(
 
 
 @step.register_fake
-def _(query, key, value, state, mask, scale, normalize, eps, dtype):
-    return _rows_like(query, value.shape[-1], dtype), torch.empty_like(state)
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    state: Tensor,
+    mask: Tensor | None,
+    scale: Tensor | None,
+    normalize: bool,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    return _new_rows(query, value.shape[-1], dtype), torch.empty_like(state)
 
 
-def _total_sums(left, right, mask, weight: Tensor | None, normalize: bool) -> Tensor:
+def _total_sums(left: Tensor, right: Tensor, mask: Tensor | None, weight: Tensor | None, normalize: bool) -> Tensor:
     """``sum_n left_n right_n^T`` over the real tokens and, with `normalize`, ``sum_n weight_n left_n``."""
     tiling = Tiling.of("sum", left.shape[-1], right.shape[-1], False, left.device, left, right)
     parts = Parts.of(left, tiling.tiles, SHORT_PROGRAMS)
@@ -246,8 +272,10 @@ def _total_sums(left, right, mask, weight: Tensor | None, normalize: bool) -> Te
     return sums.squeeze(2) if parts.count == 1 else sums.sum(2)
 
 
-def _sums_between(left, right, mask, normalize: bool, parts: Parts, reverse: bool) -> Tensor | None:
-    """What the parts of a causal walk begin with: the sums of all parts but the last, with `reverse` but the first."""
+def _sums_between(
+    left: Tensor, right: Tensor, mask: Tensor | None, normalize: bool, parts: Parts, reverse: bool
+) -> Tensor | None:
+    """The sums that parts of a causal walk start from: of all but the last, with `reverse` of all but the first."""
     if parts.count == 1:
         return None
     needed = range(SUMS_OF_PART, parts.slots) if reverse else range(parts.slots - SUMS_OF_PART)
@@ -255,7 +283,16 @@ def _sums_between(left, right, mask, normalize: bool, parts: Parts, reverse: boo
     return _sums(left, right, mask, None, normalize, False, finer, needed)
 
 
-def _sums(left, right, mask, weight, has_column: bool, fill_column: bool, parts: Parts, needed: range) -> Tensor:
+def _sums(
+    left: Tensor,
+    right: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    has_column: bool,
+    fill_column: bool,
+    parts: Parts,
+    needed: range,
+) -> Tensor:
     """The sums of the parts that are `needed`, ``[B, H, parts, F, columns]``."""
     features, dim = left.shape[-1], right.shape[-1]
     tiling = Tiling.of("sum", features, dim, False, left.device, left, right)
@@ -274,11 +311,17 @@ def _sums(left, right, mask, weight, has_column: bool, fill_column: bool, parts:
 
 
 def _border(
-    tensor, mask, weight, edge: Tensor | None, total: Tensor | None, tiling: Tiling, reverse: bool
+    tensor: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    edge: Tensor | None,
+    total: Tensor | None,
+    tiling: Tiling,
+    reverse: bool,
 ) -> tuple[Tensor, int, int, int]:
-    """The weighted sums of rows before each block of tokens, with `reverse` behind it, ``[B, H, blocks, F]``.
+    """The weighted sums of rows before each block of tokens, with `reverse` after it, ``[B, H, blocks, F]``.
 
-    They begin with the column of the state `edge`. What all rows sum to goes to the column of the state `total`.
+    They start from the column of the state `edge`. The sum of all rows is written to the column of the state `total`.
     """
     batch, heads, tokens, features = tensor.shape
     chunks = count(tokens, tiling.chunk_length)
@@ -309,7 +352,7 @@ def _weigh(
     if scale is None and denominator is None:
         return of_output, None
     # float16's range is too small for a gradient that is divided by a sum.
-    weighted = _rows_like(of_output, dtype=torch.bfloat16 if of_output.dtype == torch.bfloat16 else torch.float32)
+    weighted = _new_rows(of_output, dtype=torch.bfloat16 if of_output.dtype == torch.bfloat16 else torch.float32)
     shift = None if denominator is None else torch.empty_like(denominator)
     batch, heads, length, dim = of_output.shape
     blocks = count(length, WEIGHED_ROWS)
@@ -325,7 +368,15 @@ def _weigh(
     return weighted, shift
 
 
-def _read_gradient(role: str, u, mask, shift, edge: Tensor, gradient: Tensor, normalize: bool) -> None:
+def _read_gradient(
+    role: str,
+    u: Tensor,
+    mask: Tensor | None,
+    shift: Tensor | None,
+    edge: Tensor,
+    gradient: Tensor,
+    normalize: bool,
+) -> None:
     """Write the gradient of queries, keys or values that have read or written one state."""
     tiling = Tiling.of("gradient", u.shape[-1], gradient.shape[-1], False, u.device, gradient)
     border = column_as_border(edge) if normalize and role != "value" else None
@@ -333,13 +384,24 @@ def _read_gradient(role: str, u, mask, shift, edge: Tensor, gradient: Tensor, no
 
 
 def _gradient(
-    role: str, u, w, x, mask, shift, normalize: bool, border, edge, gradient, of_initial, tiling: Tiling
+    role: str,
+    u: Tensor,
+    w: Tensor | None,
+    x: Tensor | None,
+    mask: Tensor | None,
+    shift: Tensor | None,
+    normalize: bool,
+    border: tuple[Tensor, int, int, int] | None,
+    edge: Tensor | None,
+    gradient: Tensor,
+    of_initial: Tensor | None,
+    tiling: Tiling,
 ) -> None:
     """Write `gradient` and, for causal values, the matrix of `of_initial`; for the others see `gradient_kernel`."""
     inner, outer = u.shape[-1], gradient.shape[-1]
     parts = Parts.of(u, tiling.tiles, SHORT_PROGRAMS if w is None else 1)
     sums = None
-    if w is not None:
+    if w is not None and x is not None:
         left, right = (w, x) if role == "value" else (x, w)
         of_query = role == "query"
         sums = _sums_between(left, right, mask if of_query else None, normalize, parts, reverse=not of_query)
@@ -355,14 +417,14 @@ def _gradient(
     )
 
 
-def _rows_like(tensor: Tensor, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def _new_rows(tensor: Tensor, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """An empty ``[B, H, N, dim]``, stored as ``[B, N, H, dim]``."""
     batch, heads, length, width = tensor.shape
     shape = (batch, length, heads, width if dim is None else dim)
     return tensor.new_empty(shape, dtype=dtype or tensor.dtype).transpose(1, 2)
 
 
-def _numbers_like(tensor: Tensor, wanted: bool) -> Tensor:
+def _new_numbers(tensor: Tensor, wanted: bool) -> Tensor:
     return tensor.new_empty(tensor.shape[:3] if wanted else (0,), dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""What the training scripts share: recipes, checkpoints to resume from, measurements and results."""
+"""Training runs: arguments, set-up, trainers, checkpoints to resume from, and typed results."""
 
 from ..extras import needs_extra
 

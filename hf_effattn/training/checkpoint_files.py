@@ -1,34 +1,34 @@
-"""The files of a `Trainer` checkpoint: their checksums, which are written at last, and what is wrong with them."""
+"""The files of a `Trainer` checkpoint: their checksums, which are written last, and how damage is found."""
 
 import json
 import zipfile
 import zlib
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from ..files import read_json, sha256, write_json
 
 
-#: The file of a checkpoint that holds the checksums of the others, and of the best weights until then.
+#: The file with the checksums of a checkpoint's other files, and of the best weights at its step.
 CHECKSUMS = "checksums.json"
 
-#: What `damage` says of a checkpoint that nothing is wrong with, but that a run has nothing to do after.
+#: What `damage` says of the checkpoint of the last step: it is whole, but no training is left after it.
 LAST_STEP = "it is that of the last step"
 
 STATE = "trainer_state.json"
 WEIGHTS = "model.safetensors"
 
-#: Files that `Trainer` writes with `torch.save`, and without which a run cannot go on as it would have.
+#: Files that `Trainer` writes with `torch.save`; a run cannot be resumed exactly without them.
 _TORCH_FILES = ("optimizer.pt", "scheduler.pt")
-#: The same of a run in shards (FSDP) that stores whole tensors.
+#: The same for a sharded run (FSDP) that stores whole tensors.
 _FSDP_FILES = ("optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt")
-#: How the names of all files end that `torch.save` writes: archives, in which every part has a checksum.
+#: Suffixes of files that `torch.save` writes: archives, in which every part has a checksum.
 _ARCHIVES = (".pt", ".pth", ".bin")
 
-#: How the names of files of weights end, and how those of weights in shards begin.
-_OF_WEIGHTS, _OF_SHARDS = ".safetensors", "pytorch_model"
+#: The suffix of files of weights, and the prefix of files of sharded weights.
+_WEIGHTS_SUFFIX, _SHARDS_PREFIX = ".safetensors", "pytorch_model"
 
 
 def checkpoint_of(output_dir: str | Path, step: int) -> Path:
@@ -37,42 +37,52 @@ def checkpoint_of(output_dir: str | Path, step: int) -> Path:
 
 
 def seal(folder: Path, best: dict[str, str] | None = None) -> dict[str, str]:
-    """Write the checksums of all files of a checkpoint into it, and give those of its weights.
+    """Write the checksums of all files of a checkpoint into it; returns those of its weights.
 
     Args:
         folder: a checkpoint that is complete.
-        best: the checksums of the best weights until then; if None, they are its own.
+        best: the checksums of the best weights so far; None if they are those of this checkpoint.
 
     Raises:
         OSError: they cannot be written.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and CHECKSUMS not in path.name)
     files = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
-    own = _of_weights(files)
+    own = _only_weights(files)
     write_json(folder / CHECKSUMS, {"files": files, "best_weights": own if best is None else best})
     return own
 
 
-def recorded(folder: Path) -> dict[str, Any] | None:
-    """What `seal` wrote, or None for a checkpoint without checksums.
+@dataclass(frozen=True)
+class Checksums:
+    """What `seal` writes into a checkpoint: the checksums of its files, and of the best weights so far, by name."""
+
+    files: dict[str, str]
+    best_weights: dict[str, str]
+
+
+_PARTS = tuple(field.name for field in fields(Checksums))
+
+
+def recorded(folder: Path) -> Checksums | None:
+    """The checksums that `seal` wrote, or None for a checkpoint without them.
 
     Raises:
-        ValueError: that is damaged.
+        ValueError: the file of checksums is damaged.
     """
     if not (folder / CHECKSUMS).exists():
         return None
     content = read_json(folder / CHECKSUMS)
-    parts = [content.get(name) if isinstance(content, dict) else None for name in ("files", "best_weights")]
-    if not all(isinstance(part, dict) for part in parts):
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in _PARTS):
         raise ValueError(f"{folder / CHECKSUMS} holds no checksums")
-    return content
+    return Checksums(**{name: content[name] for name in _PARTS})
 
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a `Trainer` checkpoint, or None if it can be resumed from.
 
-    With checksums, every file is compared with its own. Without them, which earlier versions did not write, those of
-    the archives that `torch.save` writes are; of the weights and the texts only the form is looked at.
+    Every file is compared with its checksum. Checkpoints of early versions have none: then the checksums inside the
+    archives of `torch.save` are compared, and weights and JSON files only have to be readable.
     """
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -92,11 +102,11 @@ def damage(folder: Path) -> str | None:
         return "the state of the random numbers is missing"
     if last_step:
         return LAST_STEP
-    return _damaged_archive(folder) if sealed is None else changed_file(folder, sealed["files"])
+    return _damaged_archive(folder) if sealed is None else changed_file(folder, sealed.files)
 
 
 def changed_file(folder: Path, checksums: dict[str, str]) -> str | None:
-    """Which of the files in `folder` is missing or not the one that the checksums are of, or None."""
+    """Which file in `folder` is missing or differs from its checksum, and how; None if all are as they were."""
     for name, expected in checksums.items():
         path = folder / name
         if not path.is_file():
@@ -123,29 +133,31 @@ def _damaged_archive(folder: Path) -> str | None:
 
 
 def weight_files(folder: Path) -> dict[str, str]:
-    """The checksums of the weights in a checkpoint: those that were written with it, or of what is there now.
+    """The checksums of the weights in a checkpoint: the recorded ones, or without a record those of its files now.
 
     Raises:
         ValueError: its checksums are damaged.
     """
     sealed = recorded(folder)
     if sealed is not None:
-        return _of_weights(sealed["files"])
+        return _only_weights(sealed.files)
     return {
-        name: sha256(folder / name) for name in _of_weights({path.name: "" for path in sorted(folder.glob("*.*"))})
+        name: sha256(folder / name) for name in _only_weights({path.name: "" for path in sorted(folder.glob("*.*"))})
     }
 
 
-def _of_weights(files: dict[str, str]) -> dict[str, str]:
+def _only_weights(files: dict[str, str]) -> dict[str, str]:
     return {
-        name: checksum for name, checksum in files.items() if name.endswith(_OF_WEIGHTS) or name.startswith(_OF_SHARDS)
+        name: checksum
+        for name, checksum in files.items()
+        if name.endswith(_WEIGHTS_SUFFIX) or name.startswith(_SHARDS_PREFIX)
     }
 
 
 def best_weights(checkpoint: Path) -> dict[str, str] | None:
-    """The checksums of the best weights of a run until `checkpoint`, or None if it has chosen none yet.
+    """The checksums of the best weights of a run up to `checkpoint`, or None if it has chosen none yet.
 
-    The checkpoint that holds them is the one beside that has the number of the best step, wherever the run lay before.
+    They are in the checkpoint of the best step, in the same folder; the run may have been moved since.
 
     Raises:
         ValueError: they are missing or have changed.
@@ -155,7 +167,7 @@ def best_weights(checkpoint: Path) -> dict[str, str] | None:
         return None
     best, sealed = checkpoint_of(checkpoint.parent, step), recorded(checkpoint)
     try:
-        expected = (sealed and sealed["best_weights"]) or weight_files(best)
+        expected = (sealed and sealed.best_weights) or weight_files(best)
         if not expected:
             reason: str | None = f"{WEIGHTS} is missing"
         elif (reason := changed_file(best, expected)) is None and WEIGHTS in expected:

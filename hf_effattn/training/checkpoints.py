@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints can be trusted, and whether to go on from one."""
+"""The output folder of a run: which checkpoint to resume from, and one run at a time."""
 
 import dataclasses
 import json
@@ -13,46 +13,39 @@ from transformers import TrainingArguments
 from transformers.utils.logging import get_logger
 
 from ..files import read_json, write_json
+from .argument_effects import changes_result
 from .checkpoint_files import CHECKSUMS, LAST_STEP, best_weights, damage, recorded
+from .results import RESULTS, ResolvedSetup
 
 
 logger = get_logger(__name__)
 
-#: Whose run holds this file in an output folder is the only one that writes there.
+#: Lock file: only the run that holds it may write to the output folder.
 LOCK = ".lock"
 
-#: What the run in an output folder was asked for, and what was made of that.
-ASKED = "arguments.json"
+#: The file of an output folder that holds the arguments of its run, and the setup that they resolved to.
+ARGUMENTS = "arguments.json"
 
-#: What a run leaves at last.
-RESULTS = "results.json"
+#: Arguments of the scripts that do not change what a run computes; `argument_effects` knows the trainer's.
+_INDIFFERENT = ("resume", "diagnose")
 
-#: Beginnings of the names of arguments that do not change what a run comes to.
-INDIFFERENT = (
-    *("output_dir", "resume", "restore_callback_states", "remove_unused_columns", "include_num_input_tokens"),
-    *("disable_tqdm", "log", "report_to", "run_name", "project", "trackio", "hub_", "push_to_hub", "save_total_limit"),
-    *("dataloader_num_workers", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent", "use_cpu", "local_"),
-    *("ddp_", "deepspeed", "fsdp", "skip_memory_metrics", "diagnose"),
-)
-
-#: How names of files and folders begin that a run makes before it moves them into place.
-_DRAFTS = (".model-", f".{ASKED}-", f".{RESULTS}-")
+#: How the names of files and folders begin that a run writes before it moves them into place.
+_DRAFTS = (".model-", f".{ARGUMENTS}-", f".{RESULTS}-")
 
 
-def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | None:
+def checkpoint_to_resume(run: Any, training: TrainingArguments) -> Path | None:
     """The checkpoint to go on from, or None for a run from the start.
 
     Args:
-        arguments: those of the script, a dataclass with the field ``resume``.
+        run: the arguments of the script, a dataclass with the field ``resume``.
         training: those of the trainer.
 
     Raises:
-        FileExistsError: the folder holds an earlier run that `arguments` do not ask to continue, or another one, or a
-            finished one.
-        ValueError: the best weights until the checkpoint are missing or have changed.
+        FileExistsError: the folder holds an earlier run and ``resume`` is off, or another run, or a finished one.
+        ValueError: the best weights up to the checkpoint are missing or have changed.
     """
     folder = Path(str(training.output_dir))
-    if not arguments.resume:
+    if not run.resume:
         if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise FileExistsError(
                 f"{folder} holds an earlier run: pass --resume true to continue it, where the script can, or another "
@@ -62,10 +55,12 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
     if is_finished(folder):
         raise FileExistsError(f"{folder} holds a run that is finished, see its {RESULTS}: give another folder")
     checkpoint = last_complete_checkpoint(folder)
-    if (folder / ASKED).is_file():
-        _check_equal(folder, "arguments", asked_for(arguments, training))
+    if (folder / ARGUMENTS).is_file():
+        _check_equal(folder, "arguments", identifying_arguments(run, training))
     elif checkpoint is not None:
-        raise FileExistsError(f"{folder} has checkpoints but no {ASKED}, so of what run? Give another folder")
+        raise FileExistsError(
+            f"{folder} has checkpoints but no {ARGUMENTS}, so it is unknown which run made them: give another folder"
+        )
     if checkpoint is None:
         logger.info("%s has no whole checkpoint: starting", folder)
         return None
@@ -74,14 +69,14 @@ def checkpoint_to_resume(arguments: Any, training: TrainingArguments) -> Path | 
     if recorded(checkpoint) is None:
         logger.warning_once(
             f"{checkpoint} has no {CHECKSUMS}: an earlier version wrote it, or its run was ended as it was written. "
-            "That its files are whole can be seen, but not of all that nothing in them has changed"
+            "Its files are whole, but whether they have changed cannot be checked for all of them"
         )
     logger.info("resuming from %s", checkpoint)
     return checkpoint
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has left its results; those that are cut or empty are none, and will be written anew."""
+    """Whether a folder holds the results of a run. A damaged or empty file does not count, and is written anew."""
     path = folder / RESULTS
     if not path.is_file():
         return False
@@ -94,17 +89,17 @@ def is_finished(folder: Path) -> bool:
 
 
 def _check_equal(folder: Path, part: str, now: dict[str, Any]) -> None:
-    """Raise FileExistsError if the run in the folder has something else in this part of its `ASKED`."""
+    """Raise FileExistsError if this part of the folder's `ARGUMENTS` differs from `now`."""
     try:
-        asked = read_json(folder / ASKED)
+        recorded_run = read_json(folder / ARGUMENTS)
     except ValueError:
-        asked = None
-    if not isinstance(asked, dict) or not isinstance(asked.get(part, {}), dict):
+        recorded_run = None
+    if not isinstance(recorded_run, dict) or not isinstance(recorded_run.get(part, {}), dict):
         raise FileExistsError(
-            f"{folder / ASKED} is damaged, so of what run are the checkpoints? Put it back from a copy, or give "
-            "another folder"
+            f"{folder / ARGUMENTS} is damaged, so it is unknown which run made the checkpoints: put it back from a "
+            "copy, or give another folder"
         )
-    earlier, now = _flat(asked.get(part, {})), _flat(now)
+    earlier, now = _flat(recorded_run.get(part, {})), _flat(now)
     changed = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
     if changed:
         told = ", ".join(f"{name}={earlier.get(name)!r}, not {now.get(name)!r}" for name in changed)
@@ -119,31 +114,33 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def asked_for(arguments: Any, training: TrainingArguments) -> dict[str, Any]:
+def identifying_arguments(run: Any, training: TrainingArguments) -> dict[str, Any]:
     """The arguments that tell one run from another, as they come back from a file."""
-    both = dataclasses.asdict(arguments) | training.to_sanitized_dict()
-    return _as_read({name: both[name] for name in both if not name.startswith(INDIFFERENT)})
+    own = {name: value for name, value in dataclasses.asdict(run).items() if name not in _INDIFFERENT}
+    trainers = {name: value for name, value in training.to_sanitized_dict().items() if changes_result(name)}
+    return _as_read(own | trainers)
 
 
 def _as_read(content: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(content))
+    found: dict[str, Any] = json.loads(json.dumps(content))
+    return found
 
 
 @contextmanager
-def sole_run(
-    arguments: Any, training: TrainingArguments, made: dict[str, Any], checkpoint: Path | None = None
+def exclusive_output_dir(
+    run: Any, training: TrainingArguments, setup: ResolvedSetup, checkpoint: Path | None = None
 ) -> Iterator[None]:
-    """Keep the output folder to this run, and write down there what it is; of several processes the main one does it.
+    """Keep the output folder to this run, and record there which run it is; the main process does it for all.
 
     Args:
-        arguments: those of the script, a dataclass with the field ``resume``.
+        run: the arguments of the script, a dataclass with the field ``resume``.
         training: those of the trainer.
-        made: what the arguments came to, where files and launchers have a say: the model's config, the data and so on.
+        setup: the model's config, the data and so on, which follow from files and launchers too.
         checkpoint: what `checkpoint_to_resume` gave.
 
     Raises:
         FileExistsError: another run writes there at this moment, or has since then; or the run to be resumed had
-            something else made of its arguments.
+            another setup.
     """
     if training.process_index != 0:
         yield
@@ -156,23 +153,23 @@ def sole_run(
     except Timeout as error:
         raise FileExistsError(f"another run writes to {folder}: wait for it, or give another folder") from error
     try:
-        if checkpoint_to_resume(arguments, training) != checkpoint:
+        if checkpoint_to_resume(run, training) != checkpoint:
             raise FileExistsError(f"another run has written to {folder} since this one began: start it again")
-        made = _as_read(made)
-        if (folder / ASKED).is_file():
-            _check_equal(folder, "made", made)
+        resolved = _as_read(dataclasses.asdict(setup))
+        if (folder / ARGUMENTS).is_file():
+            _check_equal(folder, "made", resolved)
         _clear_drafts(folder)
-        write_json(folder / ASKED, {"arguments": asked_for(arguments, training), "made": made})
+        write_json(folder / ARGUMENTS, {"arguments": identifying_arguments(run, training), "made": resolved})
         yield
     finally:
         lock.release()
 
 
 def _clear_drafts(folder: Path) -> None:
-    """Remove what killed processes have left of exports and files; whoever holds the lock of the folder is alone."""
+    """Remove the drafts of killed processes. Only the holder of the folder's lock may call it."""
     for path in folder.iterdir():
         if path.name.startswith(_DRAFTS):
-            logger.warning("removing %s, which a run left that was killed", path)
+            logger.warning("removing %s, the draft of a run that was killed", path)
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -182,9 +179,8 @@ def _clear_drafts(folder: Path) -> None:
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest ``checkpoint-*`` folder of a `Trainer` run that it can go on from, or None.
 
-    A kill or a full disk while saving leaves a folder with files missing or cut short, and a failing disk one with
-    others (`damage`); a warning names such a folder, and the run goes on from the one before it. That of the last step
-    is passed over too: `Trainer` would make one more.
+    Folders with `damage`, as a killed process or a full or failing disk leaves them, are skipped with a warning. The
+    checkpoint of the last step is skipped too: `Trainer` would make one more step.
     """
     folders = [
         path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()

@@ -1,17 +1,26 @@
-"""Refuse training arguments that `Trainer` accepts and then does something else with."""
+"""Checks of training arguments that `Trainer` accepts but does not follow."""
 
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a script measures: the scores that are better when they are higher, and those better when lower."""
+
+    higher: tuple[str, ...]
+    lower: tuple[str, ...]
+
+
 def check_arguments(training: TrainingArguments) -> None:
     """Raise ValueError for arguments that would not do what they say.
 
-    A launcher may have started several processes that would not train together, and without their last batch an
-    evaluation leaves rows out of the scores.
+    The processes of a launcher may not find one another, and then each trains for itself. `dataloader_drop_last` also
+    drops rows of the evaluation, which then are missing from the scores.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if training.world_size != started:
@@ -24,14 +33,15 @@ def check_arguments(training: TrainingArguments) -> None:
 
 
 def choose_weights_by(training: TrainingArguments, higher: Collection[str], lower: Collection[str]) -> None:
-    """Set which end of the metric for the best weights is the good one.
+    """Set `greater_is_better` for the metric that chooses the best weights.
 
-    `TrainingArguments` takes whatever is not called a loss for a score, and so would keep the worst perplexity.
+    `TrainingArguments` sets it to true for every metric that is not called a loss, and so would keep the weights with
+    the worst perplexity.
 
     Args:
         training: is changed in place.
-        higher: what the script measures that is better when it is higher.
-        lower: what it measures that is better when it is lower.
+        higher: scores of the script that are better when they are higher.
+        lower: scores of the script that are better when they are lower.
 
     Raises:
         ValueError: the metric is none of these, or `greater_is_better` contradicts it.
@@ -44,7 +54,7 @@ def choose_weights_by(training: TrainingArguments, higher: Collection[str], lowe
             f"metric_for_best_model is {metric!r}; this script measures {', '.join(sorted((*higher, *lower)))}"
         )
     greater, usual = metric in higher, not metric.endswith("loss")
-    # What is not given is set to what is usual, and cannot be told from it.
+    # A value that is not given has been set to the usual one, and cannot be told from it.
     if training.greater_is_better not in (greater, usual):
         raise ValueError(
             f"greater_is_better={training.greater_is_better} would keep the worst weights by {metric!r}: leave it out"
@@ -53,10 +63,11 @@ def choose_weights_by(training: TrainingArguments, higher: Collection[str], lowe
 
 
 def check_weights_are_kept(training: TrainingArguments) -> None:
-    """Raise ValueError if the weights that a run leaves may not be the ones that it chose.
+    """Raise ValueError if the exported weights might not be those of the best evaluation.
 
-    `Trainer` takes multiples of `eval_steps` for `save_steps`. It would tell the score of the best step and load the
-    weights of another, or leave the last ones. And to evaluate in half precision it rounds the weights themselves.
+    `Trainer` allows any multiple of `eval_steps` for `save_steps`. It then reports the score of the best step, but
+    loads the weights of another step, or keeps the last ones. Evaluation in half precision rounds the weights
+    themselves.
     """
     by_steps = training.eval_strategy == training.save_strategy == "steps"
     if training.load_best_model_at_end and by_steps and training.eval_steps != training.save_steps:
@@ -70,18 +81,18 @@ def check_weights_are_kept(training: TrainingArguments) -> None:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Raise ValueError if the trainer would not do what it was asked for.
+    """Raise ValueError if the trainer would ignore sharding or a penalty.
 
-    Accelerate has FSDP on accelerators alone, and an orthogonality penalty reads the weights of the blocks outside of
-    them, where they are in shards. With label smoothing `Trainer` takes a loss of its own, without the penalty.
+    Accelerate shards (FSDP) on accelerators only. An orthogonality penalty reads the weights of the blocks from
+    outside, where they are sharded. With label smoothing `Trainer` uses its own loss, without the penalty.
     """
     if trainer.args.label_smoothing_factor and getattr(trainer.model.config, "orthogonality_penalty", 0):
         raise ValueError("label_smoothing_factor leaves the orthogonality_penalty out of the loss: set one to 0")
-    asked = trainer.args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asked and not trainer.is_fsdp_enabled:
+    sharding = trainer.args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if sharding and not trainer.is_fsdp_enabled:
         raise ValueError(
             f"Accelerate shards nothing on {trainer.args.device.type!r} and would train without FSDP: leave it out, "
             "or use accelerators"
         )
-    if asked and getattr(trainer.model.config, "orthogonality_penalty", 0):
+    if sharding and getattr(trainer.model.config, "orthogonality_penalty", 0):
         raise ValueError("FSDP and an orthogonality_penalty do not go together: set it to 0, or train without FSDP")

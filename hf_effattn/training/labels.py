@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from ..lra.checked_cache import checked_map
+from ..data.checked_cache import checked_map
 
 
 def class_names(splits: DatasetDict, column: str) -> list[str]:
@@ -12,7 +12,7 @@ def class_names(splits: DatasetDict, column: str) -> list[str]:
 
     Raises:
         ValueError: a row without label, labels that are neither strings nor whole numbers, labels of another split
-            that the training rows do not have, or one label alone.
+            that the training rows do not have, or a single label.
     """
     train, seen = splits["train"], list(_names(splits["train"], column, "train").values())
     for name in splits.keys() - {"train"}:

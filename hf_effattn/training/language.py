@@ -1,4 +1,4 @@
-"""What language models train on, texts cut or chunked, and how they are scored: exactly, over tokens."""
+"""Language models: texts cut or chunked into rows, masks, and exact scores over all tokens."""
 
 import hashlib
 import math
@@ -19,14 +19,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..lra.checked_cache import checked, checked_map
-from ..lra.collate import IGNORED
+from ..data.checked_cache import checked, checked_map
+from ..data.collate import IGNORED
 from ..metrics import load_metric
 from ..tokenization import SPECIAL_TOKENS, encode_data
+from .checks import Scores
 
 
-#: What `language_scores` gives, by which end is the good one; not every model's tokens are bytes.
-LANGUAGE_SCORES = {"higher": (), "lower": ("loss", "perplexity", "bits_per_byte")}
+#: What `language_scores` gives; the last one only if the tokens are bytes.
+LANGUAGE_SCORES = Scores(higher=(), lower=("loss", "perplexity", "bits_per_byte"))
 
 
 def cut_lines(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
@@ -102,7 +103,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         ValueError: there is none.
     """
-    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    end: int | None = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     if end is None:
         raise ValueError("the tokenizer has neither eos_token nor sep_token to end a text with: set one and save it")
     return end
@@ -121,9 +122,8 @@ def with_next_tokens(splits: DatasetDict) -> DatasetDict:
 class MaskingCollator:
     """Batches of rows: those with `labels` are padded, the others masked first.
 
-    What is masked depends on the row, the seed and the epoch alone. So it does not depend on how many processes or
-    workers share the rows, nor on whether the run was stopped and went on, as masks from the random numbers of the
-    process would.
+    The masks depend only on the row, the seed and the epoch: not on the number of processes or workers that share the
+    rows, and not on whether the run was resumed, as masks from the random numbers of the process would.
 
     Attributes:
         masks: draws the masks.
@@ -167,9 +167,9 @@ class EpochCallback(TrainerCallback):
 
 
 def token_losses(logits: Any, labels: torch.Tensor, shift: bool) -> torch.Tensor:
-    """``[batch, 3]`` of float32: of every row the summed negative log-likelihood, and how many tokens it is of.
+    """Per row ``[batch, 3]`` of float32: the summed negative log-likelihood, its number of tokens, and of bytes.
 
-    The third column is how many of these are bytes, if the tokens are those of `hf_effattn.byte_tokenizer`.
+    The number of bytes holds for the tokens of `hf_effattn.byte_tokenizer`.
 
     Args:
         logits: ``[batch, length, vocab]``, or a tuple with that in front.
@@ -189,7 +189,7 @@ def token_losses(logits: Any, labels: torch.Tensor, shift: bool) -> torch.Tensor
 def language_scores(prediction: EvalPrediction, bytes_are_tokens: bool) -> dict[str, float]:
     """Mean loss of a token over all rows, its perplexity, and if tokens are bytes the bits per byte.
 
-    These are the loss of all tokens, the ends of texts included, in bits and divided by the number of the bytes.
+    The bits per byte are the loss of all tokens, ends of texts included, in bits, divided by the number of bytes.
     """
     sums, counts, in_bytes = np.asarray(prediction.predictions, dtype=np.float64).T
     means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)

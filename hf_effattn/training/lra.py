@@ -1,20 +1,21 @@
-"""What the scripts that train on Long Range Arena have in common: their arguments, their model and their data."""
+"""Runs on a task of Long Range Arena: their arguments, their model and their data."""
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import read_json
+from ..data.collate import Collator
+from ..data.tokenize import tokenize
 from ..lra import LraTask, get_task
-from ..lra.collate import Collator
-from ..lra.task import tokenize
-from .model_zoo import Size, check_length, is_ours, matched_config
+from .arguments import RunArguments, argument
+from .checks import Scores
+from .matched_configs import Size, check_length, is_ours, matched_config
+from .new_configs import number_of_classes
+from .start import start_config, start_model
 
 
 #: The keys of `LraArguments.model_size`, as in our configs, and the fields of `Size` that they are.
@@ -29,46 +30,37 @@ SIZES = {
 #: Where texts are cut.
 DEFAULT_LENGTH = 1024
 
+#: What the scripts that train on a task measure.
+LRA_SCORES = Scores(higher=("accuracy",), lower=("loss",))
+
 
 @dataclasses.dataclass
-class LraArguments:
-    """What to train on what."""
+class LraArguments(RunArguments):
+    """What to train on which task."""
 
-    task: str = dataclasses.field(default="text", metadata={"help": "task of the arena"})
-    source: str | None = dataclasses.field(default=None, metadata={"help": "where the data comes from; see the task"})
-    model_config: str | None = dataclasses.field(default=None, metadata={"help": "config file of a new model"})
-    model_name_or_path: str | None = dataclasses.field(default=None, metadata={"help": "checkpoint to start from"})
-    model_type: str | None = dataclasses.field(
-        default=None, metadata={"help": "type of a new model, ours or one of transformers; needs model_size"}
-    )
+    task: str = argument("task of the arena", "text")
+    source: str | None = argument("where the data comes from; see the task")
+    model_type: str | None = argument("type of a new model, ours or one of transformers; needs model_size")
     model_size: dict[str, Any] | str | None = dataclasses.field(
         default=None, metadata={"help": f"size of a new model_type, a mapping with {', '.join(SIZES)}"}
     )
     model_options: dict[str, Any] | str | None = dataclasses.field(
         default=None, metadata={"help": "further fields of the config of a new model_type, a mapping"}
     )
-    max_length: int = dataclasses.field(
-        default=0,
-        metadata={"help": "longest text in tokens, [CLS] included (1,024); pictures have a length of their own"},
+    max_length: int = argument(
+        "longest text in tokens, [CLS] included (1,024); pictures have a length of their own", 0
     )
-    validation_rows: int | None = dataclasses.field(
-        default=None, metadata={"help": "score so many rows of the validation split, its first ones"}
-    )
-    test_rows: int | None = dataclasses.field(
-        default=None, metadata={"help": "score so many rows of the test split, its first ones"}
-    )
-    patience: int | None = dataclasses.field(
-        default=None, metadata={"help": "stop after so many evaluations without a better validation accuracy"}
-    )
-    resume: bool = dataclasses.field(default=False, metadata={"help": "go on from the last whole checkpoint"})
-    diagnose: bool = dataclasses.field(
-        default=False, metadata={"help": "log hf_effattn.diagnose of some validation rows after every evaluation"}
-    )
+    validation_rows: int | None = argument("score so many rows of the validation split, its first ones")
+    test_rows: int | None = argument("score so many rows of the test split, its first ones")
+    patience: int | None = argument("stop after so many evaluations without a better validation accuracy")
+    diagnose: bool = argument("log hf_effattn.diagnose of some validation rows after every evaluation", False)
+
+    def starts(self) -> dict[str, str | None]:
+        """The arguments that say where a model starts, by name."""
+        return super().starts() | {"model_type": self.model_type}
 
     def __post_init__(self) -> None:
-        starts = ("model_config", "model_name_or_path", "model_type")
-        if sum(getattr(self, name) is not None for name in starts) != 1:
-            raise ValueError("give exactly one of --model_config, --model_name_or_path and --model_type")
+        super().__post_init__()
         task = get_task(self.task)
         self.source = self.source or task.sources[0]
         self.max_length = self.max_length or task.length or DEFAULT_LENGTH
@@ -90,14 +82,14 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Prepared:
-    """Everything that a training loop needs.
+    """The model and the data of a run.
 
     Attributes:
         task: the task, in the form that the model reads.
         model: a classifier for it.
         processor: the tokenizer of its texts, or the image processor of its pictures, if there are any.
         collate: makes batches of rows.
-        splits: the rows as they were loaded, those that are used alone.
+        splits: the rows as they were loaded, without those that are not used.
         encoded: the rows that batches are made of.
     """
 
@@ -132,7 +124,7 @@ def prepare(lra: LraArguments) -> Prepared:
 
 
 def use_rows(splits: DatasetDict, rows: dict[str, int | None]) -> DatasetDict:
-    """The splits, of those in `rows` their first rows alone.
+    """The splits; of those that `rows` names, only so many first rows.
 
     Raises:
         ValueError: a split does not have so many rows.
@@ -153,7 +145,7 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     if lra.model_config is not None:
         check_classes(lra.model_config, task)
     if lra.model_type is None:
-        return AutoConfig.from_pretrained(str(lra.model_config or lra.model_name_or_path), **fields)
+        return start_config(lra, **fields)
     if is_ours(lra.model_type):
         fields |= {
             "num_channels": None if task.pixels is None else 1,
@@ -167,12 +159,12 @@ def model_config(lra: LraArguments, task: LraTask) -> PreTrainedConfig:
     return matched_config(lra.model_type, size, **fields | _mapping(lra.model_options))
 
 
-def check_classes(path: str, task: LraTask) -> None:
-    """Raise ValueError if a config file says for how many classes it is, and the task has not so many."""
-    classes = read_json(path).get("num_labels") if Path(path).is_file() else None
+def check_classes(name: str, task: LraTask) -> None:
+    """Raise ValueError if a config file or preset says for how many classes it is, and the task has another number."""
+    classes = number_of_classes(name)
     if classes not in (None, len(task.labels)):
         raise ValueError(
-            f"{path} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
+            f"{name} is for {classes} classes, and task {task.name!r} has {len(task.labels)}: take a config of that "
             "task, or leave num_labels out"
         )
 
@@ -181,18 +173,15 @@ def build_model(lra: LraArguments, task: LraTask, config: PreTrainedConfig) -> P
     """A classifier for the task, new or from a checkpoint.
 
     Raises:
-        ValueError: it reads something else than the task has, or not so much.
+        ValueError: it cannot read the rows of the task, or has too few positions.
     """
     check_input(task, config)
     check_length(config, task.longest(lra.max_length))
-    auto_class = getattr(transformers, task.auto_class)
-    if lra.model_name_or_path is not None:
-        return auto_class.from_pretrained(lra.model_name_or_path, config=config)
-    return auto_class.from_config(config)
+    return start_model(task.auto_class, lra, config)
 
 
 def check_input(task: LraTask, config: PreTrainedConfig) -> None:
-    """Raise ValueError if a model with this config reads something else than the task has."""
+    """Raise ValueError if a model with this config cannot read the rows of the task."""
     tokens = task.vocab_size()
     if tokens is not None and config.vocab_size < tokens:
         raise ValueError(f"task {task.name!r} has {tokens} tokens, and the model vocab_size={config.vocab_size}")

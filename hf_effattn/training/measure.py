@@ -1,9 +1,8 @@
-"""What a run costs: tokens per second, peak memory, and what it ran on."""
+"""What a run costs, and what it ran on: tokens per second, peak memory, code and environment."""
 
 import hashlib
 import os
 import platform
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..machine import peak_resident_bytes
 from ..version import __version__
-from .trainer import CheckedTrainer
+from .results import Environment
 
 
 #: Packages beside this one whose versions can change a result.
@@ -53,41 +53,28 @@ class ThroughputCallback(TrainerCallback):
         self.tokens = int(state.num_input_tokens_seen) - (self._tokens_at_start or 0)
 
 
-class PairTrainer(CheckedTrainer):
-    """A trainer that counts both sequences of a pair; that of transformers counts the first alone."""
-
-    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        super()._track_num_input_tokens(inputs)
-        if (second := inputs.get("pair_attention_mask")) is not None:
-            self.state.num_input_tokens_seen += int(self.accelerator.gather(second.sum()).sum())
-
-
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held: on the GPU if there is one, else resident on the host."""
+    """The peak memory of this process: on the GPU if there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    # Windows has no such module.
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()
 
 
 def code_checksum() -> str:
-    """SHA-256 of the package's own files, in the order of their names: results of equal ones come from equal code."""
+    """SHA-256 over the package's own files, in the order of their names: equal code has equal checksums."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".h", ".cpp")):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """Versions, machine and threads: what has to be the same for a result to come out the same."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "versions": {"hf_effattn": __version__} | {package: version(package) for package in PACKAGES},
-    }
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        cpu_count=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        versions={"hf_effattn": __version__} | {package: version(package) for package in PACKAGES},
+    )

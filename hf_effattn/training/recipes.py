@@ -23,7 +23,7 @@ def parse_recipe(parser: HfArgumentParser, arguments: Sequence[str]) -> tuple[An
         SystemExit: argparse's own, for a command line that does not parse.
     """
     option: dict[str, Any] = {"type": Path, "help": "YAML or JSON file with further arguments of this script"}
-    # The recipe is read first, because what it says are defaults of the command line.
+    # The recipe is read first, because its values become the defaults of the command line.
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--recipe", **option)
     path = first.parse_known_args(arguments)[0].recipe
@@ -34,7 +34,7 @@ def parse_recipe(parser: HfArgumentParser, arguments: Sequence[str]) -> tuple[An
 
 
 def _defaults(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
-    """What the recipe says, as defaults for `parser`."""
+    """The entries of the recipe, as defaults for `parser`."""
     recipe = read_recipe(path)
     known = {field.name for kind in parser.dataclass_types for field in dataclasses.fields(kind) if field.init}
     if unknown := recipe.keys() - known:

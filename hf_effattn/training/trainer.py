@@ -1,4 +1,4 @@
-"""A trainer whose checkpoints have checksums, and whose best weights are the ones that it saved as such."""
+"""Trainers: one whose checkpoints have checksums, and one that counts the tokens of pairs as well."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from .checkpoint_files import best_weights, changed_file, checkpoint_of, seal
 
 
 class CheckedTrainer(Trainer):
-    """`Trainer` that trusts no checkpoint blindly.
+    """`Trainer` that checks its checkpoints.
 
-    Every checkpoint gets the checksums of its files, after everything else of it is written. With
-    `load_best_model_at_end`, the best weights are loaded if they are there and unchanged since they were saved, be it
-    by the run that this one continues; `Trainer` goes on with the last weights if the best ones are missing.
+    Every checkpoint gets the checksums of its files, written last. With `load_best_model_at_end`, the best weights
+    must be there and unchanged since they were saved, also those of a run that was resumed; `Trainer` would keep the
+    last weights if the best ones are missing.
 
     Attributes:
-        best_weights: checksums of the files of the best weights until now, by name, or None if there are none.
+        best_weights: checksums of the files of the best weights so far, by name, or None if there are none.
     """
 
     best_weights: dict[str, str] | None = None
@@ -41,10 +41,10 @@ class CheckedTrainer(Trainer):
     def _init_training_state(
         self, max_steps: int, steps: int, epochs: int, resume_from_checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
-        """Begin, or go on from a checkpoint, whose best weights lie beside it also where the run was moved.
+        """Begin, or go on from a checkpoint; its best weights are beside it, also if the run was moved.
 
         Raises:
-            ValueError: these are missing or have changed.
+            ValueError: the best weights are missing or have changed.
         """
         trained = super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
         self.best_weights = None
@@ -72,3 +72,13 @@ class CheckedTrainer(Trainer):
                     "on from the one before and makes them anew"
                 )
         super()._load_best_model()
+
+
+class PairTrainer(CheckedTrainer):
+    """A trainer that counts both sequences of a pair; `Trainer` counts the first only."""
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        trainer: Any = super()
+        trainer._track_num_input_tokens(inputs)
+        if (second := inputs.get("pair_attention_mask")) is not None:
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(second.sum()).sum())

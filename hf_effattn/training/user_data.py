@@ -1,4 +1,4 @@
-"""Data of the user's own: files or a data set, as checked splits with columns of fixed names."""
+"""Users' own data: files or a data set, as checked splits with columns of fixed names."""
 
 import csv
 import dataclasses
@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.extract import Extractor
 
-from ..lra.checked_cache import checked
+from ..data.checked_cache import checked
+from .arguments import RunArguments, argument
 
 
 logger = logging.getLogger(__name__)
@@ -19,29 +20,25 @@ logger = logging.getLogger(__name__)
 #: The builder of `datasets` for each kind of file.
 KINDS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
-#: What a builder is told beside the file. An empty cell is an empty text, and the words NA and None are words.
+#: Options of a builder. In csv files an empty cell is an empty text, and NA and None are words.
 BUILDER_OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
 
-#: Files beside the training file are looked for under these names of `DataArguments`.
+#: Split -> the field of `DataArguments` that names its file.
 FILES = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
-
-
-def _argument(text: str, default: Any = None) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclasses.dataclass
 class DataArguments:
     """Where the data is."""
 
-    train_file: str | None = _argument(f"file to train on, one of {', '.join(KINDS)}; json is one object a line")
-    validation_file: str | None = _argument("file to choose the best weights with; else a share of the training rows")
-    test_file: str | None = _argument("file to score the best weights on, once")
-    dataset: str | None = _argument("instead of files: a name for datasets.load_dataset, or what save_to_disk wrote")
-    dataset_config: str | None = _argument("configuration of the dataset, if it has several")
-    text_column: str = _argument("column of the texts", "text")
-    validation_share: float = _argument("share of the training rows to set aside if there is no validation split", 0.1)
-    split_seed: int = _argument("seed of the choice of these rows", 0)
+    train_file: str | None = argument(f"file to train on, one of {', '.join(KINDS)}; json is one object a line")
+    validation_file: str | None = argument("file to choose the best weights with; else a share of the training rows")
+    test_file: str | None = argument("file to score the best weights on, once")
+    dataset: str | None = argument("instead of files: a name for datasets.load_dataset, or what save_to_disk wrote")
+    dataset_config: str | None = argument("configuration of the dataset, if it has several")
+    text_column: str = argument("column of the texts", "text")
+    validation_share: float = argument("share of the training rows to set aside if there is no validation split", 0.1)
+    split_seed: int = argument("seed of the choice of these rows", 0)
 
     def __post_init__(self) -> None:
         if (self.train_file is None) == (self.dataset is None):
@@ -56,6 +53,17 @@ class DataArguments:
             raise ValueError(f"plain text has no columns and goes with no other kind of file, got {sorted(kinds)}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"--validation_share must lie between 0 and 1, got {self.validation_share}")
+
+
+@dataclasses.dataclass
+class UserRunArguments(RunArguments, DataArguments):
+    """What to train on which data of the user's own."""
+
+    tokenizer: str | None = argument("folder of a tokenizer; else the checkpoint's, or bytes for a new model")
+
+    def __post_init__(self) -> None:
+        DataArguments.__post_init__(self)
+        super().__post_init__()
 
 
 def load_splits(data: DataArguments, columns: dict[str, str], running_text: bool = False) -> DatasetDict:
@@ -83,7 +91,7 @@ def load_splits(data: DataArguments, columns: dict[str, str], running_text: bool
 
 
 def is_running(data: DataArguments, running_text: bool) -> bool:
-    """Whether the rows are the lines of one text: those of a ``.txt`` file, if asked for."""
+    """Whether the rows are the lines of one text: those of a ``.txt`` file, if `running_text` is set."""
     return running_text and data.train_file is not None and Path(data.train_file).suffix == ".txt"
 
 
@@ -116,7 +124,7 @@ def _load_file(path: str, running_text: bool) -> Dataset:
     options = {"keep_linebreaks": running_text} if kind == "text" else BUILDER_OPTIONS.get(kind, {})
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{path} is empty: give another file, or leave it out")
-    # `datasets` would unpack it, whatever it is called, to a size that nobody knows beforehand.
+    # `datasets` would unpack it whatever its name, to an unknown size.
     if packed := Extractor.infer_extractor_format(path):
         raise ValueError(f"{path} is packed ({packed}) and not {kind}: unpack it")
     if kind == "csv":

@@ -12,9 +12,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 import hf_effattn
+from hf_effattn.data.checked_cache import CHECKSUM, checked_map
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.lra import text
-from hf_effattn.lra.checked_cache import CHECKSUM, checked_map
-from hf_effattn.lra.task import tokenize
 from hf_effattn.training.labels import with_class_ids
 from hf_effattn.training.language import chunk_texts, cut_lines, with_next_tokens
 from hf_effattn.training.user_data import DataArguments, load_splits

@@ -14,8 +14,9 @@ import datasets
 import pytest
 from datasets import Dataset, Features, Value
 
+from hf_effattn.data.checksums import content_checksum
 from hf_effattn.lra import listops, pathfinder, pathfinder_tracing, recall
-from hf_effattn.lra.checksums import content_checksum, verified
+from hf_effattn.lra.checksums import verified
 from hf_effattn.lra.generated import generated
 from hf_effattn.lra.listops import Distribution
 
@@ -214,7 +215,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from hf_effattn.lra import listops
-from hf_effattn.lra.checksums import content_checksum
+from hf_effattn.data.checksums import content_checksum
 
 begun, delay, processes = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 listops.SHARD = 50
@@ -282,7 +283,7 @@ def test_an_interrupted_generation_is_never_taken_for_a_whole_one(cache, tmp_pat
     killed = start(cache, tmp_path / "begun", 0.1, processes)
     try:
         wait_for((tmp_path / "begun").exists)
-        assert list(cache.glob(f".listops-v{listops.VERSION}-*/draft/**/*.arrow")), "some of it is on the disk"
+        assert list(cache.glob(f".listops-v{listops.VERSION}-*/unfinished/**/*.arrow")), "some of it is on the disk"
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         # Its workers, if it had any, are not killed with it.

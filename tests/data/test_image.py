@@ -171,11 +171,15 @@ def change(folder, name, function):
         (
             "train-images-idx3",
             lambda raw: raw[:10],
-            r"is no idx file of 3 dimensions of bytes: it begins with b'\\x00",
+            r"is not an idx file of bytes in 3 dimensions: it begins with b'\\x00",
         ),
-        ("train-images-idx3", lambda raw: b"\x89PNG" + raw[4:], r"is no idx file of 3 .*: it begins with b'\\x89PNG'"),
-        ("t10k-labels-idx1", lambda raw: raw[:2] + b"\x0b" + raw[3:], "is no idx file of 1 dimensions of bytes"),
-        ("t10k-labels-idx1", lambda raw: b"", "is no idx file of 1 dimensions of bytes: it begins with b''"),
+        (
+            "train-images-idx3",
+            lambda raw: b"\x89PNG" + raw[4:],
+            r"is not an idx file of bytes in 3 .*: it begins with b'\\x89PNG'",
+        ),
+        ("t10k-labels-idx1", lambda raw: raw[:2] + b"\x0b" + raw[3:], "is not an idx file of bytes in 1 dimensions"),
+        ("t10k-labels-idx1", lambda raw: b"", "is not an idx file of bytes in 1 dimensions: it begins with b''"),
         ("t10k-labels-idx1", lambda raw: raw[:-1], r"should hold 20 rows of 1 bytes, but its 19 bytes end in row 19"),
         ("t10k-labels-idx1", lambda raw: raw[:-1] + b"\x0a", "picture 19 has label 10, there are 10 classes"),
         (
@@ -223,7 +227,7 @@ def test_no_more_is_unpacked_than_fashion_mnist_has(fashion, longest):
             file.truncate(200 * 2**24)
     tracemalloc.start()
     with pytest.raises(
-        ValueError, match=f"train-{longest}-ubyte.* has more than {size:,} bytes, and such a file has no"
+        ValueError, match=f"train-{longest}-ubyte.* has more than {size:,} bytes, which is too long for"
     ):
         image.load_fashion_mnist(str(folder))
     _, peak = tracemalloc.get_traced_memory()

@@ -36,7 +36,7 @@ def test_values(text, value):
 
 @pytest.mark.parametrize("text", ["", "3 4", "[MAX 3", "3 ]", "[MAX ]", "[MAX 3 12 ]", "[FIRST 3 4 ]"])
 def test_what_is_no_expression_meets_a_clear_error(text):
-    with pytest.raises(ValueError, match=r"whole expression|closes nothing|is no token"):
+    with pytest.raises(ValueError, match=r"whole expression|closes nothing|is not a token"):
         evaluate(text)
 
 
@@ -137,7 +137,7 @@ def test_official_files_are_read_and_verified(tmp_path):
     ("row", "reason"),
     [
         ("[MAX 2 9 ]", "the number of cells is 1, not 2"),
-        ("( ( ( [MAX 2 ) 9 ) ] )\t", "the label '' is no whole number"),
+        ("( ( ( [MAX 2 ) 9 ) ] )\t", "the label '' is not a whole number"),
         ("( ( ( [MAX 2 ) 9 ) ] )\t10", "the label 10 is none of the 10 classes"),
         ("[MAX " + "7 " * 2000 + "\t7", r"not one whole expression: '\[MAX 7 7 7 7"),
         ("\t7", "not one whole expression: ''"),

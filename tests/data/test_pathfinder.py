@@ -15,8 +15,8 @@ from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from hf_effattn.data.checksums import content_checksum
 from hf_effattn.lra import pathfinder
-from hf_effattn.lra.checksums import content_checksum
 from hf_effattn.lra.pathfinder import generate_pathfinder, load_pathfinder, published
 from hf_effattn.lra.pathfinder_drawing import Parameters, draw, ink, is_connected, lay_out, mark
 
@@ -317,8 +317,8 @@ def test_empty_and_damaged_pictures_are_counted_and_named(tmp_path, caplog):
     assert np.array_equal(rows["label"], np.delete(np.arange(400) % 2, [3, 4, 172]))
     assert f"{tmp_path}/metadata/0.npy:4: " in caplog.text
     assert f"{tmp_path}/metadata/0.npy:5: {files}/sample_4.png has 16 x 16 pixels, expected 32 x 32" in caplog.text
-    assert f"{tmp_path}/metadata/0.npy:173: {files}/sample_172.png is no picture" in caplog.text
-    assert "3 of 400 rows are broken: " in caplog.text and "sample_3.png is no picture" in caplog.text
+    assert f"{tmp_path}/metadata/0.npy:173: {files}/sample_172.png is not a picture" in caplog.text
+    assert "3 of 400 rows are broken: " in caplog.text and "sample_3.png is not a picture" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         pathfinder.read_official(tmp_path, 32)
@@ -344,13 +344,13 @@ def test_whatever_is_wrong_with_a_picture_its_file_is_named(tmp_path):
     Image.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32)).save(write)
     whole = write.read_bytes()
     for end in (0, 5, 20, 60, len(whole) // 2):
-        assert "is no picture" in unread(tmp_path, whole[:end])
-    assert "is no picture" in unread(tmp_path, b"<html>404</html>")
-    assert "is no picture" in unread(tmp_path, whole[:50] + bytes(20) + whole[70:])
+        assert "is not a picture" in unread(tmp_path, whole[:end])
+    assert "is not a picture" in unread(tmp_path, b"<html>404</html>")
+    assert "is not a picture" in unread(tmp_path, whole[:50] + bytes(20) + whole[70:])
     # A header, with its check sum, that asks for 2.5 thousand million pixels.
     header = b"IHDR" + struct.pack(">2I5B", 50_000, 50_000, 8, 0, 0, 0, 0)
     huge = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
-    assert "is no picture: Image size (2500000000 pixels) exceeds limit" in unread(tmp_path, huge)
+    assert "is not a picture: Image size (2500000000 pixels) exceeds limit" in unread(tmp_path, huge)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_what_is_no_list_or_no_three_splits_is_refused(tmp_path):
     with pytest.raises(ValueError, match="2 pictures are too few for three splits"):
         pathfinder.split_official(pathfinder.read_official(tmp_path, 32))
     np.save(tmp_path / "metadata" / "1.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"metadata/1\.npy is no list of pictures"):
+    with pytest.raises(ValueError, match=r"metadata/1\.npy is not a list of pictures"):
         pathfinder.read_official(tmp_path, 32)
 
 
@@ -435,7 +435,7 @@ def described(kind, shape):
 def test_what_a_list_declares_is_compared_with_what_follows(tmp_path, raw, message):
     path = tmp_path / "0.npy"
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=rf"0\.npy is no list of pictures: .*{message}"):
+    with pytest.raises(ValueError, match=rf"0\.npy is not a list of pictures: .*{message}"):
         pathfinder.read_list(path)
 
 
@@ -457,5 +457,5 @@ def test_a_list_that_is_huge_is_not_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", ["EPS", "GIF", "TIFF"])
 def test_a_picture_is_read_as_what_it_is_called(tmp_path, form):
     Image.new("L", (32, 32)).save(tmp_path / "picture.png", form)
-    with pytest.raises(ValueError, match=r"picture\.png is no picture: cannot identify image file"):
+    with pytest.raises(ValueError, match=r"picture\.png is not a picture: cannot identify image file"):
         pathfinder.read_picture(tmp_path / "picture.png", 32)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.lra import get_task, pathfinder_tracing
-from hf_effattn.lra.collate import IGNORED
 from hf_effattn.lra.pathfinder_drawing import Parameters, lay_out
 from hf_effattn.lra.pathfinder_tracing import PARAMETERS, generate_tracing, load_tracing, trace
 

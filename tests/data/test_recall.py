@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.lra import get_task, recall
-from hf_effattn.lra.collate import IGNORED
 from hf_effattn.lra.recall import CLS, FILLER, FIRST_KEY, Parameters, generate_recall
 
 
@@ -58,7 +58,7 @@ def test_the_same_arguments_give_the_same_splits_and_others_do_not(splits):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pairs": 9, "keys": 8, "length": 100}, "9 pairs need as many different keys, there are 8"),
+        ({"pairs": 9, "keys": 8, "length": 100}, "9 pairs need as many different keys, but there are 8"),
         ({"pairs": 8, "keys": 8, "length": 24}, "need 25 tokens, got 24"),
     ],
 )

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from hf_effattn.data.checksums import content_checksum
+from hf_effattn.data.collate import PairCollator
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.lra import get_task
-from hf_effattn.lra.checksums import content_checksum
-from hf_effattn.lra.collate import PairCollator
-from hf_effattn.lra.task import tokenize
 from hf_effattn.tokenization import byte_tokenizer
 
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 from datasets import Dataset, DatasetDict
 
+from hf_effattn.data.checksums import content_checksum
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.lra import get_task, text
-from hf_effattn.lra.checksums import content_checksum
-from hf_effattn.lra.task import tokenize
 from hf_effattn.tokenization import byte_tokenizer
 
 

@@ -28,7 +28,7 @@ def foreign(folder):
 #: What is wrong with a checkpoint -> what is done to one, and what is said.
 REFUSED = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in safetensors"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "is no checkpoint: it has no config.json"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "is not a checkpoint: it has no config.json"),
     "no tokenizer": (lambda folder: [path.unlink() for path in folder.glob("token*")], "has no tokenizer"),
     "another model": (lambda folder: change_config(folder, model_type="bert"), "model_type='bert'; hf_effattn has"),
     "another head": (

@@ -1,8 +1,6 @@
 """Checkpoints to test with: tiny ones, and runs of the training script on toy data, under the names of real tasks."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +10,8 @@ import hf_effattn
 from hf_effattn.lra.image import pictures
 from hf_effattn.lra.task import TASKS
 from tests.models.variants import FAMILIES, tiny_config, tiny_model
+from training_scripts import run_lra
 
-
-SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra.py"
 
 TEXTS = {"text": ["aaa" if i % 2 else "bbbb" for i in range(24)], "label": [i % 2 for i in range(24)]}
 ROWS = {
@@ -39,9 +36,6 @@ def run(task, folder, monkeypatch, family=FAMILIES[0], **fields):
     rows = ROWS[task]()
     splits = DatasetDict(train=rows, validation=rows.select(range(8)), test=rows.select(range(8, 24)))
     monkeypatch.setitem(TASKS, task, dataclasses.replace(TASKS[task], load=lambda source: splits, length=None))
-    spec = importlib.util.spec_from_file_location("run_lra", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     # The backend that checkpoints have wherever they are loaded, so that logits can be compared to the bit.
     fields = FIELDS.get(task, {}) | {"attention_backend": "torch", "vocab_size": 260} | fields
     tiny_config(family, **fields).save_pretrained(folder / "config")
@@ -59,5 +53,5 @@ def run(task, folder, monkeypatch, family=FAMILIES[0], **fields):
         "load_best_model_at_end": True,
         "disable_tqdm": True,
     }
-    script.main([f"--{name}={value}" for name, value in arguments.items()])
+    run_lra.main([f"--{name}={value}" for name, value in arguments.items()])
     return folder / "run"

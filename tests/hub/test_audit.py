@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import hf_effattn
 from hf_effattn.hub import checkpoint_files
 from hf_effattn.hub.audit import MODELS, own_code
-from hf_effattn.hub.references import DEEPEST
+from hf_effattn.hub.references import MAX_LEVELS
 from tests.hub.making import export_tiny
 from tests.models.variants import over_families
 
@@ -130,7 +130,7 @@ def text(content):
 
 
 PICKLE = "may be a pickle, which runs code when it is loaded; save weights as safetensors"
-UNKNOWN = r"is no file of a checkpoint; move it out of the folder, or say that it belongs there \(--also"
+UNKNOWN = r"is not a file of a checkpoint; move it out of the folder, or say that it belongs there \(--also"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ UNKNOWN = r"is no file of a checkpoint; move it out of the folder, or say that i
         ("sub/config.json", text("{}"), UNKNOWN),
         ("requirements.txt", text("evil"), UNKNOWN),
         *((name, text("a"), "is hidden") for name in (".env", ".netrc", "sub/.env", ".gitignore")),
-        ("adapter_config.json", text("{}"), "has transformers load the model that it names"),
-        ("Adapter_Config.JSON", text("{}"), "has transformers load the model that it names"),
+        ("adapter_config.json", text("{}"), "makes transformers load another model"),
+        ("Adapter_Config.JSON", text("{}"), "makes transformers load another model"),
         ("figure.png", pickled_weights, "is not the picture that its name says"),
         ("figure.png", picture_and_zip, "is not the picture that its name says"),
         ("figure.png", lambda path: path.write_bytes(b"GIF8\0"), "is not the picture that its name says"),
@@ -158,8 +158,8 @@ UNKNOWN = r"is no file of a checkpoint; move it out of the folder, or say that i
         ("LICENSE", lambda path: path.write_bytes(b"\0"), "is neither text nor a picture"),
         ("NOTICE.txt", lambda path: path.write_bytes("aü".encode()[:2]), "is neither text nor a picture"),
         ("tokenizer.json", text("{"), "is damaged"),
-        ("tokenizer.json", text("[" * 10**5), f"has more than {DEEPEST} levels"),
-        ("tokenizer.json", text("[" * 101 + "]" * 101), f"has more than {DEEPEST} levels"),
+        ("tokenizer.json", text("[" * 10**5), f"has more than {MAX_LEVELS} levels"),
+        ("tokenizer.json", text("[" * 101 + "]" * 101), f"has more than {MAX_LEVELS} levels"),
         ("tokenizer.json", text('{"a": {"b": 1, "b": 2}}'), "is damaged: 'b' stands there tw"),
         ("tokenizer.json", text("9" * 5000), "is damaged"),
         ("heads.PY", text("a"), UNKNOWN),
@@ -245,16 +245,16 @@ OTHER = "takes code from another repository"
         ({"auto_map": {"AutoModel": "../outside.Model"}}, r"auto_map names '\.\./outside\.Model', but there is no"),
         (
             {"auto_map": {"AutoModel": "skeleton_heads.torch"}},
-            r"auto_map names 'skeleton_heads\.torch', which is no class",
+            r"auto_map names 'skeleton_heads\.torch', which is not a class",
         ),
         (
             {"auto_map": {"AutoTokenizer": ["skeleton_heads.Path", None]}},
-            r"auto_map names 'skeleton_heads\.Path', which is no class",
+            r"auto_map names 'skeleton_heads\.Path', which is not a class",
         ),
-        ({"configuration_files": ["config.9.json"]}, "configuration_files has another file read"),
-        ({"fast_tokenizer_files": ["tokenizer.9.json"]}, "fast_tokenizer_files has another file read"),
-        ({"transformers_weights": "adapter_model.bin"}, "transformers_weights has another file read"),
-        ({"vocab_file": "/etc/passwd"}, "vocab_file has another file read, '/etc/passwd'"),
+        ({"configuration_files": ["config.9.json"]}, "configuration_files makes transformers read another file"),
+        ({"fast_tokenizer_files": ["tokenizer.9.json"]}, "fast_tokenizer_files makes transformers read another file"),
+        ({"transformers_weights": "adapter_model.bin"}, "transformers_weights makes transformers read another file"),
+        ({"vocab_file": "/etc/passwd"}, "vocab_file makes transformers read another file, '/etc/passwd'"),
     ],
 )
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_shards_are_safetensors_in_the_folder(checkpoint, shard, form):
     write("model.safetensors")
     hf_effattn.audit_checkpoint(checkpoint)
     write(shard)
-    with pytest.raises(ValueError, match=f"index.json: takes weights from '{shard}', which is no safetensors file"):
+    with pytest.raises(ValueError, match=f"index.json: takes weights from '{shard}', which is not a safetensors file"):
         hf_effattn.audit_checkpoint(checkpoint)
 
 
@@ -315,7 +315,7 @@ def test_there_must_be_weights(checkpoint):
 
 def test_a_folder_without_a_config_is_no_checkpoint(checkpoint):
     (checkpoint / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"is no checkpoint: it has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a checkpoint: it has no config\.json"):
         hf_effattn.audit_checkpoint(checkpoint)
     shutil.rmtree(checkpoint)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
@@ -343,5 +343,5 @@ def test_a_large_file_costs_no_memory(checkpoint, tmp_path, name):
 
 def test_a_json_file_that_no_model_has_is_not_read(checkpoint, monkeypatch):
     monkeypatch.setattr(checkpoint_files, "LARGEST_JSON", 20)
-    with pytest.raises(ValueError, match=r"config\.json: is larger than .* which no JSON of a model is"):
+    with pytest.raises(ValueError, match=r"config\.json: is larger than .* too large for a JSON file of a model"):
         hf_effattn.audit_checkpoint(checkpoint)

@@ -16,7 +16,7 @@ import transformers
 from safetensors import SafetensorError
 
 import hf_effattn
-from hf_effattn.hub import drafts, export
+from hf_effattn.hub import export, staging
 from tests.hub.making import export_tiny
 from tests.models.variants import FAMILIES, over_families, over_heads, padded, random_ids, tiny_model
 
@@ -25,6 +25,7 @@ IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
 INPUTS = {"input_ids": IDS, "attention_mask": MASK}
 
 
+@pytest.mark.compat
 @over_heads("AutoModelForMaskedLM", "AutoModelForCausalLM")
 def test_save_and_load_are_exact_and_every_auto_class_loads(family, auto_class, tmp_path):
     model = export_tiny(family, auto_class, tmp_path / "model")
@@ -60,7 +61,7 @@ def test_verify_notices_what_is_wrong(family, tmp_path):
     model = export_tiny(family, auto_class, tmp_path / "model")
     with pytest.raises(ValueError, match=r"the logits of .* differ by"):
         hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits + 1e-3)
-    (tmp_path / "model" / "ops_linear.py").unlink()
+    (tmp_path / "model" / "base_operators.py").unlink()
     with pytest.raises(RuntimeError, match="does not load through AutoModelForSequenceClassification"):
         hf_effattn.verify_checkpoint(tmp_path / "model", auto_class, INPUTS, model(**INPUTS).logits)
 
@@ -91,6 +92,7 @@ model.save_pretrained(sys.argv[2])
 """
 
 
+@pytest.mark.compat
 @over_families
 def test_a_remotely_loaded_model_saves_a_checkpoint_of_its_own(family, tmp_path):
     model = export_tiny(family, "AutoModelForMaskedLM", tmp_path / "first")
@@ -182,7 +184,7 @@ def test_a_failed_export_leaves_the_earlier_checkpoint(family, tmp_path, monkeyp
 def test_what_a_killed_export_has_left_is_removed_by_the_next_one(tmp_path):
     code = """
 import os, signal, sys, hf_effattn
-from hf_effattn.hub import drafts, export
+from hf_effattn.hub import export, staging
 
 export.fsync_tree = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
 config = hf_effattn.SimpleTronConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
@@ -195,19 +197,19 @@ hf_effattn.export_checkpoint(hf_effattn.SimpleTronModel(config), None, sys.argv[
     others = [f".other{left.name.removeprefix('.model')}", ".model-backup01", ".model-old-abcdefgh"]
     for name in others:
         (tmp_path / name).mkdir()
-    (tmp_path / f".model-aaaaaaaa{drafts.LOCKED}").symlink_to(tmp_path / ".model-backup01")
-    with drafts.draft_of(tmp_path / "model") as written:
+    (tmp_path / f".model-aaaaaaaa{staging.LOCKED}").symlink_to(tmp_path / ".model-backup01")
+    with staging.staging_folder(tmp_path / "model") as written:
         export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
         assert not left.exists() and written.is_dir(), "another export is at work on that one"
-    kept = {*others, f".model-aaaaaaaa{drafts.LOCKED}", "model"}
+    kept = {*others, f".model-aaaaaaaa{staging.LOCKED}", "model"}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_where_folders_cannot_be_locked_exports_are_written_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "fcntl", None)
-    with drafts.draft_of(tmp_path / "model") as written:
+    monkeypatch.setattr(staging, "fcntl", None)
+    with staging.staging_folder(tmp_path / "model") as written:
         export_tiny(FAMILIES[0], "AutoModel", tmp_path / "model")
-        assert written.is_dir() and not written.name.endswith(drafts.LOCKED)
+        assert written.is_dir() and not written.name.endswith(staging.LOCKED)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

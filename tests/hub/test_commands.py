@@ -167,8 +167,8 @@ def test_verify_runs_no_code_of_others(tmp_path, name):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import os\nos._exit(0)\n", "ends the clean process before there are logits"),
-        ("open('outputs.safetensors', 'w').write('{')\nimport os\nos._exit(0)\n", "leaves no whole logits"),
+        ("import os\nos._exit(0)\n", "ends the clean process before it writes logits"),
+        ("open('outputs.safetensors', 'w').write('{')\nimport os\nos._exit(0)\n", "writes damaged logits"),
         ("raise OSError('\x1b[2J')\n", r"(.|\n)*OSError: \\x1b\[2J"),
     ],
 )
@@ -205,7 +205,10 @@ def test_what_runs_is_what_was_read(tmp_path, monkeypatch):
 def test_verify_takes_the_shipped_checkpoint_which_has_no_code():
     done = run("verify", Path(__file__).parents[2] / "model_cards/simpletron-reviews")
     assert done.exit_code == 0, done.output
-    assert f"there is no code: it loads where hf_effattn {version('hf_effattn')} is installed" in done.stdout
+    assert (
+        f"the checkpoint has no code: it loads only where hf_effattn {version('hf_effattn')} is installed"
+        in done.stdout
+    )
     assert "AutoModelForSequenceClassification: largest difference of the logits" in done.stdout
 
 
@@ -221,7 +224,7 @@ def change_config(folder, **fields):
         ({"architectures": None}, r"has architectures=\[\]; it must name some of \['SimpleTronModel'"),
         ({"architectures": ["LunaModel"]}, r"has architectures=\['LunaModel'\]"),
         ({"architectures": ["SimpleTronForMaskedLM"]}, r"are not those of SimpleTronForMaskedLM: .*'head\."),
-        ({"vocab_size": 10**9}, "comes to [0-9,]* numbers, and its weights are [0-9,]*"),
+        ({"vocab_size": 10**9}, "describes [0-9,]* numbers, but the weights have [0-9,]*"),
         (
             {"num_hidden_layers": 10**9},
             r"config\.json has num_hidden_layers=1000000000, but there are only \d+ weights",
@@ -269,10 +272,10 @@ def test_what_is_loaded_is_safe_and_whole(tmp_path):
         (["verify", "file"], "there is no folder file"),
         (["card", "nowhere", "--results", "nothing"], "there is no folder nowhere"),
         (["push", "nowhere", "me/mine"], "there is no folder nowhere"),
-        (["verify", "empty"], "empty is no checkpoint: it has no config.json"),
+        (["verify", "empty"], "empty is not a checkpoint: it has no config.json"),
         (["verify", "deep"], "config.json: has more than 100 levels"),
         (["export", "deep", "out"], "config.json has more than 100 levels"),
-        (["export", "list", "out"], "config.json is no config: it holds no fields"),
+        (["export", "list", "out"], "config.json is not a config: it is not a JSON object"),
     ],
 )
 def test_what_is_not_there_or_no_checkpoint_is_a_sentence(tmp_path, monkeypatch, arguments, message):
@@ -324,5 +327,5 @@ def test_sources_that_are_refused(tmp_path):
     (tmp_path / "model/config.json").unlink()
     done = run("export", tmp_path / "model", tmp_path / "out")
     assert done.exit_code == 1
-    assert "is no checkpoint: it has no config.json" in done.stderr
+    assert "is not a checkpoint: it has no config.json" in done.stderr
     assert not (tmp_path / "out").exists()

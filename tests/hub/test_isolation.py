@@ -127,6 +127,6 @@ def test_without_a_sandbox_a_warning_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
     audit = Audit(files={}, code={"skeleton_heads.py": "0"}, weights=(), foreign=("skeleton_heads.py",))
     assert verify._sandbox(tmp_path, audit, tmp_path) == ()
-    assert f"the code of others in {tmp_path} runs with all your rights, your files and the network" in caplog.text
+    assert f"the foreign code in {tmp_path} runs with all your rights, and can reach your files" in caplog.text
     caplog.clear()
     assert verify._sandbox(tmp_path, Audit({}, {"skeleton_heads.py": "0"}, (), ()), tmp_path) == () and not caplog.text

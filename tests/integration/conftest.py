@@ -1,16 +1,12 @@
 """A small arena for the tests of the real one: its plan, and made-up results."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-
-sys.path.append(str(Path(__file__).parents[2] / "training_scripts"))
-
-from arena.plan import read_plan
-from arena.results import store_error, store_outcome
+from training_scripts.arena.plan import read_plan
+from training_scripts.arena.results import save_error, save_outcome
 
 
 SCRIPTS = Path(__file__).parents[2] / "training_scripts"
@@ -52,7 +48,7 @@ VARIANTS = {
 
 
 def outcome(accuracy, steps=6):
-    """What `store_outcome` takes of a run."""
+    """What `save_outcome` takes of a run."""
     log = [{"step": step, "eval_accuracy": accuracy * step / steps, "eval_loss": 1.0} for step in (2, 4, 6)]
     log += [{"step": step, "diagnostics/layer_0/memory_cosine": 0.1 * step} for step in (2, 4, 6)]
     return {
@@ -111,7 +107,7 @@ def filled(plan_file, results):
     plan = read_plan(plan_file)
     for run in plan.runs():
         if run.variant.name in SCORES:
-            store_outcome(run, outcome(SCORES[run.variant.name][run.seed]), results)
+            save_outcome(run, outcome(SCORES[run.variant.name][run.seed]), results)
         else:
-            store_error(run, "ValueError: too long", results)
+            save_error(run, "ValueError: too long", results)
     return plan

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from hf_effattn.files import write_json
-from hf_effattn.training.run import whole_model
+from hf_effattn.training.export_run import whole_model
 from tests.models.variants import FAMILIES, random_ids, tiny_model
 
 

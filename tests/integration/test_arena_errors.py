@@ -1,14 +1,8 @@
 """Which exceptions that end a run of the arena are findings about a model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-
-sys.path.append(str(Path(__file__).parents[2] / "training_scripts"))
-
-from arena import run as arena
+from training_scripts.arena import run as arena
 
 
 def test_whose_exception_it_was_is_read_from_the_last_traceback():

@@ -5,29 +5,24 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from hf_effattn.files import read_json
+from training_scripts.benchmark import operators, suite
+from training_scripts.benchmark.candidate import Candidate, Prepared
+from training_scripts.benchmark.model_entries import ENTRIES, ModelEntry
+from training_scripts.benchmark.models import TRAINING_STEP, run_models
+from training_scripts.benchmark.operators import Scenario, measure_scenario
+from training_scripts.benchmark.ours import COMPUTES, linear_candidate, softmax_candidate
+from training_scripts.benchmark.problem import ELU, MODES, TRAINING, Problem
+from training_scripts.benchmark.ratios import above_floor
+from training_scripts.benchmark.settings import GROUPS, Settings, quick_settings
+from training_scripts.benchmark.targets import Target
+from training_scripts.measuring.ratios import ratio
 
 
-sys.path.append(str(Path(__file__).parents[2] / "training_scripts"))
-
-from benchmark import operators, suite
-from benchmark.candidate import Candidate, Prepared
-from benchmark.model_zoo import ZOO, ModelEntry
-from benchmark.models import TRAINING_STEP, run_models
-from benchmark.operators import Scenario, measure_scenario
-from benchmark.ours import COMPUTES, linear_candidate, softmax_candidate
-from benchmark.problem import ELU, MODES, TRAINING, Problem
-from benchmark.ratios import above_floor, ratio
-from benchmark.settings import GROUPS, Settings, quick_settings
-from benchmark.targets import Target
-
-
-SCRIPTS = Path(__file__).parents[2] / "training_scripts"
 QUICK = quick_settings()
 
 
@@ -42,7 +37,16 @@ def one_thread():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
-    command = [sys.executable, SCRIPTS / "benchmark/run.py", "--quick", "--threads", "1", "--output-dir", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "training_scripts.benchmark.run",
+        "--quick",
+        "--threads",
+        "1",
+        "--output-dir",
+        folder,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -89,7 +93,7 @@ def test_every_time_has_its_check_and_everything_else_its_error(results):
 @pytest.mark.slow
 def test_models_are_timed_with_their_checks(results):
     entries = {entry["name"]: entry for entry in results["models"]["entries"]}
-    assert list(entries) == [model.name for model in ZOO]
+    assert list(entries) == [model.name for model in ENTRIES]
     for entry in entries.values():
         assert entry["error"] or (entry["check"]["passed"] and TRAINING_STEP in entry["seconds"])
         if entry["origin"] == "ours":
@@ -99,7 +103,7 @@ def test_models_are_timed_with_their_checks(results):
 @pytest.mark.slow
 def test_report_is_regenerated_to_the_byte(folder, tmp_path):
     shutil.copy(folder / "benchmark.json", tmp_path)
-    subprocess.run([sys.executable, SCRIPTS / "benchmark/report.py", "--output-dir", tmp_path], check=True)
+    subprocess.run([sys.executable, "-m", "training_scripts.benchmark.report", "--output-dir", tmp_path], check=True)
     names = {path.name for path in folder.iterdir()}
     assert {"benchmark.json", "benchmark.md", "benchmark-time.svg", "benchmark-memory.svg"} == names
     for name in names:
@@ -166,12 +170,12 @@ def test_failing_models_are_listed_and_those_without_a_finite_loss_are_refused()
         raise ValueError("no such size")
 
     def broken(size):
-        model = ZOO[0].build(size)
+        model = ENTRIES[0].build(size)
         torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
         return model
 
-    zoo = (ZOO[0], ModelEntry("failing", "", failing, "peer"), ModelEntry("broken", "", broken, "peer"))
-    good, bad, nan = run_models(QUICK, zoo)["entries"]
+    models = (ENTRIES[0], ModelEntry("failing", "", failing, "peer"), ModelEntry("broken", "", broken, "peer"))
+    good, bad, nan = run_models(QUICK, models)["entries"]
     assert good["seconds"] and good["error"] is None
     assert bad["error"] == "ValueError: no such size" and not bad["seconds"]
     assert nan["error"] == "refused: the loss is nan" and not nan["seconds"]
@@ -222,7 +226,7 @@ def test_every_scenario_has_the_baseline_first():
 
 def test_the_gpu_script_checks_what_it_times_and_records_what_fails(tmp_path):
     """In Triton's interpreter, where it times nothing; a library that is not there fails, and the rest goes on."""
-    command = [sys.executable, SCRIPTS / "benchmark/gpu.py", "--small", "--output", tmp_path]
+    command = [sys.executable, "-m", "training_scripts.benchmark.gpu", "--small", "--output", tmp_path]
     command += ["--parts", "check,peers,causal,decoding", "--limit", "300"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -235,6 +239,6 @@ def test_the_gpu_script_checks_what_it_times_and_records_what_fails(tmp_path):
 
 
 def test_the_gpu_script_names_parts_that_there_are():
-    command = [sys.executable, SCRIPTS / "benchmark/gpu.py", "--parts", "check,speed"]
+    command = [sys.executable, "-m", "training_scripts.benchmark.gpu", "--parts", "check,speed"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2 and "there are no parts ['speed'], but ['check', 'causal'" in run.stderr

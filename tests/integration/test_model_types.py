@@ -6,11 +6,13 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification
 
 import hf_effattn
+from hf_effattn.data.collate import PAIR
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.lra import LraTask, get_task
-from hf_effattn.lra.collate import PAIR, PIXEL_VOCABULARY
-from hf_effattn.lra.task import TASKS, tokenize
+from hf_effattn.lra.collate import PIXEL_VOCABULARY
+from hf_effattn.lra.task import TASKS
 from hf_effattn.training.lra import LraArguments, prepare
-from hf_effattn.training.model_zoo import BEHIND_PADDING, Size, check_length, is_ours, matched_config
+from hf_effattn.training.matched_configs import BEHIND_PADDING, Size, check_length, is_ours, matched_config
 
 
 SIZE = Size(length=32, vocabulary=50, hidden=16, layers=2, heads=2, intermediate=24)

@@ -7,15 +7,17 @@ from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, TrainingArguments
 
 import hf_effattn
+from hf_effattn.data.tokenize import tokenize
 from hf_effattn.files import read_json
 from hf_effattn.hub.export import weight_checksums
-from hf_effattn.lra.task import TASKS, tokenize
+from hf_effattn.lra.task import TASKS
 from hf_effattn.training import checkpoints
-from hf_effattn.training.checkpoints import ASKED, checkpoint_to_resume, sole_run
+from hf_effattn.training.checkpoints import ARGUMENTS, checkpoint_to_resume, exclusive_output_dir
 from hf_effattn.training.checks import choose_weights_by
 from hf_effattn.training.language import chunk_texts, cut_lines, language_scores, token_losses
 from hf_effattn.training.lra import LraArguments
-from hf_effattn.training.measure import PairTrainer
+from hf_effattn.training.results import ResolvedSetup
+from hf_effattn.training.trainer import PairTrainer
 from tests.integration.toy_loop import TOY
 from tests.integration.user_runs import command_line, labelled_rows, script, write_config, write_csv, write_text
 from tests.models.variants import FAMILIES
@@ -105,11 +107,11 @@ def stopped(train, monkeypatch):
     """A function that runs ``run_clm.py`` until its results would be written; its last checkpoint but one is left."""
 
     def run(**options):
-        def stop(*arguments):
+        def stop(*arguments, **measured):
             raise Stopped
 
         with monkeypatch.context() as patch, pytest.raises(Stopped):
-            patch.setattr("hf_effattn.training.run.collect_results", stop)
+            patch.setattr("hf_effattn.training.train.run_results", stop)
             train("run_clm", **options)
 
     return run
@@ -125,12 +127,12 @@ def test_a_run_of_other_files_is_not_continued(train, stopped, tmp_path, monkeyp
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
         train("run_clm", resume=True)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
-    asked = read_json(tmp_path / "run" / ASKED)
+    asked = read_json(tmp_path / "run" / ARGUMENTS)
     assert asked["made"]["processes"] == 1
     write_text(tmp_path / "train.txt", 70)
     with pytest.raises(FileExistsError, match=r"holds another run, with data\.train\.rows=60, not 70"):
         train("run_clm", resume=True)
-    assert read_json(tmp_path / "run" / ASKED) == asked
+    assert read_json(tmp_path / "run" / ARGUMENTS) == asked
     write_text(tmp_path / "train.txt", 60)
     assert train("run_clm", resume=True)["steps"] == 8
 
@@ -140,12 +142,12 @@ def two_runs(tmp_path):
     """The arguments of two runs in one folder, and what is made of both."""
     training = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
     lra = [LraArguments(task=task, model_config="unread", resume=True) for task in ("toy", "listops")]
-    return training, lra, {"processes": 1}
+    return training, lra, ResolvedSetup(model_config={}, data={}, processes=1, mixed_precision="no")
 
 
 def test_a_folder_without_a_whole_checkpoint_has_its_owner_too(two_runs):
     training, (first, second), made = two_runs
-    with sole_run(first, training, made):
+    with exclusive_output_dir(first, training, made):
         pass
     assert checkpoint_to_resume(first, training) is None
     with pytest.raises(
@@ -158,14 +160,14 @@ def test_a_run_that_came_between_is_not_overwritten(two_runs, monkeypatch):
     training, (run, _), made = two_runs
     run.resume = False
     assert checkpoint_to_resume(run, training) is None
-    with sole_run(run, training, made):
+    with exclusive_output_dir(run, training, made):
         pass
-    with pytest.raises(FileExistsError, match="holds an earlier run"), sole_run(run, training, made):
+    with pytest.raises(FileExistsError, match="holds an earlier run"), exclusive_output_dir(run, training, made):
         raise AssertionError
     run.resume = True
     monkeypatch.setattr(checkpoints, "last_complete_checkpoint", lambda folder: folder / "checkpoint-4")
     since = pytest.raises(FileExistsError, match=r"another run has written to .* since this one began")
-    with since, sole_run(run, training, made):
+    with since, exclusive_output_dir(run, training, made):
         raise AssertionError
 
 
@@ -193,6 +195,12 @@ def test_the_precision_of_a_launcher_is_used_and_told(train, name, tmp_path, mon
 def test_the_loop_refuses_another_choice_of_weights(train, options, message):
     with pytest.raises(ValueError, match=message):
         train("run_lra_no_trainer", **options)
+
+
+@pytest.mark.parametrize("name", ["run_lra", "run_lra_no_trainer", "run_clm"])
+def test_a_checkpoint_to_go_on_from_is_not_chosen_by_hand(train, name):
+    with pytest.raises(ValueError, match=r"finds the checkpoint itself: pass --resume true, not --resume_from_"):
+        train(name, resume_from_checkpoint="checkpoint-4")
 
 
 def test_both_texts_of_a_pair_are_counted(tmp_path):

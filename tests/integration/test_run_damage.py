@@ -21,9 +21,9 @@ from hf_effattn.hub.export import export_checkpoint
 from hf_effattn.lra.task import TASKS
 from hf_effattn.training import trainer as trainers
 from hf_effattn.training.checkpoint_files import CHECKSUMS, best_weights, checkpoint_of, damage, seal
-from hf_effattn.training.checkpoints import ASKED, checkpoint_to_resume, last_complete_checkpoint
+from hf_effattn.training.checkpoints import ARGUMENTS, checkpoint_to_resume, last_complete_checkpoint
 from hf_effattn.training.checks import check_weights_are_kept
-from hf_effattn.training.run import store
+from hf_effattn.training.export_run import export_run
 from tests.integration.toy_loop import TOY
 from tests.integration.user_runs import command_line, script, weights, write_config, write_text
 from tests.models.variants import FAMILIES
@@ -203,7 +203,7 @@ def test_a_run_goes_on_where_it_was_moved_and_its_weights_are_the_best_ones(copy
 
     monkeypatch.setattr(trainers.CheckedTrainer, "_init_training_state", watched)
     # A process that was killed as it exported, or wrote a file, left these.
-    left = [folder / name for name in (".model-abc", ".model-old-abc", f".{ASKED}-abc", ".results.json-abc")]
+    left = [folder / name for name in (".model-abc", ".model-old-abc", f".{ARGUMENTS}-abc", ".results.json-abc")]
     for path in left[:2]:
         (path / "model").mkdir(parents=True)
     for path in left[2:]:
@@ -225,7 +225,7 @@ def test_a_run_goes_on_where_it_was_moved_and_its_weights_are_the_best_ones(copy
 @pytest.mark.parametrize("results", [b"", b"{", b"null", b"{}", b"\xff", DEEP])
 def test_results_that_are_cut_do_not_count_as_finished(copy, results):
     folder, _ = copy
-    (folder / ASKED).unlink()
+    (folder / ARGUMENTS).unlink()
     (folder / "results.json").write_bytes(results)
     with pytest.raises(FileExistsError, match=r"has checkpoints but no arguments\.json"):
         resumed(folder)
@@ -238,9 +238,9 @@ def test_results_that_are_cut_do_not_count_as_finished(copy, results):
 @pytest.mark.parametrize("asked", [b"", b"{", b"null", b'{"arguments": []}', b"\xff", DEEP])
 def test_damaged_arguments_are_named_with_what_can_be_done(copy, asked):
     folder, finish = copy
-    (folder / ASKED).write_bytes(asked)
+    (folder / ARGUMENTS).write_bytes(asked)
     with pytest.raises(
-        FileExistsError, match=r"arguments\.json is damaged, so of what run are the checkpoints\? Put it"
+        FileExistsError, match=r"arguments\.json is damaged, so it is unknown which run made the checkpoints: put it"
     ):
         finish()
 
@@ -437,7 +437,7 @@ def test_a_full_disk_leaves_no_half_of_an_export(tmp_path):
     with pytest.raises(OSError, match=r"model cannot be written .*: make room, or choose another folder"), full_disk():
         export_checkpoint(model, None, tmp_path / "model")
     with pytest.raises(OSError, match=r"model cannot be written .*: make room"), full_disk():
-        store(model, None, tmp_path, {})
+        export_run(model, None, tmp_path, {})
     assert list(tmp_path.iterdir()) == []
 
 

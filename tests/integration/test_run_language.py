@@ -20,6 +20,7 @@ from transformers import (
 )
 
 import hf_effattn
+from hf_effattn.families import find
 from hf_effattn.files import read_json
 from hf_effattn.training.checkpoint_files import CHECKSUMS, damage
 from hf_effattn.training.checkpoints import last_complete_checkpoint
@@ -214,7 +215,7 @@ def test_tokenizers_that_do_not_serve_are_refused(toy_run, tmp_path, special, op
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(toy_run, name, options, message):
-    family = next(f for f in FAMILIES if f.model_type == options.get("family", "simpletron"))
+    family = find(options.get("family", "simpletron"))
     with pytest.raises(ValueError, match=message):
         toy_run(name, "run", **options | {"family": family})
 

@@ -1,6 +1,5 @@
 """The training script: end to end, resumed to the bit, and refusing what would lose or confuse results."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -23,28 +22,22 @@ from transformers import (
 from transformers.optimization import get_inverse_sqrt_schedule
 
 import hf_effattn
+from hf_effattn.families import find
 from hf_effattn.files import read_json
 from hf_effattn.lra import LraTask, get_task
 from hf_effattn.lra.image import pictures
 from hf_effattn.lra.task import TASKS
 from hf_effattn.training.checkpoint_files import damage
-from hf_effattn.training.checkpoints import ASKED, LOCK, last_complete_checkpoint
+from hf_effattn.training.checkpoints import ARGUMENTS, LOCK, last_complete_checkpoint
 from hf_effattn.training.lra import LraArguments, build_model, model_config
 from hf_effattn.training.measure import ThroughputCallback
 from hf_effattn.training.recipes import parse_recipe
 from tests.models.variants import FAMILIES, over_families, random_ids, tiny_config
 from tests.numerics import assert_close
+from training_scripts import run_lra
 
 
-SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra.py"
-
-
-@pytest.fixture(scope="module")
-def run_lra():
-    spec = importlib.util.spec_from_file_location("run_lra", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).parents[2]
 
 
 def toy_splits(source):
@@ -55,7 +48,7 @@ def toy_splits(source):
 
 
 @pytest.fixture
-def toy_run(run_lra, monkeypatch, tmp_path):
+def toy_run(monkeypatch, tmp_path):
     """A function that runs the script on the toy task, with further arguments."""
     task = LraTask(
         name="toy", labels=("a", "b"), sources=("made",), load=toy_splits, tokenizer=hf_effattn.byte_tokenizer
@@ -131,7 +124,7 @@ def test_a_model_of_transformers_runs_under_the_same_recipe(toy_run):
 
 
 def test_measures_are_logged_on_request(toy_run):
-    results = toy_run("run", next(f for f in FAMILIES if f.model_type == "luna"), diagnose=True)
+    results = toy_run("run", find("luna"), diagnose=True)
     measured = [entry for entry in results["log"] if "diagnostics/layer_0/memory_cosine" in entry]
     assert [entry["step"] for entry in measured] == [2, 4, 6, 8], "after every evaluation but that of the test split"
 
@@ -226,14 +219,14 @@ class KillAfter(TrainerCallback):
             raise Killed
 
 
-def killed_run(toy_run, run_lra, monkeypatch, folder, step, **options):
+def killed_run(toy_run, monkeypatch, folder, step, **options):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         build = run_lra.build_trainer
 
         def build_and_arm(*arguments):
-            trainer, *others = build(*arguments)
+            trainer = build(*arguments)
             trainer.add_callback(KillAfter(step))
-            return trainer, *others
+            return trainer
 
         patch.setattr(run_lra, "build_trainer", build_and_arm)
         toy_run(folder, **options)
@@ -249,9 +242,9 @@ def assert_same_weights(first, second):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_resumed_run_is_bit_identical(toy_run, run_lra, monkeypatch, tmp_path):
+def test_resumed_run_is_bit_identical(toy_run, monkeypatch, tmp_path):
     whole = toy_run("whole")
-    killed_run(toy_run, run_lra, monkeypatch, "killed", step=5)
+    killed_run(toy_run, monkeypatch, "killed", step=5)
     resumed = toy_run("killed", resume=True)
     assert_same_weights(tmp_path / "whole/checkpoint-8", tmp_path / "killed/checkpoint-8")
     assert_same_weights(tmp_path / "whole/model", tmp_path / "killed/model")
@@ -261,8 +254,8 @@ def test_resumed_run_is_bit_identical(toy_run, run_lra, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"])
 @pytest.mark.parametrize("how", ["cut short", "missing"])
-def test_a_half_written_checkpoint_is_passed_over(toy_run, run_lra, monkeypatch, tmp_path, file, how):
-    killed_run(toy_run, run_lra, monkeypatch, "run", step=5)
+def test_a_half_written_checkpoint_is_passed_over(toy_run, monkeypatch, tmp_path, file, how):
+    killed_run(toy_run, monkeypatch, "run", step=5)
     latest = tmp_path / "run/checkpoint-4"
     assert last_complete_checkpoint(tmp_path / "run") == latest
     path = latest / file
@@ -287,15 +280,17 @@ def test_a_half_written_checkpoint_is_passed_over(toy_run, run_lra, monkeypatch,
         ({"test_rows": 8}, "test_rows=None, not 8"),
     ],
 )
-def test_another_run_is_not_continued(toy_run, run_lra, monkeypatch, tmp_path, options, told):
-    killed_run(toy_run, run_lra, monkeypatch, "run", step=5)
+def test_another_run_is_not_continued(toy_run, monkeypatch, tmp_path, options, told):
+    killed_run(toy_run, monkeypatch, "run", step=5)
     with pytest.raises(FileExistsError, match=f"holds another run, with {told}: restore that, or give another folder"):
         toy_run("run", resume=True, **options)
-    asked = (tmp_path / "run" / ASKED).read_text()
-    (tmp_path / "run" / ASKED).unlink()
-    with pytest.raises(FileExistsError, match=rf"has checkpoints but no {ASKED}, so of what run\?"):
+    asked = (tmp_path / "run" / ARGUMENTS).read_text()
+    (tmp_path / "run" / ARGUMENTS).unlink()
+    with pytest.raises(
+        FileExistsError, match=rf"has checkpoints but no {ARGUMENTS}, so it is unknown which run made them"
+    ):
         toy_run("run", resume=True)
-    (tmp_path / "run" / ASKED).write_text(asked)
+    (tmp_path / "run" / ARGUMENTS).write_text(asked)
     assert toy_run("run", resume=True, logging_steps=1)["steps"] == 8, "what makes no difference may change"
 
 
@@ -342,7 +337,7 @@ def test_seeds_count(toy_run, tmp_path):
     assert not torch.equal(first["classifier.logits.weight"], other["classifier.logits.weight"])
 
 
-def test_fine_tuning_starts_from_a_checkpoint(toy_run, run_lra, tmp_path):
+def test_fine_tuning_starts_from_a_checkpoint(toy_run, tmp_path):
     toy_run("first", steps=2)
     shutil.copytree(tmp_path / "first/model", tmp_path / "start")
     arguments = ["--task=toy", f"--model_name_or_path={tmp_path}/start", "--max_length=10", "--max_steps=1"]
@@ -356,7 +351,7 @@ def test_tensorboard_is_an_option(toy_run, tmp_path, monkeypatch):
     assert list((tmp_path / "logs").rglob("events.out.*"))
 
 
-def test_a_config_of_another_task_is_refused(toy_run, run_lra, tmp_path):
+def test_a_config_of_another_task_is_refused(toy_run, tmp_path):
     with pytest.raises(ValueError, match=r"task 'toy' has 260 tokens, and the model vocab_size=259"):
         toy_run("run", fields={"vocab_size": 259})
     config = tmp_path / "ten.json"
@@ -370,19 +365,19 @@ def test_too_long_inputs_are_refused_before_any_data_is_read(toy_run):
         toy_run("run", max_length=100)
 
 
-def recipe_parser(run_lra):
+def recipe_parser():
     return HfArgumentParser((LraArguments, TrainingArguments))
 
 
-def test_recipes_fill_in_and_the_command_line_wins(run_lra, tmp_path):
+def test_recipes_fill_in_and_the_command_line_wins(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model_config: c.json\noutput_dir: out\nlearning_rate: 1e-4\nmax_steps: 7\nseed: 3\n")
-    lra, training = parse_recipe(recipe_parser(run_lra), [f"--recipe={recipe}", "--seed", "5"])
+    lra, training = parse_recipe(recipe_parser(), [f"--recipe={recipe}", "--seed", "5"])
     assert (lra.model_config, training.output_dir) == ("c.json", "out")
     assert (training.learning_rate, training.max_steps, training.seed) == (1e-4, 7, 5)
     as_json = tmp_path / "recipe.json"
     as_json.write_text('{"model_config": "c.json", "max_steps": 8}')
-    _, training = parse_recipe(recipe_parser(run_lra), ["--recipe", str(as_json)])
+    _, training = parse_recipe(recipe_parser(), ["--recipe", str(as_json)])
     assert training.max_steps == 8
 
 
@@ -395,31 +390,31 @@ def test_recipes_fill_in_and_the_command_line_wins(run_lra, tmp_path):
         ("r.yaml", "model_config: c\nmodel_name_or_path: d", "give exactly one of --model_config"),
     ],
 )
-def test_bad_recipes_are_refused(run_lra, tmp_path, name, content, message):
+def test_bad_recipes_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        parse_recipe(recipe_parser(run_lra), ["--recipe", str(tmp_path / name)])
+        parse_recipe(recipe_parser(), ["--recipe", str(tmp_path / name)])
 
 
-RECIPES = SCRIPT.parent / "recipes"
+RECIPES = ROOT / "training_scripts" / "recipes"
 
 
 @pytest.mark.parametrize("recipe", [RECIPES / "quickstart.yaml", *sorted(RECIPES.glob("full/*.yaml"))], ids=str)
-def test_every_recipe_has_models(run_lra, recipe):
+def test_every_recipe_has_models(recipe):
     name = recipe.stem if recipe.parent.name == "full" else "quickstart"
-    configs = sorted(SCRIPT.parents[1].glob(f"modeling_configs/*-{name}.json"))
+    configs = sorted(ROOT.glob(f"modeling_configs/*-{name}.json"))
     assert len(configs) == len(FAMILIES)
     for config in configs:
-        lra, training = parse_recipe(recipe_parser(run_lra), [f"--recipe={recipe}", f"--model_config={config}"])
+        lra, training = parse_recipe(recipe_parser(), [f"--recipe={recipe}", f"--model_config={config}"])
         assert training.per_device_train_batch_size * training.gradient_accumulation_steps in (32, 64, 128)
         task = get_task(lra.task)
         build_model(lra, task, model_config(lra, task))
 
 
-def test_training_stops_when_it_gets_no_better(toy_run, run_lra, monkeypatch):
+def test_training_stops_when_it_gets_no_better(toy_run, monkeypatch):
     still = {"steps": 40, "learning_rate": 0, "patience": 3}
     assert toy_run("run", **still)["steps"] == 8, "the first evaluation, and three that are no better"
-    killed_run(toy_run, run_lra, monkeypatch, "killed", step=7, **still)
+    killed_run(toy_run, monkeypatch, "killed", step=7, **still)
     assert toy_run("killed", resume=True, **still)["steps"] == 8, "a run that goes on has not forgotten them"
 
 

@@ -6,7 +6,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_effattn.lra import get_task
 from hf_effattn.training.lra import LraArguments
 from hf_effattn.training.recipes import parse_recipe, read_recipe
-from hf_effattn.training.run import RunArguments
+from hf_effattn.training.user_data import UserRunArguments
 from tests.integration.user_runs import SCRIPTS, script
 
 
@@ -15,7 +15,7 @@ RECIPES = SCRIPTS / "recipes"
 OWN = {
     "classification.yaml": script("run_classification").ClassificationArguments,
     "mlm.yaml": script("run_mlm").MaskedArguments,
-    "clm.yaml": RunArguments,
+    "clm.yaml": UserRunArguments,
 }
 
 
@@ -38,7 +38,7 @@ def test_every_recipe_is_one_of_its_script(path):
 def test_a_recipe_turns_off_what_is_on_by_default(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("remove_unused_columns: false\nweight_decay: 1\naccelerator_config: {even_batches: false}\n")
-    parser = HfArgumentParser((RunArguments, TrainingArguments))
+    parser = HfArgumentParser((UserRunArguments, TrainingArguments))
     _, training = parse_recipe(parser, ["--train_file=x.csv", "--model_config=c", "--recipe", str(recipe)])
     assert training.remove_unused_columns is False
     assert training.weight_decay == 1.0 and isinstance(training.weight_decay, float)
@@ -49,6 +49,6 @@ def test_a_recipe_is_read_however_its_option_is_spelt(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("max_steps: 7\n")
     for spelt in ([f"--recipe={recipe}"], ["--recipe", str(recipe)], [f"--recip={recipe}"]):
-        parser = HfArgumentParser((RunArguments, TrainingArguments))
+        parser = HfArgumentParser((UserRunArguments, TrainingArguments))
         _, training = parse_recipe(parser, ["--train_file=x.csv", "--model_config=c", *spelt])
         assert training.max_steps == 7, spelt

@@ -43,6 +43,7 @@ def weights_after_one_step(family, auto_class, folder, batch_size):
     return torch.cat([(after - start).flatten() for after, start in zip(model.parameters(), before, strict=True)])
 
 
+@pytest.mark.compat
 @over_heads(*LABELS)
 def test_accumulated_batches_make_the_step_of_one_large_batch(family, auto_class, tmp_path):
     whole = weights_after_one_step(family, auto_class, tmp_path / "whole", batch_size=8)
@@ -74,6 +75,7 @@ def test_label_smoothing_knows_a_class_by_any_name(tmp_path):
     assert type(AutoModelForCausalLM.from_config(tiny.config)) is type(tiny)
 
 
+@pytest.mark.compat
 @over_heads(*LABELS)
 def test_evaluation_gives_a_loss(family, auto_class, tmp_path):
     """`Trainer` takes every argument of forward with "label" in its name for a column that must be there."""

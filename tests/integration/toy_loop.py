@@ -1,17 +1,13 @@
 """Runs the Accelerate script on a toy task, alone or under torchrun: ``python -m tests.integration.toy_loop …``."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict
 
 import hf_effattn
 from hf_effattn.lra import LraTask
 from hf_effattn.lra.task import TASKS
-
-
-SCRIPT = Path(__file__).parents[2] / "training_scripts" / "run_lra_no_trainer.py"
+from training_scripts import run_lra_no_trainer
 
 
 def toy_splits(source):
@@ -27,11 +23,8 @@ TOY = LraTask("toy", ("a", "b"), ("made",), toy_splits, hf_effattn.byte_tokenize
 
 def load_script():
     """The script as a module that knows the toy task, too."""
-    spec = importlib.util.spec_from_file_location("run_lra_no_trainer", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     TASKS["toy"] = TOY
-    return module
+    return run_lra_no_trainer
 
 
 if __name__ == "__main__":

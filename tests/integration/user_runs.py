@@ -1,6 +1,6 @@
 """Runs of the scripts for a user's own data: their modules, toy data, and command lines."""
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -20,10 +20,7 @@ SCRIPTS = ROOT / "training_scripts"
 
 def script(name):
     """A training script as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"training_scripts.{name}")
 
 
 def labelled_rows(count):

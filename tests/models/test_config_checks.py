@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
+from hf_effattn.families import find
 from hf_effattn.models.backend_table import LIBRARY_BACKENDS, Backend, backends, register_backend
 from hf_effattn.models.configuration_checks import strict_config
 from hf_effattn.models.configuration_effattn import EffAttnConfig
@@ -116,6 +117,14 @@ def turn(config):
     config.is_encoder_decoder = True
 
 
+def one_label_of_several(config):
+    config.num_labels, config.problem_type = 1, "single_label_classification"
+
+
+def chunks(config):
+    config.chunk_size_feed_forward = 4
+
+
 def another_activation(config):
     config.hidden_act = "gelou"
 
@@ -131,6 +140,8 @@ CHANGES = [
     (forget_labels, ValueError, r"id2label must name the labels 0, 1, 2, ... without a gap, got \{\}"),
     (forget_a_label, ValueError, "id2label must name the labels 0, 1, 2, ... without a gap"),
     (turn, ValueError, "is_encoder_decoder=True"),
+    (one_label_of_several, ValueError, "chooses one of several labels, and id2label={0: 'LABEL_0'} has one"),
+    (chunks, ValueError, "chunk_size_feed_forward=4: these models compute their MLPs whole"),
     (another_activation, ValueError, "hidden_act must be one of .*'gelu'.* got 'gelou'"),
     (another_backend, ValueError, "unknown attention_backend 'cuda'"),
 ]
@@ -177,7 +188,7 @@ FAMILY_CLASHES = [
 
 @pytest.mark.parametrize(("name", "options", "changes", "message"), FAMILY_CLASHES)
 def test_a_clash_is_found_whichever_way_it_came_in(name, options, changes, message, tmp_path):
-    family = next(family for family in FAMILIES if family.model_type == name)
+    family = find(name)
     config = tiny_config(family, **options)
     config.save_pretrained(tmp_path)
     for load in (family.config_class, AutoConfig, family.model_class("AutoModel"), AutoModel):
@@ -189,20 +200,53 @@ def test_a_clash_is_found_whichever_way_it_came_in(name, options, changes, messa
 
 @pytest.mark.parametrize(("item", "error"), [("keys", ValueError), (3, TypeError)])
 def test_a_list_that_was_changed_in_place_is_checked_again(item, error, tmp_path):
-    family = next(family for family in FAMILIES if family.model_type == "luna")
+    family = find("luna")
     config = tiny_config(family)
     config.shared_projections.append(item)
     check_changed(family, config, error, "shared_projections", tmp_path)
 
 
+DESCRIPTION = ("family_name", "formula", "cost", "source", "causal", "constant_state", "softmax", "has_memory")
+
+
 @over_families
-def test_a_class_attribute_is_no_field(family, tmp_path):
-    with pytest.raises(TypeError, match="has no field 'causal'"):
-        tiny_config(family, causal=True)
-    config = tiny_config(family)
-    config.causal = True
-    with pytest.raises(TypeError, match="has no field 'causal'"):
-        config.save_pretrained(tmp_path)
+@pytest.mark.parametrize("name", DESCRIPTION)
+def test_what_describes_a_family_is_no_field(family, name):
+    with pytest.raises(TypeError, match=f"has no field '{name}'"):
+        tiny_config(family, **{name: True})
+    with pytest.raises(TypeError, match=f"has no field '{name}': it belongs to the family"):
+        setattr(tiny_config(family), name, True)
+
+
+@over_families
+def test_a_family_is_described_whole(family):
+    described = [getattr(family.config_class, name) for name in DESCRIPTION[:4]]
+    assert all(described) and described == [family.name, family.attention, family.cost, family.source]
+    assert (family.causal, family.constant_state) == (family.config_class.causal, family.config_class.constant_state)
+    assert find(family.model_type) == family
+
+
+def test_families_that_are_not_there():
+    with pytest.raises(ValueError, match=r"no family 'bert'; it has \['simpletron', .*'vanilla_transformer'\]"):
+        find("bert")
+
+
+#: Fields of transformers whose types `@strict` cannot check: a version that it writes, and a flag or several indices.
+UNCHECKED = {"transformers_version", "output_hidden_states"}
+
+
+@over_families
+def test_a_wrong_type_in_any_field_builds_no_model_and_is_not_saved(family, tmp_path):
+    for field in dataclasses.fields(family.config_class):
+        if field.name not in UNCHECKED:
+            config = tiny_config(family)
+            vars(config)[field.name] = object()
+            # Whatever is true passes for a flag of transformers that has to be false.
+            error = ValueError if field.name == "is_encoder_decoder" else TypeError
+            for use in (family.model_class("AutoModel"), lambda config: config.save_pretrained(tmp_path)):
+                with pytest.raises(error, match=field.name):
+                    use(config)
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
@@ -214,6 +258,8 @@ def test_a_class_attribute_is_no_field(family, tmp_path):
         ({"num_labels": 2.0}, TypeError, "num_labels must be an integer, got 2.0"),
         ({"id2label": {}}, ValueError, "id2label must name the labels 0, 1, 2"),
         ({"id2label": {1: "a", 2: "b"}}, ValueError, "id2label must name the labels 0, 1, 2"),
+        ({"id2label": {0: 1}}, TypeError, "id2label"),
+        ({"problem_type": "regresion"}, ValueError, "problem_type"),
         ({"id2label": {"a": "0"}}, ValueError, "from the number of a label to its name"),
         ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, ValueError, "num_labels=3 clashes with the 2 labels"),
         (
@@ -254,6 +300,8 @@ def test_an_unknown_dtype_is_refused(field, name):
         tiny_config(FAMILIES[0], **{field: name})
     with pytest.raises(ValueError, match=f"got '{name}'"):
         tiny_config(FAMILIES[0]).dtype = name
+    with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype, its name, or None, got 32"):
+        tiny_config(FAMILIES[0], **{field: 32})
 
 
 def test_every_activation_of_transformers_is_known():
@@ -279,6 +327,15 @@ def test_backends_are_refused_where_nobody_registered_them(family):
             ValueError, match=r"unknown attention_backend 'cpu' for .*\['auto', 'torch', 'reference'\]"
         ):
             tiny_model(family, attention_backend="cpu")
+
+
+@over_families
+def test_eager_attention_is_the_reference_where_there_is_a_softmax(family):
+    softmax = family.config_class.softmax
+    assert tiny_config(family, attn_implementation="sdpa").resolved_backend == "auto"
+    assert tiny_config(family, attn_implementation="eager").resolved_backend == ("reference" if softmax else "auto")
+    named = tiny_config(family, attn_implementation="eager", attention_backend="torch")
+    assert named.resolved_backend == "torch"
 
 
 def test_backends_that_somebody_registered_are_known(monkeypatch):

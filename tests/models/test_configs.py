@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from hf_effattn.families import find
 from tests.models.variants import (
     FAMILIES,
     SIZES,
@@ -54,6 +55,7 @@ def test_bad_values_are_refused(family, options, message):
         tiny_config(family, **options)
 
 
+@pytest.mark.compat
 @over_families
 def test_an_unknown_attribute_is_refused_before_it_is_saved(family, tmp_path):
     config = tiny_config(family)
@@ -69,6 +71,7 @@ def test_defaults_and_sizes_alone_build(family):
     family.model_class("AutoModel")(config)
 
 
+@pytest.mark.compat
 @over_families
 def test_every_auto_class_stands_in_the_auto_map(family):
     entries = tiny_config(family).auto_map
@@ -211,7 +214,8 @@ def test_every_dropout_has_a_probability_of_its_own(family):
 
 @over_families
 def test_dropouts_act_in_training_only(family):
-    for field in ("hidden_dropout_prob", *dropout_places(family), DROPOUTS[family.model_type]):
+    inside = [DROPOUTS[family.model_type]] if family.model_type in DROPOUTS else []
+    for field in ("hidden_dropout_prob", *dropout_places(family), *inside):
         options = {"initializer_range": 0.5, field: 0.5}
         model = family.model_class("AutoModelForSequenceClassification")(tiny_config(family, **options))
         ids = random_ids(2, 9)
@@ -249,7 +253,7 @@ def test_causal_simpletron_refuses_to_train_with_a_dropout_that_is_not_defined()
     ],
 )
 def test_options_that_clash_are_refused(name, options, message):
-    family = next(family for family in FAMILIES if family.model_type == name)
+    family = find(name)
     with pytest.raises(ValueError, match=message):
         tiny_config(family, **options)
 
@@ -274,7 +278,7 @@ def test_options_that_clash_are_refused(name, options, message):
     ],
 )
 def test_kernel_options_that_clash_are_refused(options, message):
-    family = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+    family = find("kernel_transformer")
     with pytest.raises(ValueError, match=message):
         tiny_config(family, **options)
 
@@ -292,6 +296,7 @@ def test_remaining_fields_are_read(family):
     assert untied.num_parameters() == causal.num_parameters() + 64 * 24
 
 
+@pytest.mark.compat
 @over_heads("AutoModelForCausalLM", "AutoModelForMaskedLM")
 def test_language_models_share_the_embedding(family, auto_class):
     model = tiny_model(family, auto_class)
@@ -308,6 +313,7 @@ def test_the_head_decides_the_direction_and_leaves_the_config_alone(family):
     assert config.is_decoder
 
 
+@pytest.mark.compat
 @over_families
 def test_initialisation(family):
     model = family.model_class("AutoModelForMaskedLM")(tiny_config(family, hidden_size=192, vocab_size=500))
@@ -371,7 +377,7 @@ def test_pixels_start_as_the_authors_start_them(family):
 
 
 def test_kernels_start_orthogonal_or_uniform():
-    family = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+    family = find("kernel_transformer")
     for options, bound in (({}, 1 / 64), ({"num_features": 16}, 1 / 32)):
         config = tiny_config(family, hidden_size=192, feature_map="linear", kernel_init="uniform", **options)
         weight = family.model_class("AutoModel")(config).layers[0].attention.feature_map.weight_0

@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+from hf_effattn.families import find
+from hf_effattn.models.skeleton_outputs import MaskedLMOutput
 from tests.models.variants import FAMILIES, random_ids, tiny_model
 from tests.numerics import assert_close
 
@@ -24,7 +26,7 @@ LENGTH, BATCH = torch.export.Dim("length", min=6, max=60), torch.export.Dim("bat
 
 
 def made(name, **options):
-    family = next(family for family in FAMILIES if family.model_type == name)
+    family = find(name)
     return tiny_model(family, dtype=torch.float32, return_dict=False, num_hidden_layers=1, **options)
 
 
@@ -63,7 +65,7 @@ def test_segments_are_exported_for_one_length_and_refuse_to_vary(is_decoder):
     assert not [found for found in operators(exported) if "sort" in found], "sorts do not go to ONNX"
     with torch.no_grad():
         assert_close("hidden states", exported.module()(**given)[0], model(**given)[0])
-    with pytest.raises(Exception, match=r"segment_length=5 .*: export with inputs of one length"):
+    with pytest.raises(ValueError, match=r"segment_length=5 .*: export with inputs of one length"):
         export(model, dynamic=True)
 
 
@@ -80,7 +82,7 @@ def test_exported_models_take_any_number_of_choices():
     for sizes in ((2, 3, 6), (4, 2, 31)):
         given = choices(*sizes)
         with torch.no_grad():
-            assert_close("logits", exported.module()(**given)[0], model(**given)[0])
+            assert_close("logits", exported.module()(**given)["logits"], model(**given).logits)
 
 
 def test_a_backend_by_name_is_exported_as_asked():
@@ -88,20 +90,51 @@ def test_a_backend_by_name_is_exported_as_asked():
     assert "hf_effattn_kernels.linear_attention.default" in operators(exported)
 
 
-def test_an_exported_model_runs_where_this_package_is_not(tmp_path):
-    """With ``return_dict=False``: the classes of outputs are this package's."""
-    model, given = made("simpletron"), inputs(2, 9)
-    torch.export.save(export(model, dynamic=True), tmp_path / "model.pt2")
-    torch.save({"given": given, "expected": model(**given)[0].detach()}, tmp_path / "expected.pt")
-    script = (
-        "import sys, torch\n"
-        "for name in ('hf_effattn', 'transformers'): sys.modules[name] = None\n"
-        "known = torch.load('expected.pt')\n"
-        "found = torch.export.load('model.pt2').module()(**known['given'])[0]\n"
-        "torch.testing.assert_close(found, known['expected'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+#: What is exported with no more than its inputs: every head of one family, and every family without a head.
+WHOLE = [(FAMILIES[0], auto_class) for auto_class in FAMILIES[0].class_names]
+WHOLE += [(family, "AutoModel") for family in FAMILIES[1:]] + [(find("memory_transformer"), "AutoModelForCausalLM")]
+
+WITH_TORCH_ALONE = """
+import sys, torch
+for name in ("hf_effattn", "transformers"): sys.modules[name] = None
+for path, (given, expected) in torch.load("expected.pt").items():
+    found = torch.export.load(path).module()(**given)
+    assert type(found) is dict and found.keys() == expected.keys(), (path, found.keys())
+    for name in expected: torch.testing.assert_close(found[name], expected[name])
+"""
+
+
+def test_exported_models_are_loaded_and_run_with_torch_alone(tmp_path):
+    known = {}
+    for family, auto_class in WHOLE:
+        images, choices = "Image" in auto_class, "MultipleChoice" in auto_class
+        options = {"num_channels": 1} if images else {}
+        model = tiny_model(family, auto_class, torch.float32, num_hidden_layers=1, **options)
+        given = {name: tensor for name, tensor in inputs(4, 9).items() if name != "use_cache"}
+        given = {name: tensor.view(2, 2, 9) for name, tensor in given.items()} if choices else given
+        given = {"pixel_values": torch.rand(2, 1, 3, 4)} if images else given
+        path = f"{family.model_type}-{auto_class}.pt2"
+        exported = torch.export.export(model, (), kwargs=given)
+        torch.export.save(exported, tmp_path / path)
+        with torch.no_grad():
+            expected = dict(model(**given, **({"use_cache": False} if model.config.is_decoder else {})))
+        known[path] = given, expected
+    torch.save(known, tmp_path / "expected.pt")
+    done = subprocess.run([sys.executable, "-c", WITH_TORCH_ALONE], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_call_that_names_the_form_of_its_output_is_exported_in_it():
+    model, given = tiny_model(FAMILIES[0], "AutoModelForMaskedLM", torch.float32), {"input_ids": random_ids(2, 9)}
+    names = torch.export.export(model, (), kwargs=given, strict=True).graph_signature.user_outputs
+    for form, kind in ((True, MaskedLMOutput), (False, tuple)):
+        exported = torch.export.export(model, (), kwargs=given | {"return_dict": form})
+        assert exported.graph_signature.user_outputs == names, "ONNX names its outputs by them"
+        assert type(exported.module()(**given, return_dict=form)) is kind
+        assert type(model(**given, return_dict=form)) is kind
+    assert type(model(**given)) is MaskedLMOutput, "only an exported program returns a dictionary"
+    model.config.return_dict = False
+    assert type(torch.export.export(model, (), kwargs=given).module()(**given)) is tuple
 
 
 @pytest.mark.parametrize("is_decoder", [False, True], ids=["bidirectional", "causal"])

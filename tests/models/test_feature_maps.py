@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch.nn.functional import elu, relu, softplus
 
+from hf_effattn.families import find
 from hf_effattn.models.layer_feature_maps import FEATURE_MAPS, make_feature_map
 from hf_effattn.models.ops_linear import linear_attention
 from hf_effattn.models.ops_reference import reference_softmax_attention
-from tests.models.variants import FAMILIES, random_ids, tiny_config, tiny_model
+from tests.models.variants import random_ids, tiny_config, tiny_model
 from tests.numerics import assert_close, relative_error
 
 
-FAMILY = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+FAMILY = find("kernel_transformer")
 HEADS = torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -253,6 +254,47 @@ def test_favor_is_not_redrawn_between_the_two_of_a_pair(checkpointing):
 
     for drawn, kept in zip(gradients(1000), gradients(None), strict=True):
         assert torch.equal(drawn, kept)
+
+
+def test_a_draw_does_not_move_the_dropout_of_recomputed_layers():
+    """Recomputation replays the random numbers of a layer, and so no draw may be among them."""
+
+    def gradients(checkpointing):
+        options = {"redraw_interval": 1, "hidden_dropout_prob": 0.3}
+        model = tiny_model(FAMILY, "AutoModelForMaskedLM", feature_map="favor", **options).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        model(random_ids(1, 5), labels=random_ids(1, 5)).loss.backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_a_pair_is_one_pass_even_if_its_second_text_is_refused():
+    model = tiny_model(
+        FAMILY, "AutoModelForSequenceClassification", feature_map="favor", pair_features="concat"
+    ).train()
+    phi, ids = model.model.layers[0].attention.feature_map, random_ids(1, 5)
+    with pytest.raises(ValueError, match="input_ids must lie in"):
+        model(ids, pair_input_ids=ids + 900)
+    model(ids, pair_input_ids=ids)
+    assert phi.passes == 2
+    with pytest.raises(TypeError, match="unknown arguments"):
+        model.model(ids, keep_features=True)
+
+
+def test_a_pair_trains_in_one_graph():
+    options = {"redraw_interval": 2, "pair_features": "concat"}
+    model = tiny_model(FAMILY, "AutoModelForSequenceClassification", feature_map="favor", **options).train()
+    phi = model.model.layers[0].attention.feature_map
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    drawn = [phi.projection.clone()]
+    for _ in range(3):
+        compiled(random_ids(1, 5), pair_input_ids=random_ids(1, 6)).logits.sum().backward()
+        drawn.append(phi.projection.clone())
+    assert [not torch.equal(*pair) for pair in pairwise(drawn)] == [False, True, False]
 
 
 def test_a_pass_keeps_its_frequencies_for_its_backward():

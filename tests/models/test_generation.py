@@ -4,10 +4,16 @@ import copy
 
 import pytest
 import torch
-from transformers import StaticCache
+from transformers import Cache, StaticCache
 
 from hf_effattn import byte_tokenizer
+from hf_effattn.families import find
+from hf_effattn.models.base_cache_slots import ConvState
+from tests.compat.names import warns_of_the_old_cache_name
 from tests.models.variants import FAMILIES, over_causal_families, over_causal_variants, padded, random_ids, tiny_model
+
+
+pytestmark = pytest.mark.compat
 
 
 NEW = {"max_new_tokens": 12, "min_new_tokens": 12}
@@ -208,7 +214,7 @@ def test_beams_go_on_from_a_cache_with_a_row_for_each(family):
 
 def test_a_softmax_model_can_be_assisted():
     """The assistant is asked to go on from its cache without a mask."""
-    family = next(family for family in FAMILIES if family.model_type == "vanilla_transformer")
+    family = find("vanilla_transformer")
     model = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False)
     assistant = tiny_model(family, "AutoModelForCausalLM", tie_word_embeddings=False, num_hidden_layers=1)
     ids = random_ids(1, 9)
@@ -304,7 +310,7 @@ def test_generation_stops_at_the_last_position(family):
 
 
 def test_generation_has_no_last_position_where_positions_are_counted_anew():
-    family = next(family for family in FAMILIES if family.model_type == "memory_transformer")
+    family = find("memory_transformer")
     model = tiny_model(family, "AutoModelForCausalLM", max_position_embeddings=8, segment_length=8)
     assert model.generate(random_ids(1, 20), max_new_tokens=5, min_new_tokens=5).shape == (1, 25)
 
@@ -316,7 +322,7 @@ def test_generate_takes_what_transformers_hands_through(family):
     expected = model.generate(**inputs, do_sample=False, **NEW)
     given = {"tokenizer": tokenizer, "stop_strings": ["never"], "token_type_ids": torch.zeros_like(inputs.input_ids)}
     assert torch.equal(model.generate(**inputs, **given, do_sample=False, **NEW), expected)
-    with pytest.warns(FutureWarning, match="Use `cache` instead"):
+    with warns_of_the_old_cache_name():
         cache = filled_cache(model, inputs.input_ids[:, :3])
         assert torch.equal(model.generate(**inputs, past_key_values=cache, do_sample=False, **NEW), expected)
     with pytest.raises(ValueError, match="not used by the model: \\['max_new_token'\\]"):
@@ -337,3 +343,23 @@ def test_a_cache_that_does_not_go_with_the_text_is_refused():
     mask = torch.cat([mask, torch.zeros_like(mask[:, :1])], dim=1)
     with pytest.raises(ValueError, match="no end of one length without padding"):
         model.generate(torch.cat([ids, ids[:, :1]], dim=1), attention_mask=mask, cache=cache, **NEW)
+
+
+@over_causal_variants
+def test_every_state_of_a_cache_has_a_place_of_its_own(family, options, monkeypatch):
+    """One number means one thing in every family, so families whose options meet cannot overwrite a state."""
+    written = {}
+    update = Cache.update_conv_state
+
+    def recording(self, states, layer_idx, state_idx=0, **kwargs):
+        written.setdefault((layer_idx, int(state_idx)), set()).add(tuple(states.shape[:2]))
+        return update(self, states, layer_idx, state_idx, **kwargs)
+
+    monkeypatch.setattr(Cache, "update_conv_state", recording)
+    model = tiny_model(family, is_decoder=True, **options)
+    cache = model(random_ids(2, 7), use_cache=True).cache
+    model(random_ids(2, 1), cache=cache)
+    channels = {ConvState.TOKEN_COUNT: 1, ConvState.FILTER_COLUMNS: 2 * 24 + 1, ConvState.MEMORY: 24}
+    for (layer_idx, place), shapes in written.items():
+        assert shapes == {(2, channels[ConvState(place)])}
+        assert place < cache.layers[layer_idx].number_of_states == model.config.number_of_conv_states

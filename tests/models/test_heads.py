@@ -20,6 +20,9 @@ from tests.models.variants import (
 from tests.numerics import assert_close
 
 
+pytestmark = pytest.mark.compat
+
+
 IDS, MASK = padded([random_ids(1, 11)[0], random_ids(1, 6)[0]], "right")
 TOKENS = {"input_ids": IDS, "attention_mask": MASK}
 CLASSES = torch.tensor([0, 2])

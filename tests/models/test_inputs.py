@@ -11,6 +11,7 @@ from transformers import (
     TokenizersBackend,
 )
 
+from tests.compat.names import warns_of_the_old_cache_name
 from tests.models.variants import (
     FAMILIES,
     over_causal_families,
@@ -234,7 +235,7 @@ def test_what_generic_code_passes_is_taken(family, auto_class):
         "is_causal": is_decoder,
         "past_key_values": None,
     }
-    with pytest.warns(FutureWarning, match="Use `cache` instead"):
+    with warns_of_the_old_cache_name():
         assert torch.equal(first_output(model, IDS, **passed), expected)
     with pytest.raises(TypeError, match=r"unknown arguments \['atention_mask', 'input_embeds'\]"):
         model(IDS, atention_mask=MASK, input_embeds=None)

@@ -7,7 +7,8 @@ one of the keys, and the label is that key's value. Guessing gives 25 %.
 import pytest
 import torch
 
-from tests.models.variants import FAMILIES, tiny_config
+from hf_effattn.families import find
+from tests.models.variants import tiny_config
 
 
 KEYS, VALUES, DISTRACTORS, LENGTH = 6, 4, 10, 12
@@ -15,7 +16,6 @@ FIRST_PAIR = 4
 FIRST_DISTRACTOR = FIRST_PAIR + KEYS * VALUES
 FIRST_QUESTION = FIRST_DISTRACTOR + DISTRACTORS
 
-BY_NAME = {family.model_type: family for family in FAMILIES}
 #: Family, direction, options.
 LEARNERS = [
     ("simpletron", False, {}),
@@ -55,8 +55,8 @@ def draw(batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Te
 def test_associative_recall_is_learned(name, is_decoder, options):
     torch.manual_seed(0)
     sizes = {"hidden_size": 48, "intermediate_size": 96, "initializer_range": 0.1, "num_labels": VALUES}
-    config = tiny_config(BY_NAME[name], pooling="last", is_decoder=is_decoder, **sizes, **options)
-    model = BY_NAME[name].model_class("AutoModelForSequenceClassification")(config).train()
+    config = tiny_config(find(name), pooling="last", is_decoder=is_decoder, **sizes, **options)
+    model = find(name).model_class("AutoModelForSequenceClassification")(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=500)
     generator = torch.Generator().manual_seed(1)

@@ -5,14 +5,12 @@ import torch
 from transformers import DynamicCache
 
 import hf_effattn
-from tests.models.variants import FAMILIES, padded, random_ids, tiny_model
+from hf_effattn.families import find
+from tests.models.variants import padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
-LUNA, CONVLUNA, MEMORY = (
-    next(family for family in FAMILIES if family.model_type == name)
-    for name in ("luna", "convluna", "memory_transformer")
-)
+LUNA, CONVLUNA, MEMORY = (find(name) for name in ("luna", "convluna", "memory_transformer"))
 IDS, MASK = padded([random_ids(1, 13)[0], random_ids(1, 7)[0]], "left")
 DIRECTIONS = pytest.mark.parametrize("is_decoder", [False, True], ids=["bidirectional", "causal"])
 
@@ -152,6 +150,7 @@ def test_segments_have_no_longest_input():
         tiny_model(MEMORY)(random_ids(1, 100))
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("memory_filter", ["none", "conv"])
 def test_a_decoder_in_segments_generates_with_a_state_of_constant_size(memory_filter):
     options = {"segment_length": 5, "memory_filter": memory_filter, "tie_word_embeddings": False}
@@ -215,6 +214,7 @@ def test_a_cache_cannot_count_segments_from_the_last():
     assert_close("states", cached, model(IDS, use_cache=False).last_hidden_state)
 
 
+@pytest.mark.compat
 def test_checkpointing_with_a_cache_gives_the_gradients_without():
     gradients = []
     for checkpointing in (False, True):

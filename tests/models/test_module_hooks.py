@@ -3,15 +3,17 @@
 import accelerate
 import pytest
 import torch
+from transformers import DynamicCache
 
 from hf_effattn.diagnostics import diagnose
+from hf_effattn.families import find
 from hf_effattn.models.layer_feature_maps import FeatureMap
 from tests.models.variants import FAMILIES, over_directions, over_families, padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
 ROWS = [random_ids(1, length, seed=length)[0] for length in (17, 9, 1)]
-KERNEL = next(family for family in FAMILIES if family.model_type == "kernel_transformer")
+KERNEL = find("kernel_transformer")
 
 
 def offloaded(model):
@@ -146,16 +148,42 @@ def test_offloaded_random_features_are_not_drawn_in_vain():
     assert outputs(fixed, {"input_ids": random_ids(2, 5)}).last_hidden_state.isfinite().all()
 
 
-@pytest.mark.parametrize("labels", [False, True])
-@pytest.mark.parametrize("training", [False, True])
-def test_the_penalty_is_computed_where_it_is_read(monkeypatch, labels, training):
+@pytest.fixture
+def penalties(monkeypatch):
+    """A list with an entry for every penalty of a layer that is computed."""
     counted = []
-    penalty = FeatureMap.penalty
     phi = KERNEL.model_class("AutoModel")(KERNEL.config_class()).layers[0].attention.feature_map
     monkeypatch.setattr(type(phi), "penalty", lambda self: counted.append(self) or self.stack("weight")[0].sum())
-    assert penalty is FeatureMap.penalty
+    return counted
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_penalty_is_computed_where_it_is_read(penalties, labels, training):
     model = tiny_model(KERNEL, "AutoModelForMaskedLM", orthogonality_penalty=0.1).train(training)
     ids = random_ids(2, 5)
     given = model(ids, labels=ids if labels else None)
     assert (given.aux_loss is not None) == (labels or training)
-    assert len(counted) == (2 if labels or training else 0), "once a layer"
+    assert len(penalties) == (2 if labels or training else 0), "once a layer"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_decoding_computes_no_penalty(penalties, training):
+    model = tiny_model(KERNEL, "AutoModelForCausalLM", orthogonality_penalty=0.1).train(training)
+    for use_cache in (True, False):
+        model.generate(random_ids(1, 5), max_new_tokens=3, min_new_tokens=3, use_cache=use_cache)
+    cache = DynamicCache(config=model.config)
+    assert model(random_ids(1, 5), cache=cache).aux_loss is None
+    assert not penalties
+    ids = random_ids(1, 5)
+    assert model(ids, cache=cache, labels=ids).aux_loss is not None, "a loss includes it, with a cache too"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_pair_has_one_penalty(penalties, training):
+    options = {"orthogonality_penalty": 0.1, "pair_features": "concat"}
+    model = tiny_model(KERNEL, "AutoModelForSequenceClassification", **options).train(training)
+    model(random_ids(1, 5), pair_input_ids=random_ids(1, 6), labels=torch.tensor([1]))
+    assert len(penalties) == 2, "once a layer"
+    penalties.clear()
+    assert (model.model(random_ids(1, 5)).aux_loss is not None) == training

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from hf_effattn.families import find
 from tests.models.variants import (
     FAMILIES,
     MEMORY_FAMILIES,
@@ -41,6 +42,7 @@ def test_content_of_padding_changes_nothing(family, options, is_decoder, side):
     assert torch.equal(hidden(model, ids, mask)[mask == 1], hidden(model, other, mask)[mask == 1])
 
 
+@pytest.mark.compat
 @over_directions
 @over_sides
 def test_padded_equals_unpadded(family, options, is_decoder, side):
@@ -102,6 +104,7 @@ def test_a_family_without_a_causal_form_refuses_to_be_a_decoder(family):
         family.model_class("AutoModel")(config)
 
 
+@pytest.mark.compat
 @over_causal_variants
 @over_sides
 @pytest.mark.parametrize("parts", [[1] * 17, [9, 1, 1, 6], [16, 1]], ids=["steps", "mixed", "prefill"])
@@ -141,6 +144,7 @@ def test_the_state_does_not_grow_with_the_context(family, options):
     assert state_size(5) == state_size(70)
 
 
+@pytest.mark.compat
 @over_directions
 def test_gradient_checkpointing_changes_nothing(family, options, is_decoder):
     auto_class = "AutoModelForCausalLM" if is_decoder else "AutoModelForMaskedLM"
@@ -186,6 +190,7 @@ def test_half_precision_is_finite_at_long_length(family, options, is_decoder, dt
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.compat
 @over_directions
 def test_traces_without_graph_breaks(family, options, is_decoder):
     model = tiny_model(family, is_decoder=is_decoder, use_cache=False, **options)
@@ -194,6 +199,7 @@ def test_traces_without_graph_breaks(family, options, is_decoder):
     assert_close("hidden states", hidden(traced, ids, mask)[mask == 1], hidden(model, ids, mask)[mask == 1])
 
 
+@pytest.mark.compat
 @pytest.mark.slow
 @over_families
 def test_compiles_with_inductor(family):
@@ -303,7 +309,7 @@ def test_maps_of_a_memory(family, options):
 def test_maps_beside_a_memory(is_decoder, options):
     if is_decoder and options:
         pytest.skip("a decoder without segments writes no memory that could be filtered")
-    family = next(family for family in FAMILIES if family.model_type == "memory_transformer")
+    family = find("memory_transformer")
     model = tiny_model(family, is_decoder=is_decoder, **options)
     ids, mask = padded(ROWS, "right")
     plain = hidden(model, ids, mask)

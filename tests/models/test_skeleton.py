@@ -58,7 +58,7 @@ def test_the_skip_of_a_block(family, norm_position, block_skip):
     else:
         between = block.attention_norm(x + attended)
         expected = block.mlp_norm(between + block.mlp(between) + block_skip * x)
-    assert_close("block", block.finish(x, attended), expected)
+    assert_close("block", block.add_branches(x, attended), expected)
 
 
 @over_families

@@ -245,11 +245,11 @@ def test_what_the_kernels_cannot_serve_says_so(monkeypatch):
     inputs = make_inputs(4)
     with pytest.raises(RuntimeError, match=r"take float32 and bfloat16, not torch\.float64"):
         linear_attention(**inputs, backend="cpu")
-    backend_cpu._refusal_of_dtype.cache_clear()
+    backend_cpu._missing_kernels.cache_clear()
     monkeypatch.setattr("hf_effattn.kernels.INTERFACE", 99)
-    with pytest.raises(RuntimeError, match="interface 99, this checkpoint's code needs 1"):
+    with pytest.raises(RuntimeError, match="interface 99, this checkpoint's code needs 2"):
         linear_attention(**make_inputs(4, torch.float32), backend="cpu")
-    backend_cpu._refusal_of_dtype.cache_clear()
+    backend_cpu._missing_kernels.cache_clear()
     refused = torch.empty(1, 1, 1, 1, device="meta")
     with pytest.raises(RuntimeError, match="it runs on the CPU"):
         linear_attention(refused, refused, refused, backend="cpu")

@@ -9,16 +9,16 @@ import kernels
 import pytest
 import torch
 
-import hf_effattn
 import hf_effattn.kernels
-from hf_effattn.kernels.library import ACTIVATIONS
+from hf_effattn.families import find
+from hf_effattn.kernels.library import ACTIVATIONS, DTYPES
 from hf_effattn.kernels.repository import write_repository
 from hf_effattn.models import base_map_layer
+from hf_effattn.models.backend_cpu import CPU_DTYPES
 from tests.models.variants import padded, random_ids, tiny_model
 from tests.numerics import assert_close
 
 
-FAMILIES = {family.model_type: family for family in hf_effattn.list_families()}
 ROWS = [random_ids(1, length, seed=length)[0] for length in (17, 9, 1)]
 
 
@@ -38,7 +38,7 @@ def outputs_and_gradients(model):
 def test_kernelize_puts_them_into_a_model(repository, model_type):
     # The backend asked for is the plain one: what runs instead comes from the repository.
     options = {"dtype": torch.float32, "attention_backend": "torch"}
-    plain, fast = (tiny_model(FAMILIES[model_type], **options) for _ in range(2))
+    plain, fast = (tiny_model(find(model_type), **options) for _ in range(2))
     layer = kernels.LocalLayerRepository(repository, layer_name="LinearAttention")
     with kernels.use_kernel_mapping({"LinearAttention": {"cpu": layer}}, inherit_mapping=False):
         fast = kernels.kernelize(fast.train(), mode=kernels.Mode.TRAINING, device="cpu").eval()
@@ -73,3 +73,7 @@ def test_nothing_is_overwritten(repository):
 
 def test_the_kernels_number_the_activations_as_the_models_name_them():
     assert list(base_map_layer.ACTIVATIONS) == list(ACTIVATIONS)
+
+
+def test_the_kernels_take_the_dtypes_that_the_models_give_them():
+    assert set(CPU_DTYPES) == set(DTYPES)

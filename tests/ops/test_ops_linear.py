@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from hf_effattn.models.backend_table import backend_names
-from hf_effattn.models.ops_linear import CHUNK_LENGTH, OPERATOR, linear_attention, linear_attention_step
-from hf_effattn.models.ops_reference import linear_attention_map, reference_linear_attention
+from hf_effattn.models.backend_torch import CHUNK_LENGTH
+from hf_effattn.models.base_call import LinearAttentionCall
+from hf_effattn.models.ops_attention_maps import linear_attention_map
+from hf_effattn.models.ops_linear import LINEAR_ATTENTION, linear_attention, linear_attention_step
+from hf_effattn.models.ops_reference import reference_linear_attention
 from tests.numerics import assert_close
 
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
 #: Triton has a file of its own, since it runs in its interpreter here.
-BACKENDS = [name for name in backend_names(OPERATOR) if name not in ("auto", "reference", "triton")]
+BACKENDS = [name for name in backend_names(LINEAR_ATTENTION) if name not in ("auto", "reference", "triton")]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 #: float64 is for the plain backend.
 BACKENDS_AND_DTYPES = [(name, dtype) for name in BACKENDS for dtype in DTYPES if (name, dtype) != ("cpu", DTYPES[0])]
@@ -68,6 +71,7 @@ def compare_with_oracle(inputs, dtype, backend, **options):
     assert actual["state"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES, ids=str)
@@ -94,7 +98,7 @@ def test_mask_scale_and_state_equal_oracle(backend, causal, normalize, length):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("eps", [EPS, 0.0])
 def test_fully_masked_row_gives_zeros_and_finite_gradients(backend, causal, normalize, eps):
@@ -153,6 +157,7 @@ def test_split_and_resume(backend, normalize, cut):
         assert_close(name, tensor, whole[name])
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES, ids=str)
 def test_steps_equal_whole(backend, normalize, dtype):
@@ -183,7 +188,7 @@ def test_steps_equal_whole(backend, normalize, dtype):
 def test_implied_map_times_value_is_the_output(causal, normalize):
     inputs, mask = make_inputs(50, normalize=normalize), make_mask(50)
     options = {"causal": causal, "normalize": normalize, "key_mask": mask, "scale": 0.3}
-    weights = linear_attention_map(inputs["query"], inputs["key"], **options)
+    weights = linear_attention_map(inputs["query"], inputs["key"], LinearAttentionCall(**options))
     expected, _ = reference_linear_attention(**inputs, **options)
     assert_close("map @ value", weights @ inputs["value"], expected)
 
@@ -289,6 +294,7 @@ def test_step_refuses_more_than_one_token():
         linear_attention_step(**inputs, state=torch.zeros(2, 3, 5, 8))
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("causal", "normalize"), FORMS, ids=FORM_NAMES)
 def test_traces_without_graph_breaks(backend, causal, normalize):

@@ -7,6 +7,9 @@ import hf_effattn
 from tests.numerics import assert_close
 
 
+pytestmark = pytest.mark.compat
+
+
 MASKS = {"none": None, "padded": [[1] * 9, [0] * 4 + [1] * 5], "empty row": [[1] * 9, [0] * 9]}
 
 

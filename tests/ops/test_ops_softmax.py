@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from hf_effattn.models.ops_reference import reference_softmax_attention, softmax_attention_map
+from hf_effattn.models.ops_attention_maps import softmax_attention_map
+from hf_effattn.models.ops_reference import reference_softmax_attention
 from hf_effattn.models.ops_softmax import softmax_attention
 from tests.numerics import assert_close
+
+
+pytestmark = pytest.mark.compat
 
 
 def make_inputs(queries, keys, dtype=torch.float64):

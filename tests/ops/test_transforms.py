@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 from hf_effattn.kernels.layers import LinearAttention
 from hf_effattn.models.backend_table import resolve_backend
+from hf_effattn.models.base_call import LinearAttentionCall
 from hf_effattn.models.base_map_layer import MapLayer
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
 from hf_effattn.models.ops_softmax import softmax_attention
@@ -46,6 +47,7 @@ def masked_softmax(query, backend="auto"):
 over_operators = pytest.mark.parametrize("operator", [attend, step, mapped, softmax, masked_softmax])
 
 
+@pytest.mark.compat
 @over_operators
 def test_forward_mode(operator):
     expected = jvp(lambda query: operator(query, "reference"), (QUERY,), (TANGENT,))[1]
@@ -55,6 +57,7 @@ def test_forward_mode(operator):
         assert_close("forward_ad", forward_ad.unpack_dual(dual).tangent, expected)
 
 
+@pytest.mark.compat
 @over_operators
 def test_transforms_of_torch_func(operator):
     """Reverse mode, the whole Hessian (forward over reverse), and gradients per row."""
@@ -78,17 +81,14 @@ def test_a_compiled_backend_by_name_says_what_serves(operator):
 
 
 def test_the_layer_of_the_kernels_library_refuses_as_well():
-    options = {"key_mask": None, "causal": True, "normalize": True, "scale": None, "eps": 1e-6}
-    options |= {"initial_state": None, "dropout_p": 0.0}
+    def layer(query, feature_map=None):
+        return LinearAttention()(query, KEY, VALUE, LinearAttentionCall(causal=True, feature_map=feature_map))[0]
 
-    def call(query, feature_map=None):
-        return LinearAttention()(query, KEY, VALUE, feature_map=feature_map, **options)[0]
-
-    assert_close("as the backend", call(QUERY), attend(QUERY, "cpu"))
+    assert_close("as the backend", layer(QUERY), attend(QUERY, "cpu"))
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="no forward-mode derivatives"):
-        call(forward_ad.make_dual(QUERY, TANGENT))
+        layer(forward_ad.make_dual(QUERY, TANGENT))
     with pytest.raises(ValueError, match="on cpu and on meta"):
-        call(QUERY, MapLayer("softplus", WEIGHT.to("meta")))
+        layer(QUERY, MapLayer("softplus", WEIGHT.to("meta")))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
@@ -114,6 +114,7 @@ def test_shapes_are_found_without_values():
     assert state.shape == (1, 2, 4, 5)
 
 
+@pytest.mark.compat
 @over_families
 def test_second_derivatives_work_or_name_what_serves(family):
     """A gradient penalty; its first derivatives are there for all backends."""

@@ -17,16 +17,19 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hf_effattn.models import triton_launch, triton_operators
-from hf_effattn.models.backend_triton import (
-    triton_linear_attention,
-    triton_linear_attention_step,
-    triton_refusal,
-)
-from hf_effattn.models.ops_linear import TRITON_WIDTH
+from hf_effattn.models.backend_table import resolve_backend
+from hf_effattn.models.base_operators import TRITON_WIDTH
+from hf_effattn.models.ops_linear import LINEAR_ATTENTION
 from hf_effattn.models.triton_kernels import KERNELS
 from hf_effattn.models.triton_launch import Architecture
 from tests.numerics import TOLERANCE
-from tests.ops.triton_cases import CASES, CHECKS, DEVICE
+from tests.ops.triton_cases import (
+    CASES,
+    CHECKS,
+    DEVICE,
+    triton_linear_attention,
+    triton_linear_attention_step,
+)
 
 
 ROOT = Path(__file__).parents[2]
@@ -180,12 +183,17 @@ def test_compiles_and_fits(monkeypatch, tmp_path, target, dtype, dim, causal, no
 
 
 def test_refuses_what_it_cannot_serve(monkeypatch):
-    cuda = torch.device("cuda")
-    assert triton_refusal(cuda, torch.bfloat16) is None
-    assert "CUDA and ROCm" in triton_refusal(torch.device("cpu"), torch.float32)
-    assert "not torch.float64" in triton_refusal(cuda, torch.float64)
+    def resolve(device, dtype):
+        return resolve_backend(LINEAR_ATTENTION, "triton", torch.device(device), dtype)
+
+    assert resolve("cuda", torch.bfloat16).name == "triton"
+    with pytest.raises(RuntimeError, match="CUDA and ROCm"):
+        resolve("cpu", torch.float32)
+    with pytest.raises(RuntimeError, match=r"not torch\.float64"):
+        resolve("cuda", torch.float64)
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert "pip install triton" in triton_refusal(cuda, torch.float32)
+    with pytest.raises(RuntimeError, match="pip install triton"):
+        resolve("cuda", torch.float32)
 
 
 def test_wide_heads_and_float64_name_the_remedy():
@@ -198,7 +206,7 @@ def test_wide_heads_and_float64_name_the_remedy():
 def test_without_triton_all_but_the_kernels_is_imported():
     program = (
         "import sys; sys.modules['triton'] = None\n"
-        "from hf_effattn.models import backend_triton\n"
+        "from hf_effattn.models import backend_triton, triton_autograd\n"
         "try:\n    from hf_effattn.models import triton_kernels\n"
         "except ImportError as error:\n    print(error)"
     )

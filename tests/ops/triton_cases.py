@@ -11,12 +11,29 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hf_effattn.models import triton_operators
-from hf_effattn.models.backend_triton import triton_linear_attention, triton_linear_attention_step
-from hf_effattn.models.ops_linear import torch_linear_attention, torch_linear_attention_step
+from hf_effattn.models import backend_torch, backend_triton, triton_operators
+from hf_effattn.models.base_call import LinearAttentionCall
 from hf_effattn.models.ops_reference import reference_linear_attention
 from tests.numerics import relative_error
 from tests.ops.test_ops_linear import EPS, FORMS, make_inputs, make_mask, outputs_and_gradients
+
+
+def triton_linear_attention(query, key, value, **options):
+    return backend_triton.triton_linear_attention(query, key, value, LinearAttentionCall(**options))
+
+
+def triton_linear_attention_step(query, key, value, state, **options):
+    call = LinearAttentionCall(causal=True, initial_state=state, **options)
+    return backend_triton.triton_linear_attention_step(query, key, value, call)
+
+
+def torch_linear_attention(query, key, value, **options):
+    return backend_torch.torch_linear_attention(query, key, value, LinearAttentionCall(**options))
+
+
+def torch_linear_attention_step(query, key, value, state, **options):
+    call = LinearAttentionCall(causal=True, initial_state=state, **options)
+    return backend_torch.torch_linear_attention_step(query, key, value, call)
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

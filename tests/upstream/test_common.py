@@ -140,7 +140,7 @@ for family in FAMILIES:
             getattr(modeling_auto, table)[family.model_type] = family.class_names[auto_class]
     kinds = [("", False, {}), ("Images", True, {}), ("Options", False, OPTIONS.get(family.model_type))]
     for kind, images, options in kinds:
-        if (images and not family.images) or options is None:
+        if options is None:
             continue
         name = f"{family.name}{kind}ModelTest"
         members = {"family": family, "images": images, "options": options}

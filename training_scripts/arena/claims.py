@@ -1,4 +1,4 @@
-"""The papers' three claims as comparisons of variants, and what the results say about each."""
+"""The papers' claims as comparisons of pairs of variants."""
 
 import math
 import statistics
@@ -8,11 +8,11 @@ from typing import Any
 
 from scipy import stats
 
-from .cells import Cells
-from .plan import Plan
+from training_scripts.arena.plan import Plan
+from training_scripts.arena.scores import ScoreTable
 
 
-#: Differences are called better or worse when their interval of this confidence leaves out zero.
+#: A difference is called better or worse if its interval of this confidence does not contain zero.
 CONFIDENCE = 0.95
 
 
@@ -21,8 +21,8 @@ class Claim:
     """A claim and the pairs of variants that test it.
 
     Attributes:
-        title: what it says.
-        pairs: (variant, the one that it should be better than).
+        title: the claim in words.
+        pairs: (variant, the variant that it should be better than).
     """
 
     title: str
@@ -31,11 +31,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Difference:
-    """Test accuracy of a variant minus that of another one, run by run with the same seed.
+    """Test accuracy of a variant minus that of another one, between runs of the same seed.
 
     Attributes:
         values: one difference per seed that both have.
-        sampling: standard deviation that the choice of the test rows gives it, if the two err independently.
+        sampling: standard deviation of the mean over the choice of the test rows, if the two err independently.
     """
 
     values: tuple[float, ...]
@@ -48,7 +48,7 @@ class Difference:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95 % interval of the mean; None with fewer than two seeds.
+        """Half of the width of the 95 % interval of the mean; None with fewer than two seeds.
 
         ``sqrt((t sem)^2 + (z sampling)^2)``, with Student's t over the seeds, which share the test rows, and the
         normal z over the rows.
@@ -61,14 +61,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``"better"``, ``"worse"``, or ``"undecided"`` if the interval holds zero or there is none."""
+        """``"better"``, ``"worse"``, or ``"undecided"`` if the interval contains zero or does not exist."""
         if self.half_width is None or abs(self.mean) <= self.half_width:
             return "undecided"
         return "better" if self.mean > 0 else "worse"
 
 
 def claims(plan: Plan) -> list[Claim]:
-    """The claims, with the pairs that the plan names."""
+    """The claims, with the pairs of the plan that test them."""
     variants = plan.variants.values()
     filtered = tuple((v.name, v.filtered) for v in variants if v.filtered is not None)
     trained = tuple((v.name, fixed) for v in variants for fixed in v.fixed)
@@ -82,16 +82,16 @@ def claims(plan: Plan) -> list[Claim]:
     ]
 
 
-def difference(cells: Cells, tasks: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Difference | None:
-    """How much better the first of each pair is than the second: the mean over tasks and pairs, one value per seed.
+def difference(table: ScoreTable, tasks: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Difference | None:
+    """How much better the first variant of each pair is than the second, averaged over tasks and pairs.
 
-    Test rows of different tasks are independent. Pairs of variants are scored on the same ones, and may share a
-    variant; their sampling is taken for as large together as it is alone, which is the most that it can be.
+    Test rows of different tasks are independent. Pairs of one task share the test rows, and may share a variant: their
+    sampling deviations are averaged, as if they were fully correlated, which is the upper bound.
 
     Returns:
-        None without a seed that all of them have.
+        One value per seed that all runs have; None without such a seed.
     """
-    cases = [[(cells[task, one].outcomes, cells[task, two].outcomes) for one, two in pairs] for task in tasks]
+    cases = [[(table[task, one].outcomes, table[task, two].outcomes) for one, two in pairs] for task in tasks]
     outcomes = [found for case in cases for pair in case for found in pair]
     shared = sorted(set.intersection(*(set(found) for found in outcomes)))
     if not shared:
@@ -101,17 +101,19 @@ def difference(cells: Cells, tasks: Sequence[str], pairs: Sequence[tuple[str, st
         for seed in shared
     ]
     of_tasks = [
-        statistics.mean(math.hypot(sampling(one, shared), sampling(two, shared)) for one, two in case)
+        statistics.mean(
+            math.hypot(sampling_deviation(one, shared), sampling_deviation(two, shared)) for one, two in case
+        )
         for case in cases
     ]
     return Difference(tuple(values), math.hypot(*of_tasks) / len(tasks))
 
 
-def sampling(outcomes: dict[int, dict[str, Any]], seeds: list[int]) -> float:
+def sampling_deviation(outcomes: dict[int, dict[str, Any]], seeds: list[int]) -> float:
     """Standard deviation of a variant's mean accuracy over the choice of the test rows.
 
-    The seeds are scored on the same rows, so their number does not lower it. The labels of one row count as a single
-    one, which is the most that they can depend on one another.
+    All seeds are scored on the same rows, so more seeds do not lower it. The labels of one row count as a single one,
+    as if they were fully correlated.
     """
     accuracy = statistics.mean(outcomes[seed]["test_accuracy"] for seed in seeds)
     return math.sqrt(accuracy * (1 - accuracy) / outcomes[seeds[0]]["data"]["test"]["rows"])

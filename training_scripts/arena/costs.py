@@ -1,50 +1,44 @@
 """Measure how long a training step of every variant takes on every task of the arena.
 
-    python training_scripts/arena/costs.py                # what is missing, on a machine that does nothing else
-    python training_scripts/arena/costs.py --task text    # a task again
+    python -m training_scripts.arena.costs                # missing tasks, on a machine that does nothing else
+    python -m training_scripts.arena.costs --task text    # one task again
 
-The steps of all variants of a task are timed side by side, in rounds, each on the first rows that it trains on; those
-of this library under autocast to bfloat16 as well, which the runs do not use. Writes ``costs.json`` beside the
-results of the runs.
+The steps of all variants of a task are timed side by side, in rounds, on the first batch of the task. Variants of this
+library are also timed under autocast to bfloat16, which the runs do not use. The script writes ``costs.json`` beside
+the results of the runs.
 """
 
-import argparse
+import dataclasses
 import sys
-import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-import transformers
-from benchmark.allocator import restart_keeping_memory
-from benchmark.settings import Settings
-from benchmark.timing import Runner, interleave
 from tqdm import tqdm
 
-from arena.plan import PLAN, Plan, Run, read_plan
-from arena.results import RESULTS
-from hf_effattn.files import read_json, write_json
+from hf_effattn.files import read_json
 from hf_effattn.training.lra import LraArguments, Prepared, prepare
 from hf_effattn.training.measure import environment
+from training_scripts.arena.command_line import measuring_parser, silence_warnings
+from training_scripts.arena.plan import Plan, Run, read_plan
+from training_scripts.arena.results import RESULTS, write_measurements
+from training_scripts.measuring.allocator import restart_keeping_memory
+from training_scripts.measuring.timing import Rounds, Runner, interleave
 
 
 COSTS = RESULTS / "costs.json"
 
-#: Seconds that are spent on the rounds of a task.
+#: Seconds for the rounds of a task.
 BUDGET = 60.0
-#: Before the name of a variant, its steps under autocast.
+#: Prefix of a variant's name: its steps under autocast to bfloat16.
 BF16 = "bf16 "
 
 
 class Step:
-    """A training step of a run on its first rows.
+    """A training step of a run on its first batch.
 
     Args:
-        run: its arguments are those of the arena.
+        run: the run.
         prepared: its model and its data.
     """
 
@@ -56,7 +50,7 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
     def __call__(self, bf16: bool = False) -> None:
-        """Forward, under autocast to bfloat16 if asked for, backward, update."""
+        """Run forward, with `bf16` under autocast, then backward, then update the weights."""
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = self.model(**self.batch).loss
         loss.backward()
@@ -65,23 +59,23 @@ class Step:
 
 
 def step_of(run: Run) -> Step:
-    """The step of a run."""
+    """The training step of a run, with its model and data."""
     names = {field for field in LraArguments.__dataclass_fields__ if field in run.arguments}
     torch.manual_seed(run.seed)
     return Step(run, prepare(LraArguments(**{name: run.arguments[name] for name in names - {"diagnose"}})))
 
 
 def measure_task(plan: Plan, task: str, budget: float) -> dict[str, dict[str, Any]]:
-    """Variant -> its times on a task, or the error that a model of transformers raises.
+    """Variant -> its times on a task, or the error that its model of transformers raises.
 
     Raises:
         RuntimeError: a model of this library fails.
     """
-    runs = {name: plan.run(task, variant, plan.seeds[0]) for name, variant in plan.variants.items()}
+    runs = {name: plan.first_run(task, name) for name in plan.variants}
     steps = {name: step_of(run) for name, run in runs.items()}
     runners = [Runner(name, step) for name, step in steps.items()]
     runners += [Runner(BF16 + name, partial(steps[name], True)) for name in runs if not runs[name].variant.builtin]
-    timings = interleave(runners, Settings(), budget, seed=0, label=task)
+    timings = interleave(runners, Rounds(), budget, seed=0, label=task)
     costs: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         costs[name] = {"fingerprint": run.fingerprint, "error": None}
@@ -98,44 +92,37 @@ def measure_task(plan: Plan, task: str, budget: float) -> dict[str, dict[str, An
     return costs
 
 
-def measured(plan: Plan, task: str, found: dict[str, Any]) -> bool:
-    """Whether there are costs of every variant on a task, by the recipe that it has now."""
-    costs = found["tasks"].get(task, {}).get("variants", {})
-    return all(
-        costs.get(name, {}).get("fingerprint") == plan.run(task, variant, plan.seeds[0]).fingerprint
-        for name, variant in plan.variants.items()
-    )
+def is_measured(plan: Plan, task: str, costs: dict[str, Any]) -> bool:
+    """Whether `costs` has current times of every variant on a task."""
+    variants = costs["tasks"].get(task, {}).get("variants", {})
+    return all(plan.is_current(task, name, variants.get(name, {})) for name in plan.variants)
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, task by task; what is measured is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
-    parser.add_argument("--task", nargs="+", help="these tasks alone, measured or not")
-    parser.add_argument("--output", type=Path, default=COSTS, help="file of the costs")
+    """Measure task by task; the file is written after each."""
+    parser = measuring_parser(__doc__, COSTS)
+    parser.add_argument("--task", nargs="+", help="only these tasks, measured or not")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of rounds per task")
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
     # As in the runs of the arena, which share a machine.
     torch.set_num_threads(1)
-    found = read_json(options.output) if options.output.is_file() else {"tasks": {}}
-    missing = [task for task in plan.tasks if not measured(plan, task, found)]
+    costs = read_json(options.output) if options.output.is_file() else {"tasks": {}}
+    missing = [task for task in plan.tasks if not is_measured(plan, task, costs)]
     absent = []
     for task in tqdm(options.task or missing, desc="tasks"):
         try:
-            costs = measure_task(plan, task, options.budget)
+            variants = measure_task(plan, task, options.budget)
         except ValueError as error:
             absent.append(f"{task} is left out: {error}")
             continue
-        found["tasks"][task] = {"variants": costs, "environment": environment()}
-        write_json(options.output, found)
+        costs["tasks"][task] = {"variants": variants, "environment": dataclasses.asdict(environment())}
+        write_measurements(options.output, costs)
     if absent:
         sys.exit("\n".join(absent))
 
 
 if __name__ == "__main__":
-    # Models of transformers warn about themselves, on every call.
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
+    silence_warnings()
     restart_keeping_memory()
     main(sys.argv[1:])

@@ -1,42 +1,37 @@
-"""What guessing reaches on the arena's test rows: a table from the training rows, which says the commonest label.
+"""Measure the accuracy of guesses on the arena's test rows: the commonest label of the training rows.
 
-    python training_scripts/arena/guesses.py
+    python -m training_scripts.arena.guesses
 
-Writes ``guesses.json`` beside the results of the runs: the accuracy of the commonest label of all, and, on tasks with
-an easy cue, of the commonest one for each value of the cue.
+The script writes ``guesses.json`` beside the results of the runs: the accuracy of the commonest of all labels, and, on
+tasks with an easy cue, of the commonest label for each value of the cue.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from datasets import Dataset
 
-from arena.plan import PLAN, read_plan
-from arena.results import RESULTS
-from hf_effattn.files import write_json
+from hf_effattn.data.checksums import content_checksum
+from hf_effattn.data.collate import IGNORED
 from hf_effattn.lra import get_task
-from hf_effattn.lra.checksums import content_checksum
-from hf_effattn.lra.collate import IGNORED
 from hf_effattn.lra.listops import OPERATORS
 from hf_effattn.training.lra import use_rows
+from training_scripts.arena.command_line import measuring_parser
+from training_scripts.arena.plan import read_plan
+from training_scripts.arena.results import RESULTS, write_measurements
 
 
 GUESSES = RESULTS / "guesses.json"
 
-#: The value of the cue for every label, ``[labels]``, of rows in numpy's format.
+#: A function from rows in numpy's format to the value of the cue for every label, ``[labels]``.
 Cue = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 def nothing(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """No cue at all."""
+    """No cue: the same value for every label."""
     return np.zeros(len(labels_of(rows)), dtype=np.int64)
 
 
@@ -47,33 +42,35 @@ def first_operator(rows: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def first_persons(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Which of two texts, as far as their recipe reads them, have the word "I"."""
+    """Which of two texts have the word "I" in the bytes that the recipe reads."""
     found = [
         np.array([re.search(rb"\bI\b", text.encode()[:READ_BYTES]) is not None for text in rows[name]])
         for name in ("text", "pair_text")
     ]
-    return 2 * found[0] + found[1]
+    which: np.ndarray = 2 * found[0] + found[1]
+    return which
 
 
 def places(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Where a pixel is and where the circle, the brightest pixel, is."""
+    """The places of a pixel and of the circle, which is the brightest pixel."""
     pixels = np.asarray(rows["input_ids"])
-    found = pixels.argmax(axis=1)[:, None] * pixels.shape[1] + np.arange(pixels.shape[1])
-    return found[np.asarray(rows["labels"]) != IGNORED]
+    both = pixels.argmax(axis=1)[:, None] * pixels.shape[1] + np.arange(pixels.shape[1])
+    asked: np.ndarray = both[np.asarray(rows["labels"]) != IGNORED]
+    return asked
 
 
 def commonest_value(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """The value that most pairs of a sequence of recall have, the smallest of several, for every key asked for."""
+    """The commonest value of a sequence of recall, the smallest of several, for every key that is asked for."""
     labels = np.asarray(rows["labels"])
     # Every key is asked for once, so the labels are the values of the pairs.
     counts = np.stack([(labels == value).sum(axis=1) for value in range(labels.max() + 1)], axis=1)
     return np.repeat(counts.argmax(axis=1), (labels != IGNORED).sum(axis=1))
 
 
-#: Of either text, what the recipe of `retrieval_reviews` reads behind ``[CLS]``.
+#: Bytes of either text that the recipe of `retrieval_reviews` reads behind ``[CLS]``.
 READ_BYTES = 255
 
-#: Recipe -> its easy cue, where there is one.
+#: Recipe -> its easy cue, if it has one.
 CUES: dict[str, tuple[str, Cue]] = {
     "listops_short": ("the outermost operator", first_operator),
     "pathfinder_tracing": ("the places of pixel and circle", places),
@@ -83,26 +80,27 @@ CUES: dict[str, tuple[str, Cue]] = {
 
 
 def labels_of(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """All labels that count, one after the other."""
-    labels = np.asarray(rows["label"] if "label" in rows else rows["labels"]).ravel()
-    return labels[labels != IGNORED]
+    """All labels that count, in one array."""
+    labels: np.ndarray = np.asarray(rows["label"] if "label" in rows else rows["labels"]).ravel()
+    counted: np.ndarray = labels[labels != IGNORED]
+    return counted
 
 
 def guess(train: Dataset, test: Dataset, cue: Cue) -> float:
-    """The accuracy on `test` of the label that is commonest in `train` for the same value of the cue."""
+    """The accuracy on `test` of guessing the label that is commonest in `train` for the same value of the cue."""
     seen, asked = (
         {name: split.with_format("numpy")[:][name] for name in split.column_names} for split in (train, test)
     )
     values, found, labels = cue(seen), cue(asked), labels_of(seen)
     counts = np.zeros((max(values.max(), found.max()) + 1, labels.max() + 1), dtype=np.int64)
     np.add.at(counts, (values, labels), 1)
-    # For a value that training does not have, the commonest label of all.
+    # A value that the training rows do not have gets the commonest of all labels.
     counts[counts.sum(axis=1) == 0] = counts.sum(axis=0)
     return float((counts.argmax(axis=1)[found] == labels_of(asked)).mean())
 
 
 def guesses(recipe: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What guessing reaches on the task of a recipe, and the checksum of its test rows."""
+    """The accuracy of guesses on the task of a recipe, and the checksum of its test rows."""
     splits = use_rows(get_task(arguments["task"]).load(arguments["source"]), {"test": arguments.get("test_rows")})
     kept = {"label", "labels"} | ({"text", "pair_text", "input_ids"} if recipe in CUES else set())
     train, test = (
@@ -120,10 +118,7 @@ def guesses(recipe: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     """Guess on every task of the plan."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
-    parser.add_argument("--output", type=Path, default=GUESSES, help="file of the accuracies")
-    options = parser.parse_args(arguments)
+    options = measuring_parser(__doc__, GUESSES).parse_args(arguments)
     plan = read_plan(options.plan)
     found, missing = {}, []
     for recipe, task in plan.tasks.items():
@@ -131,7 +126,7 @@ def main(arguments: list[str]) -> None:
             found[recipe] = guesses(recipe, task)
         except ValueError as error:
             missing.append(f"{recipe} is left out: {error}")
-    write_json(options.output, found)
+    write_measurements(options.output, found)
     if missing:
         sys.exit("\n".join(missing))
 

@@ -1,4 +1,4 @@
-"""What the arena runs: every variant of attention on every task with every seed, as `arena.yaml` lists them."""
+"""The plan of the arena: every variant of attention on every task with every seed, as `arena.yaml` lists them."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_effattn.training.model_zoo import is_ours
+from hf_effattn.training.matched_configs import is_ours
 from hf_effattn.training.recipes import read_recipe
 
 
@@ -17,17 +17,17 @@ PLAN = Path(__file__).with_name("arena.yaml")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One row of the tables.
+    """A variant of attention: one row of the tables.
 
     Attributes:
-        name: its key in file names.
-        title: what tables call it.
-        model_type: of its models.
-        options: fields of their config beside the size.
-        filtered: the variant that this one adds a filter to, if it does.
-        fixed: the variants with fixed feature maps that this one, whose map is trained, is set against.
-        against_softmax: the softmax variant that this one is set against, if it is.
-        against_luna: the same of Luna.
+        name: its key in files and on the command line.
+        title: its name in tables.
+        model_type: the type of its models.
+        options: fields of their configs beside the size.
+        filtered: the variant that this one adds a filter to.
+        fixed: the variants with fixed feature maps that this one, with a trained map, is compared with.
+        against_softmax: the softmax variant that this one is compared with.
+        against_luna: the variant of Luna that this one is compared with.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Variant:
 
     @property
     def builtin(self) -> bool:
-        """Whether the model is one of transformers."""
+        """Whether its models are built into transformers."""
         return not is_ours(self.model_type)
 
 
@@ -51,9 +51,9 @@ class Run:
 
     Attributes:
         task: name of the recipe.
-        variant: the row.
-        seed: of initialisation and of the order of the data.
-        arguments: everything that ``run_lra.py`` is given, but for the output folder.
+        variant: the variant of attention.
+        seed: seed of the first weights and of the order of the data.
+        arguments: all arguments of ``run_lra.py`` except the output folder.
     """
 
     task: str
@@ -63,13 +63,18 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the arguments: a result with another one comes from another recipe."""
+        """SHA-256 of the arguments; a result with another fingerprint comes from another recipe."""
         return hashlib.sha256(json.dumps(self.arguments, sort_keys=True).encode()).hexdigest()
 
     @property
     def name(self) -> str:
         """Task, variant and seed as a path."""
         return f"{self.task}/{self.variant.name}/seed-{self.seed}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Variant and seed: the key of its result among those of the task."""
+        return self.variant.name, self.seed
 
     def command_line(self) -> list[str]:
         """The arguments as ``run_lra.py`` takes them."""
@@ -85,12 +90,12 @@ class Plan:
 
     Attributes:
         tasks: name of a task's recipe -> its arguments.
-        titles: what tables call the tasks.
-        apart: tasks that averages are given with and without.
-        variants: the rows, by name.
-        seeds: of the runs.
-        options: fields of the configs of all models of this library.
-        builtin_options: those of all models of transformers.
+        titles: name of a task's recipe -> its name in tables.
+        apart: tasks without which averages are given a second time.
+        variants: name -> variant, in the order of the rows.
+        seeds: the seeds of the runs.
+        options: config fields of all models of this library.
+        builtin_options: config fields of all models of transformers.
     """
 
     tasks: dict[str, dict[str, Any]]
@@ -102,7 +107,7 @@ class Plan:
     builtin_options: dict[str, Any]
 
     def averaged(self) -> dict[str, list[str]]:
-        """What a table calls an average -> the tasks that it is over."""
+        """Name of an average in tables -> the tasks that it is over."""
         found = {"mean": list(self.tasks)}
         if self.apart:
             without = " and ".join(self.titles[task] for task in self.apart)
@@ -110,11 +115,11 @@ class Plan:
         return found
 
     def options_of(self, variant: Variant) -> dict[str, Any]:
-        """The fields of a variant's configs beside the size."""
+        """The fields of a variant's configs beside the size, shared ones included."""
         return (self.builtin_options if variant.builtin else self.options) | variant.options
 
     def runs(self) -> list[Run]:
-        """Every run; those of the first seed come first, so that a table is whole as early as it can be."""
+        """Every run; those of the first seed come first, so that the tables are complete early."""
         return [
             self.run(task, variant, seed)
             for seed in self.seeds
@@ -123,9 +128,9 @@ class Plan:
         ]
 
     def run(self, task: str, variant: Variant, seed: int) -> Run:
-        """One run with its arguments."""
+        """A run with its arguments."""
         recipe = self.tasks[task]
-        # What a recipe says is for the models of this library.
+        # The model options of a recipe are for the models of this library.
         options = {} if variant.builtin else recipe.get("model_options", {})
         arguments = recipe | {
             "model_type": variant.model_type,
@@ -135,12 +140,23 @@ class Plan:
         }
         return Run(task, variant, seed, arguments)
 
+    def first_run(self, task: str, variant: str) -> Run:
+        """The run of the first seed, on whose model and data costs and memory are measured."""
+        return self.run(task, self.variants[variant], self.seeds[0])
+
+    def is_current(self, task: str, variant: str, measurement: dict[str, Any]) -> bool:
+        """Whether a measurement was made by the recipe that the variant has on the task now."""
+        if task not in self.tasks or variant not in self.variants:
+            return False
+        fingerprint = self.first_run(task, variant).fingerprint
+        return fingerprint == measurement.get("fingerprint")
+
 
 def read_plan(path: Path = PLAN) -> Plan:
-    """The arena that a file describes.
+    """The plan that a file describes.
 
     Raises:
-        ValueError: a variant that refers to one that there is not, or that has an unknown field.
+        ValueError: a variant has an unknown field or refers to an unknown variant, or `apart` names an unknown task.
     """
     content = yaml.safe_load(path.read_text())
     variants = {}
@@ -152,11 +168,11 @@ def read_plan(path: Path = PLAN) -> Plan:
     for variant in variants.values():
         others = (variant.filtered, variant.against_softmax, variant.against_luna, *variant.fixed)
         if missing := {name for name in others if name is not None} - variants.keys():
-            raise ValueError(f"{path}: variant {variant.name!r} refers to {sorted(missing)}, which there are not")
+            raise ValueError(f"{path}: variant {variant.name!r} refers to unknown variants {sorted(missing)}")
     recipes = path.parent / content["recipes"]
     tasks = {name: read_recipe(recipes / f"{name}.yaml") for name in content["tasks"]}
     apart = tuple(content.get("apart", ()))
     if unknown := set(apart) - tasks.keys():
-        raise ValueError(f"{path}: the tasks {sorted(unknown)} are to stand apart, and there are none of these names")
+        raise ValueError(f"{path}: `apart` names unknown tasks {sorted(unknown)}")
     shared = content["options"], content["builtin_options"]
     return Plan(tasks, content["tasks"], apart, variants, tuple(content["seeds"]), *shared)

@@ -1,28 +1,28 @@
-"""The plots of `RESULTS.md`, from the results alone: the same results give the same bytes."""
+"""The plots of `RESULTS.md`; the same results give the same bytes."""
 
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from benchmark.plots import DETERMINISTIC
 from matplotlib.figure import Figure
 
-from .cells import Cells
-from .plan import Plan
+from training_scripts.arena.plan import Plan
+from training_scripts.arena.scores import ScoreTable
+from training_scripts.measuring.figures import DETERMINISTIC
 
 
-#: Step -> value, by variant.
+#: Variant -> step -> value.
 Curves = dict[str, dict[int, float]]
 
 
-def write_plots(plan: Plan, cells: Cells, folder: Path) -> list[str]:
-    """Write what can be plotted; returns the names of the files."""
+def write_plots(plan: Plan, table: ScoreTable, folder: Path) -> list[str]:
+    """Write every plot that has results; returns the names of the files."""
     learning = {
-        title: {name: cells[task, name].curve() for name in plan.variants} for task, title in plan.titles.items()
+        title: {name: table[task, name].curve() for name in plan.variants} for task, title in plan.titles.items()
     }
     memories = [name for name, variant in plan.variants.items() if "memory_size" in variant.options]
     cosines = {
-        title: {name: cells[task, name].diagnostic("memory_cosine") for name in memories}
+        title: {name: table[task, name].diagnostic("memory_cosine") for name in memories}
         for task, title in plan.titles.items()
     }
     written = []
@@ -44,7 +44,7 @@ def _present(curves: Curves) -> Curves:
 def draw(
     plan: Plan, panels: dict[str, Curves], label: str, path: Path, limits: tuple[float, float] | None = None
 ) -> None:
-    """One plot per task, with values between `limits` or as they come, and one legend for all."""
+    """Draw one panel per task, with one legend for all; `limits` bounds the values that are shown."""
     styles = {name: _style(plan, name, index) for index, name in enumerate(plan.variants)}
     columns = 3
     rows = -(-len(panels) // columns)
@@ -71,7 +71,7 @@ def draw(
 
 
 def _style(plan: Plan, name: str, index: int) -> dict[str, Any]:
-    """A filtered variant has the colour of the one without, and a broken line."""
+    """The style of a line: a filtered variant has a broken line in the colour of the variant without a filter."""
     variant = plan.variants[name]
     colours = [other for other, entry in plan.variants.items() if entry.filtered is None]
     colour = colours.index(variant.filtered or name)

@@ -1,8 +1,8 @@
-"""Write `RESULTS.md` and its plots from the results of the arena alone.
+"""Write `RESULTS.md` and its plots from the results of the arena.
 
-    python training_scripts/arena/report.py
+    python -m training_scripts.arena.report
 
-Works with whatever results there are; what is missing is said to be missing.
+The report says which results are still missing.
 """
 
 import argparse
@@ -10,16 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from arena import tables
-from arena.cells import Cells, read_cells
-from arena.claims import claims
-from arena.measured import read_measured
-from arena.plan import PLAN, Plan, read_plan
-from arena.plots import write_plots
-from arena.results import RESULTS
+from training_scripts.arena import tables
+from training_scripts.arena.claims import claims
+from training_scripts.arena.measurements import read_measurements
+from training_scripts.arena.plan import PLAN, Plan, read_plan
+from training_scripts.arena.plots import write_plots
+from training_scripts.arena.results import RESULTS
+from training_scripts.arena.scores import ScoreTable, read_scores
 
 
 REPORT = RESULTS.parent / "RESULTS.md"
@@ -28,33 +25,34 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 INTRODUCTION = """\
 # Results on the arena for CPUs
 
-Written by `python training_scripts/arena/report.py` from the files in `arena/`; `make arena` trains what is missing
-and writes it again. All runs of a task have the same recipe, steps and data. The variants of this library have the
-same skeleton as well, so that only attention differs (with its place: the memory transformer counts positions anew in
-every segment of 32 tokens); models of transformers have the same size and initial scale, but their own norms and
-classifiers. Learning rates were chosen per task by a few trials with variants of this library, of
-which there is no record here. The best checkpoint by validation accuracy, of ten, is scored once on the test split.
-Tasks and models are small: these are comparisons within this table, and no scores of Long Range Arena. Pathfinder's
-place has `pathfinder_tracing`, which asks about every pixel: in trials with one label for a picture, softmax (10 x 10
-and 12 x 12 pixels) and SimpleTRON with filter (16 x 16) stayed at chance for all the steps that fit in minutes."""
+`python -m training_scripts.arena.report` writes this file from the results in `arena/`; `make arena` trains missing
+runs and writes it again. All runs of a task have the same recipe, steps and data. The variants of this library also
+have the same skeleton, so they differ only in attention (and in positions: the memory transformer counts them anew in
+every segment of 32 tokens). Models of transformers have the same size and initial scale, but their own norms and
+classifiers. A few trials with variants of this library chose the learning rate of each task; they are not recorded.
+Of ten checkpoints, the one with the best validation accuracy is scored once on the test split.
+Tasks and models are small. The figures compare variants with one another, and are not scores of Long Range Arena.
+`pathfinder_tracing` takes the place of Pathfinder and asks about every pixel. In trials with one label per picture,
+softmax (10 x 10 and 12 x 12 pixels) and filtered SimpleTRON (16 x 16) stayed at chance for all steps that fit in
+minutes."""
 
 TABLES = """\
 ## Test accuracy
 
 In percent, mean ± standard deviation over the seeds {seeds}, then means over the tasks. In Recall every key stands
-beside its value, and a filter of a few tokens joins the two by itself; so there is a mean without it.
-{chance} marks what is not above the guesses: the lower ends of Wilson's intervals over the test rows, on average over
-the seeds. Guesses say what is commonest in the training rows, of all or of those with the same cue
-(`python training_scripts/arena/guesses.py`). The cues:
+beside its value, so a filter of a few tokens joins the two by itself; a second mean leaves this task out.
+{chance} marks an accuracy that is not significantly above the guesses: the lower ends of Wilson's intervals over the
+test rows, averaged over the seeds, are not above them. A guess is the commonest label of the training rows, of all or
+of those with the same cue (`python -m training_scripts.arena.guesses`). The cues:
 
 {cues}
 
 {main}
 
-Models of transformers do not compare strictly: beside norms and classifiers, they read pixels as tokens, a pair as one
-sequence, and texts padded to the longest length, where ours read pixels as numbers and the texts of a pair one by one.
-Nystromformer adds a mask of all tokens to the scores of its landmarks, and so fails wherever a sequence is padded; it
-convolves its values over 65 tokens, more than a sequence of Recall has. FNet has no mask, and reads padding.
+Models of transformers do not compare strictly. Besides norms and classifiers, they read pixels as tokens, a pair as
+one sequence, and texts padded to the longest length; ours read pixels as numbers and the texts of a pair one by one.
+Nystromformer adds a mask over all tokens to the scores of its landmarks, so it fails wherever a sequence is padded; it
+convolves its values over 65 tokens, more than a sequence of Recall has. FNet takes no mask, and reads padding.
 
 ![learning curves](arena-learning.svg)
 
@@ -66,10 +64,10 @@ convolves its values over 65 tokens, more than a sequence of Recall has. FNet ha
 
 {variants}
 
-All models of this library have {options} as well. Luna and ConvLuna are not as their authors have them: their norms
-stand before the layers and not behind, their memories have 16 cells and not 256, and classifiers read the mean of all
+All models of this library also have {options}. Luna and ConvLuna differ from their authors' models: their norms stand
+before the layers and not behind them, their memories have 16 cells and not 256, and classifiers read the mean of all
 tokens and not a CLS. Feature maps have as many features as a head is wide, {head_width}. FAVOR+ keeps its first
-frequencies: after new ones were drawn, the next evaluation came too soon for it to recover.
+frequencies, because it does not recover from a redraw before the next evaluation.
 
 ### What is trained
 
@@ -80,27 +78,28 @@ frequencies: after new ones were drawn, the next evaluation came too soon for it
 
 {errors}
 
-A text of 97 tokens alone, against the same with padding up to 128, masked wherever a model takes a mask (difference of
-logits, relative to the largest; `python training_scripts/arena/padding.py`):
+A text of 97 tokens is compared with the same text padded to 128, masked wherever a model takes a mask. The table has
+the difference of the logits relative to the largest (`python -m training_scripts.arena.padding`):
 
 {padding}"""
 
 CLAIMS = """\
 ## The three claims
 
-Differences of test accuracy in percentage points, run by run with the same seed, with the 95 % interval of their mean;
-bold where it leaves out zero. It is over the seeds, by Student's t, and over the test rows, as if two variants erred
-independently and a row had one label, which makes it too wide rather than too narrow. Undecided means unknown, and not
-equal. With so many pairs, one in twenty leaves out zero by chance, and pairs that share a variant are not independent;
-the last row of a table is of all its pairs at once.
+Differences of test accuracy between runs of the same seed, in percentage points, with the 95 % interval of their mean;
+bold where the interval does not contain zero. The interval covers the choice of the seeds, by Student's t, and of the
+test rows, as if two variants erred independently and a row had one label; so it is too wide rather than too narrow.
+Undecided means unknown, not equal. Of so many pairs, one in twenty differs by chance, and pairs that share a variant
+are not independent. The last row of a table averages over all its pairs.
 Trained feature maps have some more parameters than fixed ones; the table of the variants says how many."""
 
 MEMORY = """\
-### What becomes of memories
+### How memories develop
 
-The mean cosine between the cells of a memory while it is trained, averaged over seeds and over layers (of the memory
-transformer, after its layers): 1 is a memory of a single direction, to which memories without a filter degrade by the
-papers. Those have 256 cells and train for far more steps; these have 16, and the memory transformer's 8.
+The plot shows the mean cosine between the cells of a memory during training, averaged over seeds and layers (for the
+memory transformer, behind its layers). A cosine of 1 means that all cells have one direction. The papers report that
+memories without a filter degrade to this; theirs have 256 cells and train for far more steps. Here memories have 16
+cells, those of the memory transformer 8.
 
 ![memory cosine](arena-memory.svg)"""
 
@@ -108,23 +107,23 @@ COSTS = """\
 ## Costs
 
 Median time of a training step, all variants of a task side by side on {threads} thread{plural}
-(`python training_scripts/arena/costs.py`), and the peak of memory beyond model, gradients and optimizer
-(`python training_scripts/arena/memory.py`), on the first batch of a task:
+(`python -m training_scripts.arena.costs`), and peak memory beyond model, gradients and optimizer
+(`python -m training_scripts.arena.memory`), on the first batch of a task:
 
 {costs}
 
-At these times, all training steps of the arena take {hours} hours of one core; evaluations and starts come on top.
+At these times, all training steps of the arena take {hours} hours of one core, without evaluations and start-up.
 
-All runs are in float32, as one precision has to serve all variants of a task. The time of a step under autocast to
-bfloat16, over that in float32 (median over rounds):
+All runs are in float32, because all variants of a task have the same precision. The time of a step under autocast to
+bfloat16, divided by that in float32 (median over rounds):
 
 {bf16}
 
 ### At equal time
 
-Best validation accuracy in percent, mean ± standard deviation over the seeds, when the fastest variant has just made
-all its steps, and the share of its own steps that a variant can make until then. The slower it is, the fewer of its
-evaluations can be the best:
+Best validation accuracy in percent, mean ± standard deviation over the seeds, at the time when the fastest variant has
+made all its steps. In parentheses: the share of its own steps that a variant has made by then. A slower variant also
+has fewer evaluations to choose the best from:
 
 {equal_time}"""
 
@@ -136,9 +135,9 @@ Time and memory of a training step, and accuracy at equal time. Not measured yet
 PUBLISHED_TEXT = """\
 ## Published figures, full scale
 
-Test accuracy in percent, at second hand from later papers; x was not learnt. Not to be set beside the figures above:
-other data, splits, sizes and budgets. Nor do all rows compare with one another: figures for Retrieval near 57 and near
-79 come from two code bases.
+Test accuracy in percent, as later papers report it; x was not learnt. These figures do not compare with those above:
+data, splits, sizes and budgets differ. Nor do all rows compare with one another: figures for Retrieval near 57 and
+near 79 come from two code bases.
 
 {published}
 
@@ -149,43 +148,43 @@ kernels on ListOps stay as low as the Linear Transformer and the Performer above
 """
 
 
-def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
+def render(plan: Plan, table: ScoreTable, measured: dict[str, Any]) -> str:
     """The whole report.
 
     Args:
         plan: the arena.
-        cells: the results of its runs.
-        measured: what `read_measured` gives; what is not measured may be missing.
+        table: the scores of its runs.
+        measured: the result of `read_measurements`; each of its parts may be missing.
     """
     costs, padding, guesses = (measured.get(name, {}) for name in ("costs", "padding", "guesses"))
-    done = sum(len(cell.outcomes) for cell in cells.values())
-    failed = sum(cell.failed for cell in cells.values())
+    done = sum(len(scores.outcomes) for scores in table.values())
+    failed = sum(scores.failed for scores in table.values())
     state = f"{done} of {len(plan.runs())} runs are done"
     if failed:
-        state += f", and {failed} have failed, as told below"
+        state += f", and {failed} have failed for the reasons below"
     parts = [
         INTRODUCTION,
         f"{state}.",
         TABLES.format(
             seeds=", ".join(map(str, plan.seeds)),
             chance=tables.CHANCE,
-            main=tables.main_table(plan, cells, guesses),
+            main=tables.main_table(plan, table, guesses),
             cues=tables.cues_text(plan, guesses),
-            variants=tables.variants_table(plan, cells),
+            variants=tables.variants_table(plan, table),
             options=" and ".join(f"`{name}={value}`" for name, value in plan.options.items()),
             head_width=" or ".join(map(str, sorted(head_widths(plan)))),
-            seeds_table=tables.seeds_table(plan, cells),
-            settings=tables.settings_table(plan, cells),
-            environment=environment_of(cells),
-            errors=tables.errors_list(plan, cells),
+            seeds_table=tables.seeds_table(plan, table),
+            settings=tables.settings_table(plan, table),
+            environment=environment_of(table),
+            errors=tables.errors_list(plan, table),
             padding=tables.padding_table(plan, padding) if padding else "Not measured yet.",
         ),
         CLAIMS,
     ]
     for claim in claims(plan):
         parts.append(
-            f"### {claim.title}\n\n{tables.verdict(plan, cells, claim, guesses)}\n\n"
-            f"{tables.claim_table(plan, cells, claim)}"
+            f"### {claim.title}\n\n{tables.verdict(plan, table, claim, guesses)}\n\n"
+            f"{tables.claim_table(plan, table, claim)}"
         )
     parts.append(MEMORY)
     threads = sorted({task["environment"]["torch_threads"] for task in costs.values()})
@@ -196,7 +195,7 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
             costs=tables.costs_table(plan, costs),
             hours=f"{tables.core_hours(plan, costs):.1f}",
             bf16=tables.bf16_table(plan, costs),
-            equal_time=tables.equal_time_table(plan, cells, costs),
+            equal_time=tables.equal_time_table(plan, table, costs),
         )
         if costs
         else NO_COSTS
@@ -207,25 +206,25 @@ def render(plan: Plan, cells: Cells, measured: dict[str, Any]) -> str:
 
 
 def head_widths(plan: Plan) -> set[int]:
-    """How wide the heads are that the recipes ask for."""
+    """The widths of the heads in the recipes."""
     sizes = [recipe["model_size"] for recipe in plan.tasks.values()]
     return {size["hidden_size"] // size["num_attention_heads"] for size in sizes}
 
 
-def environment_of(cells: Cells) -> str:
-    """Where the runs were made."""
+def environment_of(table: ScoreTable) -> str:
+    """A sentence about the machines and the code that the runs were made with; empty without runs."""
     found = {
         f"{entry['device']}, {entry['torch_threads']} thread a run, Python {entry['python']}, torch "
         f"{entry['versions']['torch']}, transformers {entry['versions']['transformers']}"
-        for cell in cells.values()
-        for entry in (outcome["environment"] for outcome in cell.outcomes.values())
+        for scores in table.values()
+        for entry in (outcome["environment"] for outcome in scores.outcomes.values())
     }
-    codes = [outcome["code"] for cell in cells.values() for outcome in cell.outcomes.values()]
+    codes = [outcome["code"] for scores in table.values() for outcome in scores.outcomes.values()]
     known = len(set(codes) - {None})
-    told = f"{'one state' if known == 1 else f'{known} states'} of the package's code"
+    versions = f"{'one version' if known == 1 else f'{known} versions'} of the package's code"
     if unknown := codes.count(None):
-        told += f"; {unknown} of the runs do not say with which"
-    return f"\nMade on: {'; '.join(sorted(found))}; with {told}." if found else ""
+        versions += f"; {unknown} of the runs do not record which"
+    return f"\nMade on: {'; '.join(sorted(found))}; with {versions}." if found else ""
 
 
 def main(arguments: list[str]) -> None:
@@ -233,14 +232,14 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--output", type=Path, default=REPORT, help="the report; plots are written beside it")
+    parser.add_argument("--output", type=Path, default=REPORT, help="file of the report; plots are written beside it")
     options = parser.parse_args(arguments)
     plan = read_plan(options.plan)
-    cells = read_cells(plan, options.results)
-    measured = read_measured(plan, cells, options.results)
+    table = read_scores(plan, options.results)
+    measured = read_measurements(plan, table, options.results)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(render(plan, cells, measured))
-    write_plots(plan, cells, options.output.parent)
+    options.output.write_text(render(plan, table, measured))
+    write_plots(plan, table, options.output.parent)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,105 @@
-"""Where the results of the arena's runs are kept, and which of them can be trusted."""
+"""The results of the arena's runs: where they are kept, how they are added, and which of them are current.
 
+Every task has one file, in the form of `result_lines`. A writer holds a lock while it reads the file, changes it and
+replaces it in one piece: so a reader never meets half a file, and two writers never lose a result.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_effattn.files import read_json, write_json
+from filelock import FileLock
 
-from .plan import Run
+from hf_effattn.files import read_json, write_text
+from training_scripts.arena.plan import Run
+from training_scripts.arena.result_lines import FIELDS, Result, Results, decode, encode
 
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
 
-#: What a result holds; a file without one of these was not written here.
-FIELDS = {"fingerprint", "arguments", "error", "outcome"}
+
+def result_file(task: str, folder: Path = RESULTS) -> Path:
+    """The file of a task's results."""
+    return folder / f"{task}.jsonl"
 
 
-def result_path(run: Run, folder: Path = RESULTS) -> Path:
-    """The file of a run's result."""
-    return folder / f"{run.name}.json"
+def read_results(task: str, folder: Path = RESULTS) -> Results:
+    """All results of a task, whatever recipe they come from.
 
-
-def load_result(run: Run, folder: Path = RESULTS) -> dict[str, Any] | None:
-    """The result of a run, or None if there is none yet.
+    A folder in which the task has no file yet, but one file per run, ``<task>/<variant>/seed-<seed>.json``, as earlier
+    versions wrote them, is read as well.
 
     Raises:
-        ValueError: the file is damaged, or it is the result of other arguments.
+        ValueError: a file is damaged.
     """
-    path = result_path(run, folder)
-    if not path.is_file():
-        return None
-    result = read_json(path)
-    if not isinstance(result, dict) or not result.keys() >= FIELDS:
-        raise ValueError(f"{path} is no result of a run: delete it, and run the arena again")
-    if result["fingerprint"] != run.fingerprint:
-        changed = {
-            name
-            for name in result["arguments"].keys() | run.arguments.keys()
-            if result["arguments"].get(name) != run.arguments.get(name)
-        }
-        raise ValueError(
-            f"{path} is the result of another recipe, which differs in {sorted(changed)}: restore the recipe, or "
-            "train again with run.py --replace-stale"
-        )
-    return result
+    path = result_file(task, folder)
+    return decode(path) if path.is_file() else read_run_files(folder / task)
 
 
-def store_outcome(run: Run, results: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Keep of ``results.json`` what tables and plots are made of."""
+def read_run_files(folder: Path) -> Results:
+    """The results of a task that has one file per run.
+
+    Raises:
+        ValueError: a file is damaged, or holds something else.
+    """
+    results: Results = {}
+    for path in sorted(folder.glob("*/seed-*.json")):
+        result = read_json(path)
+        if not isinstance(result, dict) or not result.keys() >= set(FIELDS):
+            raise ValueError(f"{path} is not the result of a run: delete it, and run the arena again")
+        results[path.parent.name, int(path.stem.removeprefix("seed-"))] = result
+    return results
+
+
+@contextmanager
+def changed_results(task: str, folder: Path = RESULTS) -> Iterator[Results]:
+    """The results of a task, to be changed in place; they are written when the context ends without an error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".results.lock"):
+        results = read_results(task, folder)
+        before = encode(results)
+        yield results
+        if (after := encode(results)) != before:
+            write_text(result_file(task, folder), after)
+
+
+def load_results(runs: Iterable[Run], folder: Path = RESULTS) -> dict[str, Result]:
+    """Name of a run -> its result, for those of `runs` that have one.
+
+    Raises:
+        ValueError: a file is damaged, or a result comes from another recipe.
+    """
+    tasks: dict[str, Results] = {}
+    found = {}
+    for run in runs:
+        if run.task not in tasks:
+            tasks[run.task] = read_results(run.task, folder)
+        if (result := tasks[run.task].get(run.key)) is None:
+            continue
+        if result["fingerprint"] != run.fingerprint:
+            before, now = result["arguments"], run.arguments
+            changed = sorted(name for name in before | now if before.get(name) != now.get(name))
+            raise ValueError(
+                f"the result of {run.name} in {folder} comes from another recipe, which differs in {changed}: restore "
+                "the recipe, or train again with --replace-stale"
+            )
+        found[run.name] = result
+    return found
+
+
+def remove_stale(runs: Sequence[Run], folder: Path = RESULTS) -> None:
+    """Remove those results of `runs` that come from another recipe."""
+    for task in {run.task for run in runs}:
+        with changed_results(task, folder) as results:
+            for run in runs:
+                if run.task == task and run.key in results and results[run.key]["fingerprint"] != run.fingerprint:
+                    del results[run.key]
+
+
+def save_outcome(run: Run, results: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Keep what tables and plots need of the ``results.json`` of a run."""
     log = results["log"]
     outcome = {
         "parameters": results["parameters"],
@@ -71,14 +125,32 @@ def store_outcome(run: Run, results: dict[str, Any], folder: Path = RESULTS) -> 
         "environment": results["environment"],
         "code": results.get("code"),
     }
-    _store(run, None, outcome, folder)
+    _save(run, None, outcome, folder)
 
 
-def store_error(run: Run, error: str, folder: Path = RESULTS) -> None:
-    """Keep that a model cannot run on a task, and why."""
-    _store(run, error, None, folder)
+def save_error(run: Run, error: str, folder: Path = RESULTS) -> None:
+    """Keep why a model cannot run on a task."""
+    _save(run, error, None, folder)
 
 
-def _store(run: Run, error: str | None, outcome: dict[str, Any] | None, folder: Path) -> None:
-    content = {"fingerprint": run.fingerprint, "arguments": run.arguments, "error": error, "outcome": outcome}
-    write_json(result_path(run, folder), content)
+def _save(run: Run, error: str | None, outcome: dict[str, Any] | None, folder: Path) -> None:
+    with changed_results(run.task, folder) as results:
+        results[run.key] = {
+            "fingerprint": run.fingerprint,
+            "arguments": run.arguments,
+            "error": error,
+            "outcome": outcome,
+        }
+
+
+def write_measurements(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON in which every object that holds no other object has a line of its own."""
+    write_text(path, _lines(content) + "\n")
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    if not isinstance(value, dict) or not any(isinstance(part, dict) for part in value.values()):
+        return json.dumps(value, sort_keys=True)
+    inner = indent + "  "
+    lines = [f"{inner}{json.dumps(name)}: {_lines(value[name], inner)}" for name in sorted(value)]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"

@@ -1,13 +1,12 @@
 """Train every variant of attention on every task of the CPU arena, with every seed.
 
-    python training_scripts/arena/run.py                         # whatever is still missing, some hours on two cores
-    python training_scripts/arena/run.py --task text --variant luna convluna-conv
-    python training_scripts/arena/run.py --minutes 90            # start nothing after that; go on another day
+    python -m training_scripts.arena.run                         # all missing runs, some hours on two cores
+    python -m training_scripts.arena.run --task text --variant luna convluna-conv
+    python -m training_scripts.arena.run --minutes 90            # start no run after that; go on another day
 
-``make arena`` does this, measures the costs, and writes `RESULTS.md`, as ``report.py`` does at any time. Every run is
-a process of its own, of ``run_lra.py``, and one at a time is on a core. A run that was stopped goes on from its last
-whole checkpoint. Its result is written when it is complete, and in one piece; what is there is not trained again, and
-what is damaged or comes from another recipe is refused.
+``make arena`` does this, measures the costs, and writes `RESULTS.md`. Every run is a process of ``run_lra.py`` on one
+core. A run that was stopped goes on from its last whole checkpoint. When it ends, its result is added to the file of
+its task. A run that has a result is not trained again; a damaged file, or a result of another recipe, is refused.
 """
 
 import argparse
@@ -22,16 +21,13 @@ import threading
 import time
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from arena.plan import PLAN, Plan, Run, read_plan
-from arena.results import RESULTS, load_result, result_path, store_error, store_outcome
 from hf_effattn.files import read_json
 from hf_effattn.training.checkpoints import is_finished
+from training_scripts.arena.plan import PLAN, Plan, Run, read_plan
+from training_scripts.arena.results import RESULTS, load_results, remove_stale, save_error, save_outcome
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_lra.py"
@@ -42,29 +38,29 @@ QUIET = ["--disable_tqdm=true", "--resume=true", "--dataloader_pin_memory=false"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=PLAN, help="another arena.yaml")
-    parser.add_argument("--task", nargs="+", help="these tasks alone")
-    parser.add_argument("--variant", nargs="+", help="these variants alone")
-    parser.add_argument("--seed", nargs="+", type=int, help="these seeds alone")
+    parser.add_argument("--task", nargs="+", help="only these tasks")
+    parser.add_argument("--variant", nargs="+", help="only these variants")
+    parser.add_argument("--seed", nargs="+", type=int, help="only these seeds")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
-    parser.add_argument("--minutes", type=float, help="start no run after so many")
-    parser.add_argument("--replace-stale", action="store_true", help="train again where the recipe has changed")
+    parser.add_argument("--minutes", type=float, help="start no run after this time")
+    parser.add_argument("--replace-stale", action="store_true", help="train again the runs whose recipe has changed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs; a complete one is removed")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs that have not ended")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is missing; ends with status 1 if something still is."""
+    """Train the missing runs; exit with status 1 if some are still missing."""
     options = parse(arguments)
     plan = read_plan(options.plan)
     options.results.mkdir(parents=True, exist_ok=True)
-    # Left to itself, a SIGTERM would end this process and leave those that train.
+    # By default a SIGTERM would end this process, but not those that train.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # Two arenas would train the same runs, and remove each other's folders.
+        # Two arenas would train the same runs and remove each other's folders.
         with FileLock(options.results / ".lock", timeout=0):
             missing = missing_runs(chosen_runs(plan, options), options)
             failures = Workers(options).train(missing)
@@ -76,10 +72,10 @@ def main(arguments: list[str]) -> None:
 
 
 def chosen_runs(plan: Plan, options: argparse.Namespace) -> list[Run]:
-    """The runs that the command line asks for.
+    """The runs that the options select.
 
     Raises:
-        ValueError: it names what the plan does not have.
+        ValueError: the plan does not have a task, variant or seed that they name.
     """
     for kind, asked, known in (
         ("task", options.task, plan.tasks),
@@ -98,47 +94,39 @@ def chosen_runs(plan: Plan, options: argparse.Namespace) -> list[Run]:
 
 
 def missing_runs(runs: list[Run], options: argparse.Namespace) -> list[Run]:
-    """Those of `runs` that have no result yet.
+    """The runs that have no result yet.
 
     Raises:
-        ValueError: a result is damaged, or comes from another recipe and is not to be replaced.
+        ValueError: a file of results is damaged, or a result comes from another recipe and is not to be replaced.
     """
-    missing = []
-    for run in runs:
-        try:
-            found = load_result(run, options.results)
-        except ValueError:
-            if not options.replace_stale:
-                raise
-            result_path(run, options.results).unlink()
-            found = None
-        if found is None:
-            missing.append(run)
-    return missing
+    if options.replace_stale:
+        remove_stale(runs, options.results)
+    done = load_results(runs, options.results)
+    return [run for run in runs if run.name not in done]
 
 
-#: Exceptions that say nothing about a model: another machine, or another day, might not raise them.
-OF_THE_MACHINE = r"interrupt|memory|alloc|no space|killed|resource"
+#: Exceptions that a machine caused, not a model.
+CAUSED_BY_THE_MACHINE = r"interrupt|memory|alloc|no space|killed|resource"
 
 
 class Workers:
-    """Trains runs, a few at a time.
+    """Trains several runs at a time.
 
     Args:
-        options: the command line.
+        options: the options of the command line.
     """
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.deadline = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
         self.stopped = threading.Event()
-        self.processes: set[subprocess.Popen] = set()
+        self.processes: set[subprocess.Popen[bytes]] = set()
 
     def train(self, runs: list[Run]) -> list[str]:
-        """Train `runs` in their order; at an interrupt, stop those that are under way and leave their checkpoints.
+        """Train `runs` in their order; an interrupt stops those that have started, and keeps their checkpoints.
 
         Returns:
-            Which runs failed that should not have, and why.
+            The runs that failed unexpectedly, each with the reason.
         """
         failures = []
         with concurrent.futures.ThreadPoolExecutor(self.options.workers) as pool:
@@ -154,20 +142,20 @@ class Workers:
         return [failure for failure in failures if failure]
 
     def train_one(self, run: Run) -> str | None:
-        """Train one run and keep its result, or return why there is none."""
+        """Train a run and save its result, or return the reason why it has none."""
         if self.stopped.is_set() or time.monotonic() > self.deadline:
             return None
-        # A run of another recipe has another folder, so nothing is ever resumed from it.
+        # A run of another recipe has another folder, so no run resumes from it.
         folder = self.options.runs / f"{run.name}-{run.fingerprint[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         if not is_finished(folder) and (code := self.call(run, folder)):
             return self.failed(run, folder, code)
-        store_outcome(run, read_json(folder / "results.json"), self.options.results)
+        save_outcome(run, read_json(folder / "results.json"), self.options.results)
         shutil.rmtree(folder)
         return None
 
     def call(self, run: Run, folder: Path) -> int:
-        """Run ``run_lra.py`` to its end; returns its exit code."""
+        """Run ``run_lra.py`` to its end; return its exit code."""
         command = [sys.executable, str(SCRIPT), *run.command_line(), *QUIET, f"--output_dir={folder}"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with (folder / "output.log").open("w") as log:
@@ -180,24 +168,26 @@ class Workers:
         return code
 
     def failed(self, run: Run, folder: Path, code: int) -> str | None:
-        """Why there is no result; that the code of a model of transformers raises an exception is one."""
+        """The reason why a run has no result; an exception in a model of transformers is saved as its result."""
         text = (folder / "output.log").read_text(errors="replace").strip()
         if self.stopped.is_set():
             return None
         lines, raised = text.splitlines(), exception_of(run.variant.model_type, text)
         if run.variant.builtin and raised is not None:
-            store_error(run, raised, self.options.results)
+            save_error(run, raised, self.options.results)
             return None
-        return f"{run.name} ended with code {code}: {lines[-1] if lines else 'it said nothing'} ({folder}/output.log)"
+        return (
+            f"{run.name} ended with code {code}: {lines[-1] if lines else 'it printed nothing'} ({folder}/output.log)"
+        )
 
 
 def exception_of(model_type: str, log: str) -> str | None:
-    """The exception that ended a run, if a model of this type of transformers raised it, or what it called."""
+    """The exception that ended a run, if the code of this model type in transformers raised it or called what did."""
     _, found, traceback = log.rpartition("Traceback (most recent call last):")
     if not found or f"/transformers/models/{model_type}/" not in traceback:
         return None
     ends = [line for line in traceback.splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Interrupt)\b", line)]
-    return ends[-1] if ends and not re.search(OF_THE_MACHINE, ends[-1], re.IGNORECASE) else None
+    return ends[-1] if ends and not re.search(CAUSED_BY_THE_MACHINE, ends[-1], re.IGNORECASE) else None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What takes part in the benchmark: an operator, the function that it claims to compute, and how to check that."""
+"""Candidates of the benchmark: an operator, the function that it claims to compute, and how to check that."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

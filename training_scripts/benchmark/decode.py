@@ -11,11 +11,11 @@ from hf_effattn.models.base_map_layer import MapLayer
 from hf_effattn.models.ops_linear import linear_attention, linear_attention_step
 from hf_effattn.tokenization import VOCAB_SIZE
 
+from ..measuring.timing import Runner, interleave
 from .check import TOLERANCE, relative_error
 from .oracles import linear_attention_oracle
 from .problem import ELU, Problem
 from .settings import Settings
-from .timing import Runner, interleave
 
 
 #: Query, key and value of one token.
@@ -58,7 +58,7 @@ def operator_steps(settings: Settings) -> dict[str, Any]:
     return _measured("linear_attention_step", runners, settings, check, sizes)
 
 
-def _operator_call(token: Token, state: torch.Tensor, feature_map: MapLayer, steps: int) -> Callable:
+def _operator_call(token: Token, state: torch.Tensor, feature_map: MapLayer, steps: int) -> Callable[[], None]:
     def call() -> None:
         running = state
         with torch.no_grad():

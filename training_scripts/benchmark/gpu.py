@@ -1,6 +1,6 @@
 """Check and time the Triton kernels on the GPU that is there, in some four minutes on an H100.
 
-    python training_scripts/benchmark/gpu.py [--output FOLDER] [--parts check,causal,...]
+    python -m training_scripts.benchmark.gpu [--output FOLDER] [--parts check,causal,...]
 
 It needs a checkout, torch and Triton, and no installation: where the package itself cannot be imported (another
 transformers, say), its operators are loaded alone, and the part ``steps``, which trains whole models, is recorded as
@@ -20,10 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmark.gpu_parts import PARTS, ROOT, describe, load_operators
+from .gpu_parts import PARTS, ROOT, describe, load_operators
 
 
 RESULTS = ROOT / "training_scripts" / "results"
@@ -56,9 +53,16 @@ class Report:
 
 def start(name: str, small: bool, *arguments: int) -> "subprocess.Popen[str]":
     """Start the process of a part."""
-    command = [sys.executable, __file__, "--part", name, *(str(argument) for argument in arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "training_scripts.benchmark.gpu",
+        "--part",
+        name,
+        *(str(argument) for argument in arguments),
+    ]
     command += ["--small"] if small else []
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def collect(name: str, process: "subprocess.Popen[str]", limit: float) -> list[dict[str, Any]]:

@@ -46,7 +46,6 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def load_operators() -> None:
     """Import the package, or where that fails, make its operators importable without it."""
-    sys.path.insert(0, str(ROOT))
     try:
         import hf_effattn  # noqa: F401
     except ImportError:
@@ -201,7 +200,8 @@ def flash_linear_attention() -> dict[str, tuple[Attention, Attention | None]]:
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         rows = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        return chunk_linear_attn(*rows, normalize=False, scale=1.0)[0].transpose(1, 2)
+        output: torch.Tensor = chunk_linear_attn(*rows, normalize=False, scale=1.0)[0].transpose(1, 2)
+        return output
 
     def oracle(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return reference_linear_attention(query, key, value, causal=True, normalize=False)[0]

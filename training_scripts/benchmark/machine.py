@@ -3,11 +3,11 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_effattn.machine import processor_name
 from hf_effattn.version import __version__
 
 
@@ -17,7 +17,7 @@ def describe_machine() -> dict[str, Any]:
         name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_") or name == "LD_PRELOAD"
     }
     return {
-        "cpu": cpu_model(),
+        "cpu": processor_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
@@ -30,15 +30,8 @@ def describe_machine() -> dict[str, Any]:
 
 
 def load_average() -> list[float]:
-    """Running processes over the last 1, 5 and 15 minutes."""
-    return [round(value, 2) for value in os.getloadavg()]
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+    """Running processes over the last 1, 5 and 15 minutes; nothing on systems that do not count them."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []
 
 
 def package_version(package: str) -> str | None:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .allocator import RETURN_FREED_MEMORY
+from ..measuring.allocator import RETURN_FREED_MEMORY
 from .operators import BASELINE
 from .problem import MODES, TRAINING
 from .settings import Settings
 
 
-POINT = Path(__file__).with_name("memory_point.py")
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Softmax attention at the greatest length takes minutes; a machine on which it takes longer goes without it.
 TIMEOUT_SECONDS = 420
@@ -46,12 +46,15 @@ def measure_point(point: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The point with its peak, or with the error of its process."""
     request = point | {"check_length": settings.check_length, "threads": torch.get_num_threads()}
     environment = os.environ | RETURN_FREED_MEMORY
-    command = [sys.executable, str(POINT), json.dumps(request)]
+    command = [sys.executable, "-m", "training_scripts.benchmark.memory_point", json.dumps(request)]
     try:
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        process = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
     except subprocess.TimeoutExpired:
         return point | {"error": f"left out: took longer than {TIMEOUT_SECONDS} s"}
     if process.returncode != 0:
         reasons = process.stderr.strip().splitlines()
         return point | {"error": reasons[-1][:300] if reasons else f"ended with code {process.returncode}"}
-    return point | {"error": None} | json.loads(process.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return point | {"error": None} | measured

@@ -2,21 +2,19 @@
 
 import gc
 import json
-import resource
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmark.candidate import Candidate
-from benchmark.check import run_candidate, verify
-from benchmark.ours import linear_candidate, softmax_candidate
-from benchmark.problem import TRAINING, Problem
+from hf_effattn.machine import peak_resident_bytes
+
+from ..measuring.peak_memory import reset_peak, status_bytes
+from .candidate import Candidate
+from .check import run_candidate, verify
+from .ours import linear_candidate, softmax_candidate
+from .problem import TRAINING, Problem
 
 
 #: What can be measured, by the name that the parent process passes.
@@ -52,33 +50,11 @@ def measure(candidate: Candidate, problem: Problem, mode: str) -> dict[str, Any]
     gc.collect()
     # Where the kernel lets us, the peak so far is forgotten; else it may hide a smaller peak of the operator.
     reset = reset_peak()
-    before = status_bytes("VmRSS") if reset else highest_ever()
+    before = status_bytes("VmRSS") if reset else peak_resident_bytes()
     results = run_candidate(prepared, leaves, output_gradient, mode)
-    after = status_bytes("VmHWM") if reset else highest_ever()
+    after = status_bytes("VmHWM") if reset else peak_resident_bytes()
     del results
     return {"peak_bytes": after - before, "method": "VmHWM after a reset" if reset else "ru_maxrss"}
-
-
-def reset_peak() -> bool:
-    """Forget the peak of resident memory; whether the system allowed it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def status_bytes(field: str) -> int:
-    """A field of ``/proc/self/status`` in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{field}:")]
-    return int(line.split()[1]) * 1024
-
-
-def highest_ever() -> int:
-    """The most that was ever resident, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

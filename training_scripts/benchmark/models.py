@@ -9,15 +9,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_effattn.tokenization import VOCAB_SIZE
-from hf_effattn.training.model_zoo import Size
+from hf_effattn.training.matched_configs import Size
 
+from ..measuring.timing import Runner, interleave, timed
 from .candidate import OURS
 from .machine import package_version
-from .model_zoo import ZOO, ModelEntry
+from .model_entries import ENTRIES, ModelEntry
 from .problem import FORWARD
 from .settings import Settings
 from .shares import step_shares
-from .timing import Runner, interleave, timed
 
 
 TRAINING_STEP = "training step"
@@ -26,17 +26,17 @@ TRAINING_STEP = "training step"
 PADDING_TOLERANCE = 1e-5
 
 
-def run_models(settings: Settings, zoo: tuple[ModelEntry, ...] = ZOO) -> dict[str, Any]:
+def run_models(settings: Settings, chosen: tuple[ModelEntry, ...] = ENTRIES) -> dict[str, Any]:
     """Check every model, then time all of them."""
     size = Size(settings.model_length, VOCAB_SIZE, *settings.model_size)
     entries: dict[str, dict[str, Any]] = {}
     models: dict[str, PreTrainedModel] = {}
-    for model_entry in tqdm(zoo, desc="checking models", leave=False):
+    for model_entry in tqdm(chosen, desc="checking models", leave=False):
         entry = entries[model_entry.name] = describe(model_entry)
         try:
             model = _checked_model(model_entry, size, entry)
         except Exception as error:
-            # Whatever another library raises is what there is to report about it.
+            # Another library may raise anything; its error is its result.
             entry["error"] = model_error_text(error)
             continue
         if model is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..measuring.timing import Runner, Timings, interleave
 from .candidate import Candidate, error_text
 from .check import Check, relative_error, run_candidate, verify
 from .flops import PRODUCT_SIDE, linear_attention_flops, product_flops
@@ -15,7 +16,6 @@ from .ours import compiled_candidate, linear_candidate, softmax_candidate
 from .peers import linear_peers, other_peers
 from .problem import ELU, GLU, IDENTITY, MODES, TRAINING, Problem
 from .settings import Settings
-from .timing import Runner, Timings, interleave
 
 
 #: What every ratio is taken against, and what candidates of the same function must agree with at the timed length.
@@ -149,7 +149,7 @@ def measure_scenario(
         try:
             runner = admission.admit(candidate, entry)
         except Exception as error:
-            # Whatever another library raises is what there is to report about it.
+            # Another library may raise anything; its error is its result.
             entry["error"] = error_text(error, candidate)
             continue
         if runner is not None:

@@ -53,7 +53,7 @@ def favor_oracle(problem: Problem, projection: Tensor, q: Tensor, k: Tensor, v: 
 
     The largest exponent is taken per query, and over all keys of a head.
     """
-    scale = projection.shape[0] ** -0.5
+    scale: float = projection.shape[0] ** -0.5
 
     def exponents(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x * problem.dim**-0.25
@@ -72,7 +72,7 @@ def favor_oracle(problem: Problem, projection: Tensor, q: Tensor, k: Tensor, v: 
 
 def softmax_features_oracle(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Efficient attention (Shen et al. 2018): ``softmax_d(Q) softmax_N(K)^T V / sqrt(d)``."""
-    return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v) * problem.dim**-0.5
+    return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v) / math.sqrt(problem.dim)
 
 
 def bucketed_causal_oracle(bucket: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def bucketed_causal_oracle(bucket: int, q: Tensor, k: Tensor, v: Tensor) -> Tens
     length, dim = q.shape[-2:]
     start_of_bucket = torch.arange(length) // bucket * bucket
     visible = torch.arange(length)[None, :] < start_of_bucket[:, None]
-    weights = (q.softmax(-1) @ k.exp().transpose(-1, -2) * dim**-0.5).masked_fill(~visible, 0.0)
+    weights = (q.softmax(-1) @ k.exp().transpose(-1, -2) / math.sqrt(dim)).masked_fill(~visible, 0.0)
     return weights @ v / weights.sum(-1, keepdim=True).clamp(min=1e-3)
 
 
@@ -107,12 +107,13 @@ def nystrom_oracle(landmarks: int, iterations: int, q: Tensor, k: Tensor, v: Ten
         inverse = inverse @ (13 * eye - product @ (15 * eye - product @ (7 * eye - product))) / 4
     left = (q @ k_means.transpose(-1, -2)).softmax(-1)
     right = (q_means @ k.transpose(-1, -2)).softmax(-1)
-    return left @ inverse @ (right @ v)
+    mixed: Tensor = left @ inverse @ (right @ v)
+    return mixed
 
 
 def shared_query_key_oracle(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Reformer's attention if hashing finds every key: keys are unit queries, oneself is read only if alone."""
-    keys = q / q.norm(dim=-1, keepdim=True)
+    keys: Tensor = q / q.norm(dim=-1, keepdim=True)
     scores = q @ keys.transpose(-1, -2) / math.sqrt(problem.dim)
     oneself = torch.eye(problem.length, dtype=torch.bool)
     scores = scores.masked_fill(oneself, -5e4)

@@ -94,7 +94,8 @@ def _linformer(problem: Problem) -> Prepared:
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         attention.to_k.tensor, attention.to_v.tensor = k, v
-        return attention(q)
+        output: torch.Tensor = attention(q)
+        return output
 
     return Prepared(run, linformer_oracle, (attention.proj_k, attention.proj_v))
 
@@ -118,7 +119,8 @@ def _reformer(problem: Problem, hashes: int = HASHES, bucket: int = BUCKET) -> P
     attention = reformer.LSHAttention(bucket_size=bucket, n_hashes=hashes, causal=problem.causal).eval()
 
     def run(qk: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return attention(qk, v)[0]
+        output: torch.Tensor = attention(qk, v)[0]
+        return output
 
     return Prepared(run, partial(shared_query_key_oracle, problem))
 
@@ -139,7 +141,8 @@ def _fast_transformers(problem: Problem) -> Prepared:
         mask = masking.FullMask(problem.length)
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return attention(q, k, v, mask, lengths, lengths)
+        output: torch.Tensor = attention(q, k, v, mask, lengths, lengths)
+        return output
 
     return Prepared(run, partial(linear_attention_oracle, problem))
 
@@ -148,7 +151,9 @@ def _flash_linear_attention(problem: Problem) -> Prepared:
     naive = importlib.import_module("fla.ops.linear_attn.naive")
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return naive.naive_chunk_linear_attn(elu_features(q), elu_features(k), v, scale=1.0, normalize=True)
+        features = elu_features(q), elu_features(k)
+        output: torch.Tensor = naive.naive_chunk_linear_attn(*features, v, scale=1.0, normalize=True)
+        return output
 
     return Prepared(run, partial(linear_attention_oracle, problem))
 

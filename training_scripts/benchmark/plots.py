@@ -1,4 +1,4 @@
-"""The plots of the report, from the results alone: the same results give the same bytes."""
+"""The plots of the report, from the results only: equal results give equal bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..measuring.figures import DETERMINISTIC
+from ..measuring.ratios import median_seconds
 from .problem import ELU, MODES
-from .ratios import median_seconds
 
-
-#: Without a salt and a date of their own, SVG files differ from run to run.
-DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "hf_effattn", "svg.fonttype": "none"}
 
 Curves = dict[str, dict[int, float]]
 

@@ -43,7 +43,8 @@ class Problem:
     @property
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch has it."""
-        return getattr(torch, self.dtype)
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
     @property
     def normalize(self) -> bool:

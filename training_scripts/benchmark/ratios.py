@@ -1,52 +1,18 @@
-"""Statistics of interleaved times: medians, ratios round by round, and look-ups in the results."""
+"""Look-ups in the results of the operators: scenarios, times of a candidate, and the ratio of two."""
 
-import statistics
-from dataclasses import dataclass
 from typing import Any
 
+from ..measuring.ratios import Spread, Times, median_seconds, ratio
 from .candidate import OURS
 from .operators import BASELINE
 from .problem import ELU
 
 
-#: One time per round, None in rounds without the candidate.
-Times = list[float | None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median between its quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(values: list[float]) -> Spread:
-    """Median and quartiles of at least one value."""
-    if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
-
-
-def median_seconds(times: Times) -> float:
-    """The median over the rounds that there were."""
-    return statistics.median([value for value in times if value is not None])
-
-
-def ratio(slower: Times, faster: Times) -> Spread | None:
-    """``slower / faster`` in every round that has both; None without such a round."""
-    pairs = [
-        over / under for over, under in zip(slower, faster, strict=True) if over is not None and under is not None
-    ]
-    return spread(pairs) if pairs else None
-
-
 def find_scenario(results: dict[str, Any], mode: str, **problem: Any) -> dict[str, Any] | None:
     """The scenario of the operators with these fields, elu + 1 with 64 features in float32 unless said otherwise."""
     wanted = {"feature_map": ELU, "dtype": "float32", "features": 64} | problem
-    for scenario in results.get("operators", {}).get("scenarios", []):
+    scenarios: list[dict[str, Any]] = results.get("operators", {}).get("scenarios", [])
+    for scenario in scenarios:
         fields = scenario["problem"]
         if scenario["mode"] == mode and all(fields[name] == value for name, value in wanted.items()):
             return scenario
@@ -81,8 +47,8 @@ def best_peer(scenario: dict[str, Any] | None) -> str | None:
 def floor_seconds(scenario: dict[str, Any]) -> float:
     """The least time for the scenario's arithmetic, at the best rate that the matrix product reached beside it."""
     product = scenario["product"]
-    rate = product["flops"] / min(value for value in product["seconds"] if value is not None)
-    return scenario["flops"] / rate
+    rate: float = product["flops"] / min(value for value in product["seconds"] if value is not None)
+    return float(scenario["flops"] / rate)
 
 
 def above_floor(scenario: dict[str, Any] | None, name: str) -> float | None:

@@ -1,19 +1,17 @@
-"""Write the report of a benchmark, tables and plots, from its JSON file alone.
+"""Write the report of a benchmark, tables and plots, from its JSON file only.
 
-python training_scripts/benchmark/report.py
+python -m training_scripts.benchmark.report
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from hf_effattn.files import read_json
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmark.model_zoo import BASELINE as MODEL_BASELINE
-from benchmark.plots import write_plots
-from benchmark.tables import (
+from .model_entries import BASELINE as MODEL_BASELINE
+from .plots import write_plots
+from .tables import (
     breakdown_table,
     decode_table,
     memory_table,
@@ -24,8 +22,7 @@ from benchmark.tables import (
     target_table,
     untimed_table,
 )
-from benchmark.targets import targets
-from hf_effattn.files import read_json
+from .targets import targets
 
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

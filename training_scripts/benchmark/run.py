@@ -1,8 +1,8 @@
 """Measure operators and models against their peers, and write ``benchmark.json``, a report and plots.
 
-    python training_scripts/benchmark/run.py                    # everything
-    python training_scripts/benchmark/run.py --only operators   # one group; the others stay as they are
-    python training_scripts/benchmark/run.py --quick            # seconds, to see that everything runs
+    python -m training_scripts.benchmark.run                    # everything
+    python -m training_scripts.benchmark.run --only operators   # one group; the others stay as they are
+    python -m training_scripts.benchmark.run --quick            # seconds, to see that everything runs
 
 The script starts itself again with an allocator that keeps freed memory, unless --default-allocator is given.
 """
@@ -12,11 +12,8 @@ import sys
 import warnings
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmark.allocator import restart_keeping_memory
-from benchmark.settings import GROUPS, Settings, quick_settings
+from ..measuring.allocator import restart_keeping_memory
+from .settings import GROUPS, Settings, quick_settings
 
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -42,7 +39,7 @@ def main(arguments: list[str]) -> None:
     import torch
     import transformers
 
-    from benchmark.suite import run_groups
+    from .suite import run_groups
 
     # Peers and transformers' models warn about themselves, on every call.
     warnings.simplefilter("ignore")

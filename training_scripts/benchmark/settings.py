@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+from ..measuring.timing import Rounds
+
 
 #: The parts that can be run and saved on their own, in the order in which they run.
 GROUPS = ("operators", "breakdown", "models", "memory", "decode")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Sizes and time budgets of a benchmark.
+class Settings(Rounds):
+    """Sizes and time budgets of a benchmark, and the rounds of its scenarios.
 
     Attributes:
         quick: whether this is the quick form, whose numbers mean nothing.
@@ -25,10 +27,6 @@ class Settings:
         compiled: whether ``torch.compile`` takes part.
         round_seconds: what the rounds of one scenario may take, unless `least_rounds` need more.
         model_seconds: the same for whole models.
-        least_rounds: rounds in which every fast candidate takes part.
-        most_rounds: rounds after which a scenario ends although time is left.
-        slow_rounds: rounds in which a slow candidate takes part.
-        slow_seconds: from when on a candidate is slow.
     """
 
     quick: bool = False
@@ -44,10 +42,6 @@ class Settings:
     compiled: bool = True
     round_seconds: float = 5.0
     model_seconds: float = 120.0
-    least_rounds: int = 5
-    most_rounds: int = 24
-    slow_rounds: int = 3
-    slow_seconds: float = 1.5
 
 
 def quick_settings() -> Settings:

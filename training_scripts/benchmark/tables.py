@@ -1,13 +1,14 @@
-"""The tables of the report, from the results alone."""
+"""The tables of the report, from the results only."""
 
 from typing import Any
 
 from tabulate import tabulate
 
+from ..measuring.ratios import Spread, Times, median_seconds, ratio
 from .models import TRAINING_STEP
 from .operators import BASELINE
 from .problem import FORWARD, GLU, IDENTITY
-from .ratios import Spread, Times, above_floor, floor_seconds, median_seconds, ratio, times_of
+from .ratios import above_floor, floor_seconds, times_of
 from .shares import KINDS, OTHER
 from .targets import OUR_CPU, Target
 

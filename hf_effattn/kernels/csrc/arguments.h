@@ -1,4 +1,4 @@
-// What every operator is called with, and what their loops over heads and chunks share.
+// The arguments of every operator, and what their loops over heads and chunks share.
 #pragma once
 
 #include <algorithm>
@@ -40,12 +40,12 @@ struct Arguments {
   float scale_at(int64_t b, int64_t h, int64_t n) const {
     return scale ? factor * static_cast<const float*>(scale.data)[scale.offset(b, h, n)] : factor;
   }
-  // Of a sum of 0 without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
+  // 1 for a sum of 0 without eps: a query that sees no key, whose numerator is 0 as well, reads zeros.
   float denominator(float total) const { return total + eps == 0 ? 1 : total + eps; }
 };
 
-// The bidirectional operators divide a sequence among tasks. How, depends on its length alone, so that neither the
-// batch nor the number of threads changes a result.
+// The bidirectional operators divide a sequence among tasks. The division depends on its length only, so that neither
+// the batch nor the number of threads changes a result.
 constexpr int64_t kBlock = 2048, kMaxBlocks = 16;
 
 inline int64_t block_length(int64_t length) {
@@ -66,8 +66,8 @@ bool for_each_task(int64_t tasks, int threads, MakeWorker make_worker) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     try {
-      Arena arena;
-      auto worker = make_worker(arena);
+      Scratch scratch;
+      auto worker = make_worker(scratch);
       for (int64_t task; !failed && (task = next++) < tasks;) worker(task);
     } catch (const std::bad_alloc&) {
       failed = true;
@@ -80,16 +80,16 @@ bool for_each_task(int64_t tasks, int threads, MakeWorker make_worker) {
 class Side {
  public:
   // The features go to `phi` [kChunk, ld_phi], or to a buffer of its own if null.
-  Side(Arena& arena, const Arguments& a, const Tensor& rows, bool masked, bool backward, float* phi = nullptr,
+  Side(Scratch& scratch, const Arguments& a, const Tensor& rows, bool masked, bool backward, float* phi = nullptr,
        int ld_phi = 0)
-      : a_(a), rows_(rows), masked_(masked && a.key_mask), map_(arena, a.map, a.dim, a.features, backward),
+      : a_(a), rows_(rows), masked_(masked && a.key_mask), map_(scratch, a.map, a.dim, a.features, backward),
         ld_x_(round_up(a.dim)), ld_phi_(phi ? ld_phi : map_.ld()) {
-    buffer_ = arena.take(ptrdiff_t(kChunk) * ld_x_);
-    phi_ = phi ? phi : arena.take(ptrdiff_t(kChunk) * ld_phi_);
-    if (backward) grad_x_ = arena.take(ptrdiff_t(kChunk) * ld_x_);
+    buffer_ = scratch.take(ptrdiff_t(kChunk) * ld_x_);
+    phi_ = phi ? phi : scratch.take(ptrdiff_t(kChunk) * ld_phi_);
+    if (backward) grad_x_ = scratch.take(ptrdiff_t(kChunk) * ld_x_);
     if (map_.elementwise()) return;
-    linear_ = arena.take(ptrdiff_t(kChunk) * map_.ld());
-    gates_ = arena.take(ptrdiff_t(kChunk) * map_.ld());
+    linear_ = scratch.take(ptrdiff_t(kChunk) * map_.ld());
+    gates_ = scratch.take(ptrdiff_t(kChunk) * map_.ld());
   }
 
   FeatureMap& map() { return map_; }
@@ -133,9 +133,9 @@ struct State {
   float *kv, *k_sum;
 
   // S goes to `at` if that is not null.
-  State(Arena& arena, const Arguments& a, float* at = nullptr)
+  State(Scratch& scratch, const Arguments& a, float* at = nullptr)
       : ld(round_up(a.value_dim)), features(a.features), columns(a.value_dim), normalize(a.normalize),
-        kv(at ? at : arena.take(ptrdiff_t(round_up(a.features)) * ld)), k_sum(arena.take(round_up(a.features))) {}
+        kv(at ? at : scratch.take(ptrdiff_t(round_up(a.features)) * ld)), k_sum(scratch.take(round_up(a.features))) {}
 
   // From and to the contiguous form in which states cross the interface; a null pointer is a state of zeros.
   // The padding is zeroed as well: a NaN in another row of the batch has spread to it.
@@ -180,8 +180,8 @@ inline void add_rows(float* to, const float* from, int rows, int ld, const float
   }
 }
 
-// What the chain rule makes of one row of the output, out = scale * n / den: the gradient of its features on the way
-// (`grad` holds S dout and becomes dphi), the factor of the gradient of n, and the gradient of den.
+// The chain rule for one row of the output, out = scale * n / den: `grad` holds S dout and becomes the gradient dphi of
+// its features; the results are the factor of the gradient of n, and the gradient of den.
 struct RowGradient {
   float factor, denominator;
 };

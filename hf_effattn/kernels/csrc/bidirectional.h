@@ -20,10 +20,12 @@ template <typename MakeWorker>
 bool sum_over_blocks(const Arguments& a, float* to, MakeWorker make_worker) {
   const int64_t heads = a.rows_of_heads(), blocks = block_count(a.length);
   const int64_t size = int64_t(a.features) * a.state_columns();
-  std::vector<float> scratch(blocks > 1 ? blocks * heads * size : 0);
-  float* partial = blocks > 1 ? scratch.data() : to;
-  bool done = for_each_task(heads * blocks, a.threads, [&](Arena& arena) {
-    return [worker = make_worker(arena), partial, size](int64_t task) mutable { worker(task, partial + task * size); };
+  std::vector<float> sums(blocks > 1 ? blocks * heads * size : 0);
+  float* partial = blocks > 1 ? sums.data() : to;
+  bool done = for_each_task(heads * blocks, a.threads, [&](Scratch& scratch) {
+    return [worker = make_worker(scratch), partial, size](int64_t task) mutable {
+      worker(task, partial + task * size);
+    };
   });
   if (blocks == 1 || !done) return done;
   for (int64_t i = 0; i < heads * size; ++i) {
@@ -36,10 +38,10 @@ bool sum_over_blocks(const Arguments& a, float* to, MakeWorker make_worker) {
 
 // state = sum_m phi(k_m) [v_m, 1]^T
 inline bool sum_forward(const Arguments& a) {
-  return sum_over_blocks(a, a.state_out, [&](Arena& arena) {
-    State state(arena, a);
-    Side keys(arena, a, a.key, true, false);
-    float* values = arena.take(ptrdiff_t(kChunk) * state.ld);
+  return sum_over_blocks(a, a.state_out, [&](Scratch& scratch) {
+    State state(scratch, a);
+    Side keys(scratch, a, a.key, true, false);
+    float* values = scratch.take(ptrdiff_t(kChunk) * state.ld);
     return [&a, state, keys, values](int64_t task, float* partial) mutable {
       state.read(nullptr);
       keys.map().select(task % a.heads);
@@ -58,13 +60,13 @@ inline bool sum_forward(const Arguments& a) {
 
 // dphi(k_m) = dS v_m + dz, dv_m = dS^T phi(k_m)
 inline bool sum_backward(const Arguments& a) {
-  return for_each_task(a.rows_of_heads() * block_count(a.length), a.threads, [&](Arena& arena) {
-    State grad(arena, a);
-    Side keys(arena, a, a.key, true, true);
-    float* grad_t = arena.take(ptrdiff_t(grad.ld) * keys.ld());
-    float* values = arena.take(ptrdiff_t(kChunk) * grad.ld);
-    float* grad_values = arena.take(ptrdiff_t(kChunk) * grad.ld);
-    float* grad_phi = arena.take(ptrdiff_t(kChunk) * keys.ld());
+  return for_each_task(a.rows_of_heads() * block_count(a.length), a.threads, [&](Scratch& scratch) {
+    State grad(scratch, a);
+    Side keys(scratch, a, a.key, true, true);
+    float* grad_t = scratch.take(ptrdiff_t(grad.ld) * keys.ld());
+    float* values = scratch.take(ptrdiff_t(kChunk) * grad.ld);
+    float* grad_values = scratch.take(ptrdiff_t(kChunk) * grad.ld);
+    float* grad_phi = scratch.take(ptrdiff_t(kChunk) * keys.ld());
     return [&a, grad, keys, grad_t, values, grad_values, grad_phi](int64_t task) mutable {
       grad.read(a.grad_state_in + task % a.rows_of_heads() * a.features * a.state_columns());
       transpose(grad.kv, grad.ld, a.features, a.value_dim, grad_t, keys.ld());
@@ -89,10 +91,10 @@ inline bool sum_backward(const Arguments& a) {
 
 // out_n = scale phi(q_n) S / (phi(q_n) . z + eps)
 inline bool read_forward(const Arguments& a) {
-  return for_each_task(a.rows_of_heads() * block_count(a.length), a.threads, [&](Arena& arena) {
-    State state(arena, a);
-    Side queries(arena, a, a.query, false, false);
-    float* output = arena.take(ptrdiff_t(kChunk) * state.ld);
+  return for_each_task(a.rows_of_heads() * block_count(a.length), a.threads, [&](Scratch& scratch) {
+    State state(scratch, a);
+    Side queries(scratch, a, a.query, false, false);
+    float* output = scratch.take(ptrdiff_t(kChunk) * state.ld);
     return [&a, state, queries, output](int64_t task) mutable {
       state.read(a.state_in + task % a.rows_of_heads() * a.features * a.state_columns());
       queries.map().select(task % a.heads);
@@ -116,12 +118,12 @@ inline bool read_forward(const Arguments& a) {
 
 // dS = sum_n phi(q_n) dn_n^T, dz = sum_n dden_n phi(q_n), and dphi(q_n) = S dn_n + dden_n z
 inline bool read_backward(const Arguments& a) {
-  return sum_over_blocks(a, a.grad_state_out, [&](Arena& arena) {
-    State state(arena, a), grad(arena, a);
-    Side queries(arena, a, a.query, false, true);
-    float* state_t = arena.take(ptrdiff_t(state.ld) * queries.ld());
-    float* grad_output = arena.take(ptrdiff_t(kChunk) * state.ld);
-    float* grad_phi = arena.take(ptrdiff_t(kChunk) * queries.ld());
+  return sum_over_blocks(a, a.grad_state_out, [&](Scratch& scratch) {
+    State state(scratch, a), grad(scratch, a);
+    Side queries(scratch, a, a.query, false, true);
+    float* state_t = scratch.take(ptrdiff_t(state.ld) * queries.ld());
+    float* grad_output = scratch.take(ptrdiff_t(kChunk) * state.ld);
+    float* grad_phi = scratch.take(ptrdiff_t(kChunk) * queries.ld());
     return [&a, state, grad, queries, state_t, grad_output, grad_phi](int64_t task, float* partial) mutable {
       const int ld = queries.ld();
       state.read(a.state_in + task % a.rows_of_heads() * a.features * a.state_columns());

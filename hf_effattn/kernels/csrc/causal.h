@@ -80,12 +80,12 @@ inline auto next_inputs(const Arguments& a, int64_t b, int64_t h, int64_t n) {
 // out_n = scale phi(q_n) S_n / (phi(q_n) . z_n + eps), with S_n and z_n of the tokens up to n
 class CausalForward {
  public:
-  CausalForward(Arena& arena, const Arguments& a)
+  CausalForward(Scratch& scratch, const Arguments& a)
       : a_(a), ld_f_(round_up(a.features)), ld_v_(round_up(a.value_dim)), ld_left_(ld_f_ + kChunk),
-        left_(arena.take(ptrdiff_t(kChunk) * ld_left_)), right_(arena.take(ptrdiff_t(ld_f_ + kChunk) * ld_v_)),
-        keys_t_(arena.take(ptrdiff_t(ld_f_) * kChunk)), output_(arena.take(ptrdiff_t(kChunk) * ld_v_)),
-        state_(arena, a, right_), queries_(arena, a, a.query, false, false, left_, ld_left_),
-        keys_(arena, a, a.key, true, false) {}
+        left_(scratch.take(ptrdiff_t(kChunk) * ld_left_)), right_(scratch.take(ptrdiff_t(ld_f_ + kChunk) * ld_v_)),
+        keys_t_(scratch.take(ptrdiff_t(ld_f_) * kChunk)), output_(scratch.take(ptrdiff_t(kChunk) * ld_v_)),
+        state_(scratch, a, right_), queries_(scratch, a, a.query, false, false, left_, ld_left_),
+        keys_(scratch, a, a.key, true, false) {}
 
   void operator()(int64_t head) {
     const int64_t size = int64_t(a_.features) * a_.state_columns();
@@ -133,7 +133,7 @@ class CausalForward {
 };
 
 inline bool causal_forward(const Arguments& a) {
-  return for_each_task(a.rows_of_heads(), a.threads, [&](Arena& arena) { return CausalForward(arena, a); });
+  return for_each_task(a.rows_of_heads(), a.threads, [&](Scratch& scratch) { return CausalForward(scratch, a); });
 }
 
 }  // namespace effattn

@@ -8,16 +8,16 @@
 
 namespace effattn {
 
-// dphi(q_n) = S_n dn_n + dden_n z_n. Leaves the factors of the rows for the pass that follows.
+// dphi(q_n) = S_n dn_n + dden_n z_n. Stores the factors of the rows for the next pass.
 class CausalQueryGradient {
  public:
-  CausalQueryGradient(Arena& arena, const Arguments& a)
+  CausalQueryGradient(Scratch& scratch, const Arguments& a)
       : a_(a), ld_f_(round_up(a.features)), ld_v_(round_up(a.value_dim)), ld_left_(ld_v_ + kChunk),
-        left_(arena.take(ptrdiff_t(kChunk) * ld_left_)), right_(arena.take(ptrdiff_t(ld_v_ + kChunk) * ld_f_)),
-        values_(arena.take(ptrdiff_t(kChunk) * ld_v_)), values_t_(arena.take(ptrdiff_t(ld_v_) * kChunk)),
-        grad_phi_(arena.take(ptrdiff_t(kChunk) * ld_f_)), recent_(arena.take(ld_f_)), seen_(arena.take(ld_f_)),
-        state_(arena, a), queries_(arena, a, a.query, false, true),
-        keys_(arena, a, a.key, true, false, right_ + ptrdiff_t(ld_v_) * ld_f_, ld_f_) {}
+        left_(scratch.take(ptrdiff_t(kChunk) * ld_left_)), right_(scratch.take(ptrdiff_t(ld_v_ + kChunk) * ld_f_)),
+        values_(scratch.take(ptrdiff_t(kChunk) * ld_v_)), values_t_(scratch.take(ptrdiff_t(ld_v_) * kChunk)),
+        grad_phi_(scratch.take(ptrdiff_t(kChunk) * ld_f_)), recent_(scratch.take(ld_f_)), seen_(scratch.take(ld_f_)),
+        state_(scratch, a), queries_(scratch, a, a.query, false, true),
+        keys_(scratch, a, a.key, true, false, right_ + ptrdiff_t(ld_v_) * ld_f_, ld_f_) {}
 
   void operator()(int64_t head, RowGradient* rows) {
     const int64_t size = int64_t(a_.features) * a_.state_columns();
@@ -69,15 +69,15 @@ class CausalQueryGradient {
 // last state, and r_m = sum_{n >= m} dden_n phi(q_n) likewise.
 class CausalKeyGradient {
  public:
-  CausalKeyGradient(Arena& arena, const Arguments& a)
+  CausalKeyGradient(Scratch& scratch, const Arguments& a)
       : a_(a), ld_f_(round_up(a.features)), ld_v_(round_up(a.value_dim)), ld_g_(kChunk + ld_v_), ld_p_(kChunk + ld_f_),
-        left_g_(arena.take(ptrdiff_t(kChunk) * ld_g_)), right_g_(arena.take(ptrdiff_t(kChunk + ld_v_) * ld_f_)),
-        left_p_(arena.take(ptrdiff_t(kChunk) * ld_p_)), right_p_(arena.take(ptrdiff_t(kChunk + ld_f_) * ld_v_)),
-        transposed_(arena.take(ptrdiff_t(std::max(ld_f_, ld_v_)) * kChunk)),
-        grad_values_(arena.take(ptrdiff_t(kChunk) * ld_v_)), grad_phi_(arena.take(ptrdiff_t(kChunk) * ld_f_)),
-        grad_denominators_(arena.take(kChunk)), later_(arena, a, right_p_ + ptrdiff_t(kChunk) * ld_v_),
-        queries_(arena, a, a.query, false, false, right_g_, ld_f_),
-        keys_(arena, a, a.key, true, true, left_p_ + kChunk, ld_p_) {}
+        left_g_(scratch.take(ptrdiff_t(kChunk) * ld_g_)), right_g_(scratch.take(ptrdiff_t(kChunk + ld_v_) * ld_f_)),
+        left_p_(scratch.take(ptrdiff_t(kChunk) * ld_p_)), right_p_(scratch.take(ptrdiff_t(kChunk + ld_f_) * ld_v_)),
+        transposed_(scratch.take(ptrdiff_t(std::max(ld_f_, ld_v_)) * kChunk)),
+        grad_values_(scratch.take(ptrdiff_t(kChunk) * ld_v_)), grad_phi_(scratch.take(ptrdiff_t(kChunk) * ld_f_)),
+        grad_denominators_(scratch.take(kChunk)), later_(scratch, a, right_p_ + ptrdiff_t(kChunk) * ld_v_),
+        queries_(scratch, a, a.query, false, false, right_g_, ld_f_),
+        keys_(scratch, a, a.key, true, true, left_p_ + kChunk, ld_p_) {}
 
   void operator()(int64_t head, const RowGradient* rows) {
     const int64_t size = int64_t(a_.features) * a_.state_columns();
@@ -140,8 +140,8 @@ class CausalKeyGradient {
 };
 
 inline bool causal_backward(const Arguments& a) {
-  return for_each_task(a.rows_of_heads(), a.threads, [&](Arena& arena) {
-    return [queries = CausalQueryGradient(arena, a), keys = CausalKeyGradient(arena, a),
+  return for_each_task(a.rows_of_heads(), a.threads, [&](Scratch& scratch) {
+    return [queries = CausalQueryGradient(scratch, a), keys = CausalKeyGradient(scratch, a),
             rows = std::vector<RowGradient>(a.length)](int64_t head) mutable {
       queries(head, rows.data());
       keys(head, rows.data());

@@ -16,7 +16,7 @@ struct MapArguments {
   const float *weight, *bias, *gate;
 };
 
-// Where the backward pass leaves the gradients of the map's parameters: one slot per task, shaped like them.
+// Where the backward pass writes the gradients of the map's parameters: one slot per task, shaped like them.
 struct MapGradients {
   float *weight, *bias, *gate;
 };
@@ -32,7 +32,7 @@ inline Vec activate(Vec x) {
   }
 }
 
-// The gradient of x, of that of its activation.
+// The gradient of x from that of its activation.
 template <int A>
 inline Vec chain(Vec gradient, Vec x) {
   if constexpr (A == kIdentity) return gradient;
@@ -53,23 +53,23 @@ inline void with_activation(int32_t activation, F f) {
   }
 }
 
-// The map of one head at a time, with its own copies of the parameters, and of their gradients if asked for.
+// The map of one head at a time, with copies of its parameters and, for the backward pass, of their gradients.
 class FeatureMap {
  public:
-  FeatureMap(Arena& arena, const MapArguments& arguments, int dim, int features, bool backward)
+  FeatureMap(Scratch& scratch, const MapArguments& arguments, int dim, int features, bool backward)
       : arguments_(arguments), dim_(dim), features_(features), ld_dim_(round_up(dim)), ld_(round_up(features)) {
     if (!arguments.weight) return;
     const ptrdiff_t size = ptrdiff_t(ld_dim_) * ld_;
-    weight_ = arena.take(size);
-    bias_ = arena.take(ld_);
-    if (arguments.gate) gate_ = arena.take(size);
+    weight_ = scratch.take(size);
+    bias_ = scratch.take(ld_);
+    if (arguments.gate) gate_ = scratch.take(size);
     if (!backward) return;
-    weight_t_ = arena.take(size);
-    grad_weight_ = arena.take(size);
-    grad_bias_ = arena.take(ld_);
+    weight_t_ = scratch.take(size);
+    grad_weight_ = scratch.take(size);
+    grad_bias_ = scratch.take(ld_);
     if (!gate_) return;
-    gate_t_ = arena.take(size);
-    grad_gate_ = arena.take(size);
+    gate_t_ = scratch.take(size);
+    grad_gate_ = scratch.take(size);
   }
 
   bool elementwise() const { return !weight_; }
@@ -109,7 +109,7 @@ class FeatureMap {
     clear_padding(phi, rows, ld_phi);
   }
 
-  // The gradient of x into `grad_x`, of that of phi in `grad`, which it overwrites, as it does `gates`; those of the
+  // The gradient of x into `grad_x`, from that of phi in `grad`; overwrites `grad` and `gates`. The gradients of the
   // parameters are added up.
   void backward(const Rows& x, int rows, float* grad, const float* linear, float* gates, float* grad_x) const {
     const Rows before = elementwise() ? x : Rows{linear, ld_};

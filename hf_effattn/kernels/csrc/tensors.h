@@ -126,10 +126,10 @@ inline void store_rows(const Tensor& t, int64_t b, int64_t h, int64_t n, int row
 
 inline void zero(float* p, ptrdiff_t count) { std::memset(p, 0, sizeof(float) * count); }
 
-// Scratch memory of one thread: handed out piece by piece, on cache lines, and freed as a whole.
-class Arena {
+// Memory of one thread while a kernel runs: taken in pieces, aligned to cache lines, and freed as a whole.
+class Scratch {
  public:
-  ~Arena() {
+  ~Scratch() {
     while (last_) {
       Header* before = last_->before;
       std::free(last_);

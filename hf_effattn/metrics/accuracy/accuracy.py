@@ -1,4 +1,4 @@
-"""Accuracy with its 95 % interval."""
+"""Accuracy with its interval at 95 %."""
 
 import datasets
 import evaluate
@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 
 class Accuracy(evaluate.Metric):
-    """Share of predictions that equal their reference, and the Wilson interval around it."""
+    """The share of predictions that equal their reference, and its Wilson interval."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score
 
 
 class F1(evaluate.Metric):
-    """Harmonic mean of precision and recall, of class `pos_label` or averaged over the classes."""
+    """Harmonic mean of precision and recall, for the class `pos_label` or averaged over the classes."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

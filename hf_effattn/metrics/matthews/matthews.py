@@ -6,11 +6,12 @@ from sklearn.metrics import matthews_corrcoef
 
 
 class Matthews(evaluate.Metric):
-    """Correlation of predicted and true classes, of two or of many: from -1 over 0 for chance to 1."""
+    """Correlation between predicted and true classes, from -1 to 1; chance gives 0. There may be more than two
+    classes."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="matthews, from scikit-learn: 0 where all predictions or all references are of one class",
+            description="matthews, from scikit-learn: 0 if all predictions or all references are one class",
             citation="Gorodkin 2004, Comparing two K-category assignments by a K-category correlation coefficient",
             inputs_description="predictions and references: class ids",
             features=datasets.Features(

@@ -9,8 +9,8 @@ import evaluate
 class Perplexity(evaluate.Metric):
     """``exp(sum_i n_i nll_i / sum_i n_i)`` over rows of `n_i` tokens whose mean negative log-likelihood is `nll_i`.
 
-    A row is whatever the mean was taken over: a token (`n_i` is 1, or 0 where it is masked), a sequence, or a batch.
-    So batches of different size count by their tokens, which a mean of their perplexities or losses does not.
+    A row is the set of tokens that the mean was taken over: a token (`n_i` is 1, or 0 if it is masked), a sequence, or
+    a batch. So every token counts once. In a mean of losses or perplexities, tokens of small batches would count more.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -18,8 +18,8 @@ class Perplexity(evaluate.Metric):
             description="perplexity, and bits_per_token, its binary logarithm: bits per byte where tokens are bytes",
             citation="Jelinek et al. 1977, Perplexity, a measure of the difficulty of speech recognition tasks",
             inputs_description=(
-                "predictions: mean negative log-likelihoods in nats, one a row; references: tokens of the rows, or "
-                "weights. Rows of 0 tokens count nothing, whatever their mean, which is then undefined"
+                "predictions: the mean negative log-likelihood of each row, in nats; references: the number of tokens "
+                "in each row, or weights. Rows of 0 tokens do not count; their mean is undefined"
             ),
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
@@ -34,9 +34,9 @@ class Perplexity(evaluate.Metric):
                 raise ValueError(f"the loss of row {row}, of {tokens:g} tokens, is not a number")
         total = math.fsum(references)
         if total == 0:
-            raise ValueError("there is not a single token to take the perplexity of")
+            raise ValueError("there are no tokens to compute the perplexity of")
         products = (loss * tokens for loss, tokens in zip(predictions, references, strict=True) if tokens > 0)
         mean = math.fsum(products) / total
-        # Beyond this the perplexity is no float64 any more.
+        # A larger perplexity is not a float64.
         perplexity = math.exp(mean) if mean < math.log(2) * 1024 else math.inf
         return {"perplexity": perplexity, "bits_per_token": mean / math.log(2)}
