@@ -1,1 +1,1 @@
-"""A page to try checkpoints on, in a browser: ``hf-effattn demo``."""
+"""``hf-effattn demo``: a page in the browser to try checkpoints on."""

@@ -1,4 +1,4 @@
-"""What the page asks a classifier: its answer to a text, what it looks at, and how long it takes."""
+"""Computes what the page shows of a classifier: its answers, its measures and its times."""
 
 import statistics
 import time
@@ -13,23 +13,23 @@ from ..tokenization import encode_data
 from .models import LoadedModel
 
 
-#: What the box is called by which long texts are cut.
+#: The label of the checkbox that allows to cut long texts.
 CUT = "Cut texts that are too long"
 
-#: The longest text of which a map of all pairs of tokens is drawn; beyond it, nothing in it could be seen.
+#: The longest text whose map of all pairs of tokens is drawn. In a larger map nothing could be recognised.
 LONGEST_MAP = 512
 
-#: The longest input that is timed of a model that reads any length.
+#: The longest input in the timing of a model without a limit of its length.
 LONGEST_TIMED = 16_384
 
-#: Seconds for the times of one model; then longer texts are left out.
+#: Seconds after which the timing of a model stops, and longer texts are left out.
 PATIENCE = 10.0
 
-#: A length is timed in at least and at most so many passes, and in between until they took `ENOUGH` seconds.
+#: The least and the most passes for one length. Between these numbers, passes stop after `ENOUGH` seconds.
 PASSES = (5, 50)
 ENOUGH = 0.3
 
-#: What the measures of `diagnose` say.
+#: Explanations of the measures of `diagnose`.
 MEANINGS = {
     "memory_stable_rank": "stable rank of the memory: how many directions share its energy",
     "memory_effective_rank": "effective rank of the memory: how many directions it uses",
@@ -46,14 +46,14 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier says of a text.
+    """The answer of a classifier to a text.
 
     Attributes:
-        name: the model.
-        shares: labels with their probabilities, the most probable first; of a model that gives numbers, with those.
-        kind: ``"one"`` of the labels is right, ``"any"`` number of them, or it is a ``"number"``.
-        tokens: how many it has read, of both texts.
-        left_out: how many were cut off.
+        name: the name of the model.
+        shares: labels with their probabilities, the most probable first; for a regression, labels with the numbers.
+        kind: ``"one"`` if exactly one label is right, ``"any"`` if several can be, ``"number"`` for a regression.
+        tokens: number of tokens that the model read, of both texts together.
+        left_out: number of tokens that were cut off.
     """
 
     name: str
@@ -66,10 +66,16 @@ class Answer:
 def encode(
     loaded: LoadedModel, text: str, second: str = "", cut: bool = False
 ) -> tuple[dict[str, torch.Tensor], int, int]:
-    """The model's inputs for a text or a pair, how many tokens they have, and how many were cut off.
+    """Return the model's inputs for a text or a pair, their number of tokens, and how many tokens were cut off.
+
+    Args:
+        loaded: the model.
+        text: the text, or the first one of a pair.
+        second: the second text; only models of pairs read it.
+        cut: cut a text that is longer than the model's positions.
 
     Raises:
-        ValueError: a text is missing, or it has more tokens than the model has positions and is not to be cut.
+        ValueError: a text is missing, or it is longer than the model's positions and `cut` is False.
     """
     if not text.strip():
         raise ValueError("there is no text yet: type or paste one")
@@ -96,7 +102,7 @@ def encode(
 
 @torch.no_grad()
 def classify(loaded: LoadedModel, text: str, second: str = "", cut: bool = False) -> Answer:
-    """The model's answer to a text, or to a pair of texts.
+    """Return the model's answer to a text, or to a pair of texts; the arguments are those of `encode`.
 
     Raises:
         ValueError: see `encode`.
@@ -119,10 +125,10 @@ def classify(loaded: LoadedModel, text: str, second: str = "", cut: bool = False
 
 
 def measures(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> tuple[list[tuple[str, str, float]], list[str]]:
-    """Rows of layer, meaning and value, from `diagnose`; and its warnings.
+    """Return the measures of `diagnose` as rows of layer, explanation and value, and the warnings of `diagnose`.
 
     Raises:
-        ValueError: a family whose layers have no such measures.
+        ValueError: the layers of the family have no such measures.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -135,7 +141,7 @@ def measures(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> tuple[list
 
 
 def check_map(loaded: LoadedModel, tokens: int) -> None:
-    """Raise ValueError if the map of a text would show nothing: it is wide, and the text longer than `LONGEST_MAP`."""
+    """Raise ValueError if the model's maps are as wide as the text, and the text is longer than `LONGEST_MAP`."""
     if loaded.has_wide_maps and tokens > LONGEST_MAP:
         raise ValueError(
             f"attention is drawn for texts of up to {LONGEST_MAP} tokens, and this one has {tokens:,}: choose a "
@@ -144,16 +150,16 @@ def check_map(loaded: LoadedModel, tokens: int) -> None:
 
 
 def timed_lengths(limit: int | None) -> list[int]:
-    """The lengths at which a model is timed: powers of two up to its last position, and that one itself."""
+    """Return the lengths at which a model is timed: powers of two from 64 on, and the last position."""
     longest = LONGEST_TIMED if limit is None else limit
     return [*(2**power for power in range(6, longest.bit_length()) if 2**power < longest), longest]
 
 
 @torch.no_grad()
 def measure_times(loaded: LoadedModel, patience: float = PATIENCE) -> Iterator[tuple[int, float]]:
-    """Lengths, and the median seconds of a forward pass of one text of so many random tokens, growing.
+    """Time forward passes of one text of random tokens: give each length, from short to long, with its median seconds.
 
-    After `patience` seconds no further length is begun.
+    No further length is timed after `patience` seconds.
     """
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
@@ -162,7 +168,7 @@ def measure_times(loaded: LoadedModel, patience: float = PATIENCE) -> Iterator[t
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if loaded.takes_pairs:
             inputs |= {f"pair_{name}": tensor for name, tensor in inputs.items()}
-        # The first pass may compile kernels, and fills caches.
+        # The first pass may compile kernels, so it does not count.
         _timed(loaded, inputs)
         seconds = [_timed(loaded, inputs)]
         while len(seconds) < PASSES[0] or (len(seconds) < PASSES[1] and sum(seconds) < ENOUGH):
@@ -174,6 +180,6 @@ def measure_times(loaded: LoadedModel, patience: float = PATIENCE) -> Iterator[t
 
 def _timed(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> float:
     started = time.perf_counter()
-    # Reading a number waits for devices that work behind the caller's back.
+    # A GPU works asynchronously; reading a number waits for it.
     float(loaded.model(**inputs).logits.flatten()[0])
     return time.perf_counter() - started

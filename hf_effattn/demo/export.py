@@ -1,4 +1,4 @@
-"""The page as a folder that the Hub runs as a Space: program, versions, card, package, and the checkpoints."""
+"""Writes the page as a Space of the Hub: a folder with program, versions, card, package and checkpoints."""
 
 import shutil
 import sys
@@ -16,13 +16,13 @@ from ..version import __version__
 from .models import LoadedModel, default_source, load_models
 
 
-#: What the package and its page need, as pip calls it: the dependencies and the extra ``demo`` of ``pyproject.toml``.
+#: The dependencies of the package and of its extra ``demo``, as in ``pyproject.toml``.
 PACKAGES = (
     *("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers", "packaging", "tabulate", "typer"),
     *("gradio", "matplotlib"),
 )
 
-#: The package, which lies in the Space beside the program.
+#: The package; the Space has a copy of it.
 PACKAGE = Path(__file__).parents[1]
 
 PROGRAM = '''\
@@ -55,24 +55,24 @@ CARD = """\
 
 Models: {names}.
 
-This is the page of `hf-effattn demo`: classifiers with what they look at and how long they take, decoders with the
-size of their state. `hf_effattn/` is the package in version {version}, and `requirements.txt` what it ran with where
-this Space was written.
+This is the page of `hf-effattn demo`: classifiers with their attention and times, decoders with the size of
+their state. `hf_effattn/` is version {version} of the package. `requirements.txt` has the versions of the packages with
+which this Space was written.
 """
 
 
 def export_space(sources: Sequence[str], folder: str | Path, *, also: Collection[str] = ()) -> Path:
-    """Write a folder that is a Space as it is, replacing an earlier export as it left it, and nothing else.
+    """Write a folder that can be pushed as a Space. An earlier export of a Space there is replaced.
 
-    Checkpoint folders are copied into it. Repositories are named, and loaded when the Space starts.
+    Checkpoint folders are copied into the Space. Repositories are downloaded by the Space when it starts.
 
     Args:
-        sources: see `load_models`; each is loaded once, so that the Space is of models that work.
-        folder: where to write.
-        also: files of other names that belong to the checkpoints.
+        sources: see `load_models`. Each model is loaded once here, to see that it works.
+        folder: the folder to write to.
+        also: paths of further files that belong to the checkpoints.
 
     Raises:
-        FileExistsError: `folder` holds anything that no export of a Space has written; nothing is touched.
+        FileExistsError: `folder` holds something that no export of a Space has written. Nothing is touched.
         FileNotFoundError, ValueError: see `load_models`.
     """
     sources = list(dict.fromkeys(sources)) or [default_source()]
@@ -91,12 +91,12 @@ def export_space(sources: Sequence[str], folder: str | Path, *, also: Collection
 
 
 def requirements() -> list[str]:
-    """`PACKAGES` in the versions that are installed here."""
+    """Return `PACKAGES` with the installed versions."""
     return [f"{package}=={Version(version(package)).public}" for package in PACKAGES]
 
 
 def _place(source: str, loaded: LoadedModel, staging: Path, also: Collection[str]) -> str:
-    """Copy a checkpoint into a Space, if it is a folder; and give the name that the program loads it by."""
+    """Copy a checkpoint folder into the Space, and return the name by which ``app.py`` loads the checkpoint."""
     folder = Path(source)
     if not folder.is_dir():
         return source

@@ -1,4 +1,4 @@
-"""What the page asks a decoder: text as it comes, and the size of the state beside that of a key-value cache."""
+"""Streams the text of a decoder, with the size of its state beside the size of a key-value cache."""
 
 import threading
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from .answers import CUT
 from .models import LoadedModel
 
 
-#: Seconds without a new token after which a generation is given up.
+#: Seconds without a new piece of text after which the generation is given up.
 PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A text on its way.
+    """A text while it is generated.
 
     Attributes:
-        text: what the model has written so far.
-        tokens: how many the state has read: the prompt, and what was written.
-        state_bytes: size of the state.
-        key_value_bytes: size of a key-value cache of as many layers of the same width, for as many tokens.
-        left_out: how many tokens of the prompt's beginning were cut off.
-        is_full: whether the model's last position was reached.
+        text: the text that the model has written so far.
+        tokens: number of tokens in the state, those of the prompt included.
+        state_bytes: size of the state in bytes.
+        key_value_bytes: size of a key-value cache of the same depth and width, for the same number of tokens.
+        left_out: number of tokens that were cut off at the beginning of the prompt.
+        is_full: whether the text has reached the model's last position.
     """
 
     text: str
@@ -40,24 +40,23 @@ class Generated:
 
 
 class _Stop(StoppingCriteria):
-    """Ends a generation when it is told to; counts the tokens that were read until then."""
+    """Ends a generation when `asked` is set, and counts the tokens that the model has read."""
 
     def __init__(self, prompt: int) -> None:
         self.asked = threading.Event()
         self.tokens = prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        # The last token was written, but no state has read it yet.
+        # The model has written the last token, but has not read it yet.
         self.tokens = input_ids.shape[1] - 1
         return torch.full((input_ids.shape[0],), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 def prompt_ids(loaded: LoadedModel, prompt: str, new_tokens: int, cut: bool) -> tuple[list[int], int]:
-    """The tokens of a prompt, and how many were cut off at its beginning to leave room for as many as are asked for.
+    """Return the tokens of a prompt, and how many were cut off at its beginning to leave room for `new_tokens`.
 
     Raises:
-        ValueError: there is nothing to go on from, or it has more tokens than the model has positions and is not to
-            be cut.
+        ValueError: the prompt has no tokens; or it is longer than the model's positions, and `cut` is False.
     """
     ids = encode_data(loaded.tokenizer, [prompt])["input_ids"][0]
     if not ids:
@@ -70,7 +69,7 @@ def prompt_ids(loaded: LoadedModel, prompt: str, new_tokens: int, cut: bool) -> 
             f"{loaded.limit:,}: shorten it, or tick “{CUT}”"
         )
     room = max(1, loaded.limit - new_tokens)
-    # What a sequence begins with stays in front of what is kept of its end.
+    # A special token at the beginning, such as [CLS], stays in front of the end that is kept.
     start = ids[:1] if ids[0] in loaded.tokenizer.all_special_ids and room > 1 else []
     kept = [*start, *ids[len(ids) - room + len(start) :]]
     return kept, len(ids) - len(kept)
@@ -79,14 +78,14 @@ def prompt_ids(loaded: LoadedModel, prompt: str, new_tokens: int, cut: bool) -> 
 def generate(
     loaded: LoadedModel, prompt: str, new_tokens: int = 100, temperature: float = 0.8, cut: bool = False
 ) -> Iterator[Generated]:
-    """The text that a decoder writes behind a prompt, as it grows. Whoever stops to iterate ends the generation.
+    """Give the text that a decoder writes after a prompt, while it grows. Closing the iterator ends the generation.
 
     Args:
         loaded: the decoder.
-        prompt: what it goes on from.
-        new_tokens: the most tokens that it writes.
-        temperature: by what the logits are divided before a token is drawn; at 0 it is the most probable one.
-        cut: whether the beginning of a prompt may be cut off that is longer than the model's positions.
+        prompt: the text to go on from.
+        new_tokens: the largest number of tokens to write.
+        temperature: the logits are divided by it before a token is drawn; at 0 the most probable token is taken.
+        cut: cut off the beginning of a prompt that is longer than the model's positions.
 
     Raises:
         ValueError: see `prompt_ids`.
@@ -118,7 +117,7 @@ def generate(
         except BaseException as error:
             failed.append(error)
         finally:
-            # Otherwise whoever waits for text would wait for ever after a failure.
+            # After a failure the loop below must not wait for more text.
             streamer.end()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -139,7 +138,7 @@ def generate(
 
 
 def state_bytes(cache: Cache) -> int:
-    """The bytes of all tensors that a cache keeps, whatever its layers are."""
+    """Return the size of all tensors of a cache, in bytes."""
     return sum(_bytes(value) for layer in cache.layers for value in list(vars(layer).values()))
 
 
@@ -152,7 +151,7 @@ def _bytes(value: Any) -> int:
 
 
 def key_value_bytes(loaded: LoadedModel, tokens: int) -> int:
-    """The bytes of the keys and values of `tokens` tokens in softmax attention of the same layers and width."""
+    """Return the bytes of a key-value cache of the model's depth and width: ``2 * layers * hidden_size * tokens``."""
     config = loaded.model.config
     numbers: int = 2 * config.num_hidden_layers * config.hidden_size * tokens
     return numbers * loaded.model.dtype.itemsize

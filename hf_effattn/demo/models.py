@@ -1,4 +1,4 @@
-"""The models of the page: found, audited, and loaded before anything starts."""
+"""Finds, audits and loads the models of the page, before the page starts."""
 
 import logging
 import shutil
@@ -23,10 +23,10 @@ from ..tokenization import is_byte_tokenizer
 
 logger = logging.getLogger(__name__)
 
-#: The checkpoint that a checkout of the repository has.
+#: The trained checkpoint in a checkout of the repository; an installed package has none.
 SHIPPED = Path(__file__).parents[2] / "model_cards" / "simpletron-reviews"
 
-#: Auto class -> what its models do on the page.
+#: The task of a model on the page, by the Auto class that loads the model.
 TASKS = {"AutoModelForSequenceClassification": "classify", "AutoModelForCausalLM": "generate"}
 
 
@@ -35,7 +35,7 @@ class LoadedModel:
     """A model of the page.
 
     Attributes:
-        name: what the page calls it.
+        name: the name that the page shows.
         model: the model, in eval mode.
         tokenizer: its tokenizer.
         task: ``"classify"`` or ``"generate"``.
@@ -48,40 +48,41 @@ class LoadedModel:
 
     @property
     def limit(self) -> int | None:
-        """The most tokens that the model reads, or None if any number."""
+        """The longest text that the model reads, in tokens, or None if there is no limit."""
         limit: int | None = self.model.config.max_input_length
         return limit
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether it classifies two texts together."""
+        """Whether the model classifies two texts together."""
         return self.model.config.pair_features is not None
 
     @property
     def has_wide_maps(self) -> bool:
-        """Whether every token reads every token, so that a map is as wide as the text, and not as a memory."""
+        """Whether attention maps are as wide as the text. Tokens of Luna and ConvLuna read a memory instead."""
         return not isinstance(self.model.config, LunaConfig)
 
     @property
     def unit(self) -> str:
-        """What a token is, in the plural."""
+        """The word for tokens in messages; it says if the tokens are bytes."""
         return "tokens, which are bytes here" if is_byte_tokenizer(self.tokenizer) else "tokens"
 
 
 def load_models(
     sources: Sequence[str], *, run_foreign_code: bool = False, also: Collection[str] = ()
 ) -> list[LoadedModel]:
-    """Load checkpoints by the package's own classes, after an audit of all their files.
+    """Audit all files of the checkpoints, then load them with the classes of the package.
 
     Args:
-        sources: folders, or names of repositories; without any, the checkpoint of a checkout of this repository.
-        run_foreign_code: whether a checkpoint may have code that is not this package's own. Such code then runs in
-            this process, without a sandbox, since the page shows what it does.
-        also: files of other names that belong to the checkpoints, see `audit_checkpoint`.
+        sources: folders or names of repositories. If there are none, the shipped checkpoint is loaded.
+        run_foreign_code: accept checkpoints with code that is not of this package. Such a checkpoint is loaded with
+            its own code, which runs in this process without a sandbox.
+        also: paths of further files that belong to the checkpoints, see `audit_checkpoint`.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or nothing to take without `sources`.
-        ValueError: the audit refuses a file, or it is no text classifier and no decoder of the library.
+        FileNotFoundError: a checkpoint does not exist, or there are no `sources` and no shipped checkpoint.
+        ValueError: the audit refuses a file; or the model is neither a text classifier nor a decoder of this library;
+            or the checkpoint has no tokenizer.
     """
     sources = list(dict.fromkeys(sources)) or [default_source()]
     names = Counter(Path(source).resolve().name if Path(source).is_dir() else source for source in sources)
@@ -100,25 +101,25 @@ def load_models(
 
 
 def default_source() -> str:
-    """The shipped checkpoint.
+    """Return the folder of the shipped checkpoint.
 
     Raises:
-        FileNotFoundError: this is no checkout of the repository.
+        FileNotFoundError: the package does not run from a checkout of the repository.
     """
     if not (SHIPPED / "config.json").is_file():
         raise FileNotFoundError(
             "name a checkpoint to try, a folder or the owner/name of a repository: hf-effattn demo FOLDER. Without "
-            "one, the demo shows the trained model that comes with a checkout of hf_effattn, and this is none"
+            "an argument the demo shows the trained model of a checkout, and this package does not run from one"
         )
     return str(SHIPPED)
 
 
 @contextmanager
 def checkpoint_folder(source: str) -> Iterator[Path]:
-    """The folder of a checkpoint for a while, with its code; a download is copied, since its cache is made of links.
+    """Give the folder of a checkpoint, with its code. A download is copied, because the audit refuses links.
 
     Raises:
-        FileNotFoundError: there is no such folder and no such repository.
+        FileNotFoundError: `source` is neither a folder nor a repository.
     """
     if Path(source).is_dir():
         yield Path(source)
@@ -129,26 +130,28 @@ def checkpoint_folder(source: str) -> Iterator[Path]:
 
 
 def _load(folder: Path, source: str, run_foreign_code: bool, also: Collection[str]) -> tuple[str, Checkpoint]:
-    """What a checkpoint does on the page, and the checkpoint."""
+    """Return the task of a checkpoint on the page, and the loaded checkpoint."""
     family, auto_classes = head_classes(folder)
     if len(auto_classes) != 1 or auto_classes[0] not in TASKS:
         raise ValueError(
-            f"{source} is for {', '.join(auto_classes)}, and the page shows text classifiers and decoders, which are "
-            f"for {' or '.join(TASKS)}"
+            f"{source} is for {', '.join(auto_classes)}, and the page shows text classifiers and decoders only: "
+            f"checkpoints for {' or '.join(TASKS)}"
         )
     (auto_class,) = auto_classes
     audit = audit_checkpoint(folder, foreign_code=run_foreign_code, also=also)
     if not audit.foreign:
         return TASKS[auto_class], load_checkpoint(folder, family, auto_class)
-    logger.warning("the code of others in %s runs with all your rights, your files and the network among them", source)
+    logger.warning(
+        "the foreign code in %s runs with all your rights, and can reach your files and the network", source
+    )
     return TASKS[auto_class], _load_foreign(folder, auto_class)
 
 
 def _load_foreign(folder: Path, auto_class: str) -> Checkpoint:
-    """A checkpoint by the code beside it; the Auto classes would take the installed package's."""
+    """Load a checkpoint with its own code. The Auto classes would load it with the code of the installed package."""
     named = read_strictly((folder / "config.json").read_bytes()).get("auto_map", {})
     if auto_class not in named:
-        raise ValueError(f"{folder / 'config.json'} names no code for {auto_class}: remove the files of code")
+        raise ValueError(f"{folder / 'config.json'} names no code for {auto_class}: remove the Python files")
     model_class: Any = get_class_from_dynamic_module(named[auto_class], str(folder))
     model = model_class.from_pretrained(folder, dtype="auto", use_safetensors=True)
     tokenizer = None

@@ -1,4 +1,4 @@
-"""The page: a tab for classifiers, a tab for decoders."""
+"""Builds and serves the page: one tab for classifiers, one for decoders."""
 
 import functools
 import html
@@ -18,16 +18,17 @@ with needs_extra("demo"):
 
 logger = logging.getLogger(__name__)
 
-#: What runs a model waits for what runs another one: hooks are set on models, and times are taken.
+#: Handlers that run a model run one after the other: diagnostics set hooks on the model, and times must not disturb
+#: one another.
 ALONE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models"}
 
-#: The fonts of the system that shows the page: nothing is fetched.
+#: Fonts of the system that shows the page, so that no font is downloaded.
 FONTS: dict[str, Any] = {
     "font": ["system-ui", "sans-serif"],
     "font_mono": ["ui-monospace", "monospace"],
 }
 
-#: How far a function has come; gradio finds it among the defaults of the function's arguments.
+#: gradio shows the progress of a handler that has this object as a default argument.
 PROGRESS = gradio.Progress()
 
 ABOUT = """\
@@ -37,10 +38,10 @@ Every text stays on the computer that runs this page."""
 
 
 def build_page(models: Sequence[LoadedModel]) -> gradio.Blocks:
-    """The page for some models, not started yet.
+    """Return the page for these models. It is not started yet.
 
     Raises:
-        ValueError: there are no models.
+        ValueError: `models` is empty.
     """
     if not models:
         raise ValueError("the page needs a model to show")
@@ -58,16 +59,16 @@ def build_page(models: Sequence[LoadedModel]) -> gradio.Blocks:
 
 
 def serve(page: gradio.Blocks, host: str | None = None, port: int | None = None, browser: bool = False) -> str:
-    """Start a page, and give its address; it is served until its process ends or ``page.close()``.
+    """Start a page in the background, and return its address. ``page.close()`` stops it.
 
     Args:
-        page: of `build_page`.
-        host: the address to listen at; that of gradio's environment variables, or this computer alone.
-        port: the port to listen at; that of gradio's environment variables, or a free one from 7860 on.
-        browser: whether to open it in the browser of this computer.
+        page: a page of `build_page`.
+        host: the address to listen at. By default ``GRADIO_SERVER_NAME``, or else 127.0.0.1.
+        port: the port to listen at. By default ``GRADIO_SERVER_PORT``, or else the first free port from 7860 on.
+        browser: open the page in the browser of this computer.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     address: str
     _, address, _ = page.queue().launch(
@@ -86,13 +87,13 @@ def serve(page: gradio.Blocks, host: str | None = None, port: int | None = None,
 
 
 def _theme() -> Any:
-    """The colours and fonts of the page, whose paler texts are dark enough to be read."""
+    """Return the colours and fonts of the page. The default colour of small texts has too little contrast."""
     base = gradio.themes.Default(primary_hue="indigo", **FONTS)
     return base.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
 
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose errors the page shows as a sentence; what nobody expected is also logged with its place."""
+    """Wrap a handler so that the page shows each of its errors as a sentence."""
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
@@ -105,7 +106,7 @@ def _told(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told_while(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """The same for a function that gives one answer after the other."""
+    """Wrap a generator in the same way."""
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Iterator[Any]:
@@ -118,6 +119,7 @@ def _told_while(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterato
 
 
 def _sentence(error: Exception) -> Exception:
+    """Return the error that the page shows. Unexpected errors are logged with their traceback."""
     if isinstance(error, gradio.Error):
         return error
     text = str(error)
@@ -128,12 +130,12 @@ def _sentence(error: Exception) -> Exception:
 
 
 def _toast(text: str) -> str:
-    """A sentence for a message of the page, which reads HTML."""
+    """Return a sentence for a message of the page. Messages are HTML."""
     return html.escape(text[:1].upper() + text[1:].rstrip(".") + ".")
 
 
 def _classifier_tab(models: dict[str, LoadedModel]) -> None:
-    """Text in, answers out; below, what one of the models looks at, and the times of all."""
+    """Add a text box and the answers, and below them the sections for attention and times."""
     pairs = any(loaded.takes_pairs for loaded in models.values())
     with gradio.Row():
         with gradio.Column(min_width=300):
@@ -160,7 +162,7 @@ def _classifier_tab(models: dict[str, LoadedModel]) -> None:
 def _ask_all(
     models: dict[str, LoadedModel], text: str, second: str, cut: bool
 ) -> tuple[list[answers.Answer], dict[str, str]]:
-    """The answers of those models that give one, and why the others give none."""
+    """Return the answers, and the reason for every model that gives none."""
     found, refused = [], {}
     for name, loaded in models.items():
         try:
@@ -171,7 +173,7 @@ def _ask_all(
 
 
 def _inside_section(models: dict[str, LoadedModel], given: list[Any]) -> None:
-    """The attention map or the weights of a memory, and the measures, at the press of a button."""
+    """Add a section with a button that draws attention and measures the layers."""
 
     def look(name: str, *texts: Any) -> tuple[str, str]:
         loaded = models[name]
@@ -190,7 +192,7 @@ def _inside_section(models: dict[str, LoadedModel], given: list[Any]) -> None:
 
 
 def _drawn(loaded: LoadedModel, inputs: dict[str, Any], tokens: int) -> str:
-    """The figure of a text, or why there is none."""
+    """Return the attention figure of a text, or the reason why there is none."""
     try:
         answers.check_map(loaded, tokens)
         figure = attention_figure(loaded.model, **inputs)  # type: ignore[arg-type]
@@ -200,7 +202,7 @@ def _drawn(loaded: LoadedModel, inputs: dict[str, Any], tokens: int) -> str:
 
 
 def _measured(loaded: LoadedModel, inputs: dict[str, Any]) -> str:
-    """The table of the measures of a text, or why there is none."""
+    """Return the table of measures of a text, or the reason why there is none."""
     try:
         rows, warned = answers.measures(loaded, inputs)
     except ValueError as error:
@@ -210,7 +212,7 @@ def _measured(loaded: LoadedModel, inputs: dict[str, Any]) -> str:
 
 
 def _times_section(models: dict[str, LoadedModel]) -> None:
-    """Times against length, measured on this machine when they are asked for."""
+    """Add a section with a button that times the models on this machine."""
 
     def measure(progress: gradio.Progress = PROGRESS) -> tuple[str, str]:
         times: dict[str, list[tuple[int, float]]] = {}
@@ -234,7 +236,7 @@ def _times_section(models: dict[str, LoadedModel]) -> None:
 
 
 def _decoder_tab(models: dict[str, LoadedModel]) -> None:
-    """A prompt in, text out as it comes, and the size of the state."""
+    """Add a prompt, its options, the text while it is generated, and the size of the state."""
 
     def write(name: str, prompt: str, new_tokens: float, temperature: float, cut: bool) -> Iterator[tuple[str, str]]:
         for generated in generation.generate(models[name], prompt, int(new_tokens), temperature, cut):

@@ -1,4 +1,4 @@
-"""How the page shows things: HTML in which every text of others is escaped, and figures with a text beside them."""
+"""Renders answers, figures and tables as HTML. Every text from a user or a checkpoint is escaped."""
 
 import base64
 import io
@@ -15,10 +15,10 @@ with needs_extra("demo"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
-#: The most labels that are shown of an answer.
+#: The largest number of labels that a card shows.
 MOST_LABELS = 10
 
-#: How the parts of this file look, in the colours of the page's theme, dark or light.
+#: The style of the HTML below. The colours are those of the page's theme, light or dark.
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 70rem !important; margin: 0 auto !important; }
 .gradio-container .contain { width: 100%; min-width: 0; }
@@ -44,7 +44,7 @@ STYLE = """
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of texts, which are escaped; the columns `numbers` are set to the right."""
+    """Return a table. Cells are escaped; the columns whose indices are in `numbers` are aligned to the right."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         styles = [' class="ea-number"' if index in numbers else "" for index in range(len(cells))]
@@ -56,12 +56,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequen
 
 
 def note(text: str) -> str:
-    """A remark."""
+    """Return a remark as a paragraph."""
     return f'<p class="ea-note">{escape(text)}</p>'
 
 
 def models_list(models: Sequence[LoadedModel]) -> str:
-    """The models of the page, with what they are."""
+    """Return a list of the models with class, size, longest text and device."""
     items = [
         f"<li><strong>{escape(loaded.name)}</strong>: {escape(type(loaded.model).__name__)}, "
         f"{loaded.model.num_parameters():,} parameters, "
@@ -73,7 +73,7 @@ def models_list(models: Sequence[LoadedModel]) -> str:
 
 
 def answers_cards(answers: Sequence[Answer], refusals: Mapping[str, str]) -> str:
-    """A card for every answer, and for every model that gives none its reason."""
+    """Return a card for every answer, and a card with the reason for every model without an answer."""
     cards = [_card(answer) for answer in answers]
     cards += [_framed(name, note(f"No answer: {why}.")) for name, why in refusals.items()]
     return f'<div class="ea-cards" role="status">{"".join(cards)}</div>'
@@ -107,12 +107,12 @@ def _bar(label: str, share: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A duration, with three digits."""
+    """Return a duration in three digits."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def size(count: int) -> str:
-    """A number of bytes."""
+    """Return a number of bytes in a unit that fits."""
     power = min((max(count, 1).bit_length() - 1) // 10, 3)
     value = count / 1024**power
     digits = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
@@ -120,7 +120,7 @@ def size(count: int) -> str:
 
 
 def figure_image(figure: Figure, text: str) -> str:
-    """A figure as a picture, with the text that says what is on it for those who do not see it."""
+    """Return a figure as a picture; `text` describes it to screen readers."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
     data = base64.b64encode(picture.getvalue()).decode("ascii")
@@ -128,7 +128,7 @@ def figure_image(figure: Figure, text: str) -> str:
 
 
 def times_figure(times: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """Milliseconds of a forward pass against length, one line per model; both axes are logarithmic."""
+    """Draw the milliseconds of a forward pass against the length, one line per model, on logarithmic axes."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     for (name, points), marker in zip(times.items(), "osD^vP*X" * len(times), strict=False):
@@ -148,7 +148,7 @@ def times_figure(times: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
 
 
 def times_table(times: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """The numbers of `times_figure`."""
+    """Return the numbers of `times_figure` as a table."""
     found = {name: dict(points) for name, points in times.items()}
     lengths = sorted({length for points in found.values() for length in points})
     rows = [
@@ -159,12 +159,12 @@ def times_table(times: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 
 def generated_text(generated: Generated) -> str:
-    """What was written so far."""
+    """Return the text that was written so far."""
     return f'<div class="ea-card ea-text" role="log" aria-label="generated text">{escape(generated.text)}</div>'
 
 
 def state_table(generated: Generated) -> str:
-    """The size of a decoder's state beside that of a key-value cache, and what else is to be said."""
+    """Return the size of a decoder's state beside that of a key-value cache, with remarks."""
     share = generated.state_bytes / max(1, generated.key_value_bytes)
     rows = [
         ("state of this model", size(generated.state_bytes)),

@@ -47,13 +47,13 @@ def export_checkpoint(
 
 
 def replace_export(folder: Path, write: Callable[[Path], None], kind: str, sign: str) -> Path:
-    """Have a folder written in one step, with a record of its files; an earlier export of its kind is replaced.
+    """Write a folder in one step, with a record of its files. An earlier export of the same kind is replaced.
 
     Args:
-        folder: where.
-        write: writes everything into the empty folder that it is given.
-        kind: what is exported, for messages.
-        sign: the file by which such a folder is known.
+        folder: the folder to write to.
+        write: writes all files into the empty folder that it gets.
+        kind: the word for such a folder in messages.
+        sign: a file that every such folder has.
 
     Raises:
         FileExistsError, OSError: see `export_checkpoint`.

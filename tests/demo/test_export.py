@@ -99,4 +99,4 @@ def test_what_no_export_has_written_is_not_replaced(there, tmp_path):
 def test_a_space_is_of_the_package_s_own_code(tmp_path):
     done = run("anything", "--export", tmp_path / "space", "--run-foreign-code")
     assert done.exit_code == 1
-    assert done.stderr.startswith("refused: a Space runs this package's code only")
+    assert done.stderr.startswith("refused: a Space runs only the code of this package")

@@ -33,7 +33,7 @@ REFUSED = {
     "another model": (lambda folder: change_config(folder, model_type="bert"), "model_type='bert'; hf_effattn has"),
     "another head": (
         lambda folder: change_config(folder, architectures=["SimpleTronForMaskedLM"]),
-        "is for AutoModelForMaskedLM, and the page shows text classifiers and decoders",
+        "is for AutoModelForMaskedLM, and the page shows text classifiers and decoders only",
     ),
     "code of others": (foreign, "modeling_simpletron.py: is not code of hf_effattn"),
     "a pickle": (lambda folder: (folder / "training_args.bin").write_bytes(b"x"), "may be a pickle"),
@@ -110,8 +110,10 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded():
         port = listener.getsockname()[1]
         done = CliRunner().invoke(app, ["demo", "nowhere", "--port", str(port)])
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"failed: port {port} of 127.0.0.1 cannot be had (Address already in use): --port ")
-    with pytest.raises(OSError, match=r"--host nowhere\.invalid is no address of this computer"):
+    assert done.stderr.startswith(
+        f"failed: the page cannot use port {port} of 127.0.0.1 (Address already in use): --port "
+    )
+    with pytest.raises(OSError, match=r"--host nowhere\.invalid is not an address of this computer"):
         check_port("nowhere.invalid", port)
     check_port("127.0.0.1", port)
 
