@@ -56,8 +56,8 @@ CARD = """\
 Models: {names}.
 
 This is the page of `hf-effattn demo`: classifiers with their attention and times, decoders with the size of
-their state. `hf_effattn/` is version {version} of the package. `requirements.txt` has the versions of the packages with
-which this Space was written.
+their state. `hf_effattn/` is version {version} of the package. `requirements.txt` has the versions of other
+packages with which it was tried.
 """
 
 

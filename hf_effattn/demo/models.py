@@ -85,16 +85,16 @@ def load_models(
             or the checkpoint has no tokenizer.
     """
     sources = list(dict.fromkeys(sources)) or [default_source()]
-    names = Counter(Path(source).resolve().name if Path(source).is_dir() else source for source in sources)
+    short_names = [Path(source).resolve().name if Path(source).is_dir() else source for source in sources]
+    times = Counter(short_names)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = []
-    for source in sources:
-        short = Path(source).resolve().name if Path(source).is_dir() else source
+    for source, short in zip(sources, short_names, strict=True):
         with checkpoint_folder(source) as folder:
             task, checkpoint = _load(folder, source, run_foreign_code, also)
         if checkpoint.tokenizer is None:
             raise ValueError(f"{source} has no tokenizer, so it reads no texts: save one beside the model")
-        name = short if names[short] == 1 else source
+        name = short if times[short] == 1 else source
         model: Any = checkpoint.model
         loaded.append(LoadedModel(name, model.to(device), checkpoint.tokenizer, task))
     return loaded
