@@ -160,10 +160,10 @@ UNKNOWN = r"is not a file of a checkpoint; move it out of the folder, or say tha
         ("tokenizer.json", text("{"), "is damaged"),
         ("tokenizer.json", text("[" * 10**5), f"has more than {MAX_LEVELS} levels"),
         ("tokenizer.json", text("[" * 101 + "]" * 101), f"has more than {MAX_LEVELS} levels"),
-        ("tokenizer.json", text('{"a": {"b": 1, "b": 2}}'), "is damaged: 'b' stands there tw"),
+        ("tokenizer.json", text('{"a": {"b": 1, "b": 2}}'), "is damaged: 'b' is there tw"),
         ("tokenizer.json", text("9" * 5000), "is damaged"),
         ("heads.PY", text("a"), UNKNOWN),
-        *((name, text("a"), "has a name that is none") for name in ("..\\a.md", "C:a.md", "a|b.png")),
+        *((name, text("a"), "has a name that is invalid") for name in ("..\\a.md", "C:a.md", "a|b.png")),
         ("figures/Attention.png", png, r"is the same name as figures/Attention\.png on some systems"),
     ],
 )  # fmt: skip
