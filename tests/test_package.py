@@ -32,6 +32,10 @@ assert not heavy, heavy
 assert transformers.AutoConfig.for_model("simpletron") is not None
 config = hf_effattn.SimpleTronConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
 assert type(transformers.AutoModel.from_config(config)) is hf_effattn.SimpleTronModel
+import typer.testing
+from hf_effattn.cli import app
+assert "demo" in typer.testing.CliRunner().invoke(app, ["--help"]).stdout
+assert not {"gradio", "matplotlib"} & sys.modules.keys()
 """
 
 

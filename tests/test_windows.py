@@ -16,7 +16,7 @@ from hf_effattn.hub import isolation
 
 WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, sys
-import accelerate, datasets, evaluate, matplotlib.figure, PIL.Image, sklearn.metrics, torch
+import accelerate, datasets, evaluate, gradio, matplotlib.figure, PIL.Image, sklearn.metrics, torch
 import torch._dynamo, transformers.integrations, transformers.pipelines, transformers.trainer, typer.testing
 
 for module in "fcntl grp pwd resource syslog termios tty".split():

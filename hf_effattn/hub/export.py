@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,14 +37,32 @@ def export_checkpoint(
             trained or changed there. Nothing is touched.
         OSError: the files cannot be written.
     """
-    folder = Path(folder)
-    _check_replaceable(folder)
+
+    def save(staging: Path) -> None:
+        model.save_pretrained(staging)
+        if processor is not None:
+            processor.save_pretrained(staging)
+
+    return replace_export(Path(folder), save, kind="checkpoint", sign="config.json")
+
+
+def replace_export(folder: Path, write: Callable[[Path], None], kind: str, sign: str) -> Path:
+    """Write a folder in one step, with a record of its files. An earlier export of the same kind is replaced.
+
+    Args:
+        folder: the folder to write to.
+        write: writes all files into the empty folder that it gets.
+        kind: the word for such a folder in messages.
+        sign: a file that every such folder has.
+
+    Raises:
+        FileExistsError, OSError: see `export_checkpoint`.
+    """
+    _check_replaceable(folder, kind, sign)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder) as staging:
         with disk_errors(folder, "make room, or choose another folder"):
-            model.save_pretrained(staging)
-            if processor is not None:
-                processor.save_pretrained(staging)
+            write(staging)
         hashes = {path: sha256(staging / path) for path in _files(staging)}
         write_json(staging / EXPORT_RECORD, {"hf_effattn": __version__, "files": hashes})
         fsync_tree(staging)
@@ -56,20 +75,20 @@ def weight_checksums(folder: str | Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Raise FileExistsError if `folder` holds anything but an earlier export."""
+def _check_replaceable(folder: Path, kind: str, sign: str) -> None:
+    """Raise FileExistsError if `folder` holds anything but an earlier export of its kind."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / "config.json").is_file():
-        raise FileExistsError(f"{folder} holds something that is not a checkpoint; choose another folder")
+    if not (folder / sign).is_file():
+        raise FileExistsError(f"{folder} holds something that is not a {kind}; choose another folder")
     if not (folder / EXPORT_RECORD).is_file():
         raise FileExistsError(
-            f"{folder} holds a checkpoint that no export has written; choose another folder, or move it away"
+            f"{folder} holds a {kind} that no export has written; choose another folder, or move it away"
         )
     written = read_json(folder / EXPORT_RECORD)["files"]
     # The clone of a repository, or a project, can have a config.json as well.
     if others := sorted({path.split("/")[0] for path in _files(folder) if path not in written}):
-        raise FileExistsError(f"{folder} holds more than a checkpoint, {others}; remove it, or choose another folder")
+        raise FileExistsError(f"{folder} holds more than a {kind}, {others}; remove it, or choose another folder")
     if changed := [path for path in _files(folder) if sha256(folder / path) != written[path]]:
         raise FileExistsError(
             f"{folder} holds files that were changed after their export, {changed}; choose another folder, or move it "
@@ -80,8 +99,8 @@ def _check_replaceable(folder: Path) -> None:
 def _files(folder: Path) -> list[str]:
     """Return all files but the record of the export and the files that Python compiles."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
-    kept = [path.as_posix() for path in found if path.parts[0] not in (EXPORT_RECORD, "__pycache__")]
-    return sorted(kept)
+    compiled = [path for path in found if path.parent.name == "__pycache__" and path.suffix == ".pyc"]
+    return sorted(path.as_posix() for path in found if path.parts[0] != EXPORT_RECORD and path not in compiled)
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:

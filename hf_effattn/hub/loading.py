@@ -50,8 +50,13 @@ class Checkpoint:
     auto_class: str
 
 
-def find_folder(source: str | Path, revision: str | None = None) -> Path:
-    """Return `source` if it is a folder; if it is the name of a repository, download the repository without its code.
+def find_folder(source: str | Path, revision: str | None = None, *, code: bool = False) -> Path:
+    """Return `source` if it is a folder; if it is the name of a repository, download the repository.
+
+    Args:
+        source: a folder, or the name of a repository.
+        revision: commit, branch or tag of the repository.
+        code: download the Python files as well. They are left out by default, because they are never run here.
 
     Raises:
         FileNotFoundError: `source` is neither a folder nor a repository.
@@ -65,8 +70,8 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
     if Path(source).exists():
         raise FileNotFoundError(f"{source} is a file: name the folder of a checkpoint")
     try:
-        # Code is left out, because it is never run here.
-        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*.py"]))
+        left_out = None if code else ["*.py"]
+        return Path(snapshot_download(str(source), revision=revision, ignore_patterns=left_out))
     except HFValidationError as error:
         raise FileNotFoundError(f"there is no folder {source}, and the name of a repository is owner/name") from error
     except RevisionNotFoundError as error:

@@ -1,0 +1,1 @@
+"""``hf-effattn demo``: a page in the browser to try checkpoints on."""
