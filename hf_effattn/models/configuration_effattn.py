@@ -287,7 +287,7 @@ class EffAttnConfig(PreTrainedConfig):
         )
 
     def validate_labels(self) -> None:
-        """Refuse labels that are not numbered from zero, or are contradicted by `label2id` or `problem_type`."""
+        """Refuse labels that are not numbered from zero, or are contradicted by `label2id`."""
         names = _label_names(self.id2label or {})
         _require(
             names.keys() == set(range(max(len(names), 1))),
@@ -298,11 +298,6 @@ class EffAttnConfig(PreTrainedConfig):
             not wrong or _made_up(self.label2id),
             f"label2id={self.label2id} says something else about {wrong} than id2label={self.id2label}: give both, or "
             "id2label with label2id=None",
-        )
-        _require(
-            len(names) > 1 or self.problem_type != "single_label_classification",
-            f"problem_type='single_label_classification' chooses one of several labels, and id2label={self.id2label} "
-            "has one: set num_labels=2, or problem_type='regression'",
         )
 
     def validate_architecture(self) -> None:
@@ -319,11 +314,6 @@ class EffAttnConfig(PreTrainedConfig):
         _require(
             not self.is_encoder_decoder,
             f"is_encoder_decoder=True: {type(self).__name__} is an encoder, or a decoder with is_decoder=True",
-        )
-        _require(
-            self.chunk_size_feed_forward == 0,
-            f"chunk_size_feed_forward={self.chunk_size_feed_forward}: these models compute their MLPs whole, leave it "
-            "at 0",
         )
         _require(
             self.num_hidden_layers > 0 or not (self.is_decoder and self.use_cache),

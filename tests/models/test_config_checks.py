@@ -117,14 +117,6 @@ def turn(config):
     config.is_encoder_decoder = True
 
 
-def one_label_of_several(config):
-    config.num_labels, config.problem_type = 1, "single_label_classification"
-
-
-def chunks(config):
-    config.chunk_size_feed_forward = 4
-
-
 def another_activation(config):
     config.hidden_act = "gelou"
 
@@ -140,8 +132,6 @@ CHANGES = [
     (forget_labels, ValueError, r"id2label must name the labels 0, 1, 2, ... without a gap, got \{\}"),
     (forget_a_label, ValueError, "id2label must name the labels 0, 1, 2, ... without a gap"),
     (turn, ValueError, "is_encoder_decoder=True"),
-    (one_label_of_several, ValueError, "chooses one of several labels, and id2label={0: 'LABEL_0'} has one"),
-    (chunks, ValueError, "chunk_size_feed_forward=4: these models compute their MLPs whole"),
     (another_activation, ValueError, "hidden_act must be one of .*'gelu'.* got 'gelou'"),
     (another_backend, ValueError, "unknown attention_backend 'cuda'"),
 ]
