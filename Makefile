@@ -24,7 +24,7 @@ help: ## list the targets
 	@touch $@ .venv/train
 
 quickstart: .venv/train ## train three models on film reviews, compare them, write a page about it
-	@echo "==> training into runs/quickstart (some six to eight minutes on two cores)"
+	@echo "==> training into runs/quickstart (eight minutes on two cores)"
 	$(BIN)/python -m training_scripts.quickstart
 
 lint: .venv/dev ## check format, style, types, and which room imports which
