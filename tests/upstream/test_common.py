@@ -44,6 +44,12 @@ NOT_APPLICABLE_TO_IMAGES = {
     "test_resize_embeddings_untied": "pixels have no vocabulary to resize",
 }
 
+#: The same for models that refuse reentrant checkpointing.
+NOT_APPLICABLE_WITHOUT_REENTRANCE = {
+    "test_training_gradient_checkpointing_use_reentrant_true": "its blocks read and return lists of tensors, in which "
+    "reentrant checkpointing loses gradients; tests/models/test_blocks.py has the refusal",
+}
+
 #: Per family options that change its parameters, its cache and its way through the layers, beside its defaults.
 OPTIONS = {
     "simpletron": {
@@ -119,6 +125,8 @@ class FamilyTests:
     def setUp(self):
         self.model_tester = Tester(self, self.family, self.images, self.options)
         reasons = NOT_APPLICABLE | (NOT_APPLICABLE_TO_IMAGES if self.images else {})
+        if not self.all_model_classes[0].reentrant_checkpointing:
+            reasons |= NOT_APPLICABLE_WITHOUT_REENTRANCE
         if reason := reasons.get(self._testMethodName):
             self.skipTest(reason)
 
