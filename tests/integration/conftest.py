@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_effattn.training.results import RunResults
 from training_scripts.arena.plan import read_plan
 from training_scripts.arena.results import save_error, save_outcome
 
@@ -51,8 +52,14 @@ def outcome(accuracy, steps=6):
     """What `save_outcome` takes of a run."""
     log = [{"step": step, "eval_accuracy": accuracy * step / steps, "eval_loss": 1.0} for step in (2, 4, 6)]
     log += [{"step": step, "diagnostics/layer_0/memory_cosine": 0.1 * step} for step in (2, 4, 6)]
-    return {
+    content = {
         "log": [*log, {"step": 6, "loss": 0.5}],
+        "arguments": {},
+        "training_arguments": {},
+        "model_config": {},
+        "processes": 1,
+        "mixed_precision": "no",
+        "peak_memory_bytes": 1,
         "parameters": 1234,
         "steps": steps,
         "best_step": 6,
@@ -70,9 +77,12 @@ def outcome(accuracy, steps=6):
             "device": "cpu",
             "torch_threads": 1,
             "python": "3",
+            "platform": "here",
+            "cpu_count": 2,
             "versions": {"torch": "2", "transformers": "5"},
         },
     }
+    return RunResults.from_dict(content)
 
 
 #: Test accuracy of each seed.

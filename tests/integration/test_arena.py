@@ -95,7 +95,7 @@ def test_results_that_are_cut_are_those_of_no_run(plan_file, results, tmp_path, 
     (folder / "results.json").write_text('{"te')
     calls = []
     monkeypatch.setattr(workers, "call", lambda run, folder: calls.append(write_json(folder / "results.json", whole)))
-    whole = outcome(0.5)
+    whole = outcome(0.5).to_dict()
     assert workers.train_one(run) is None
     assert len(calls) == 1 and load_results([run], results)[run.name]["outcome"]["test_accuracy"] == 0.5
 

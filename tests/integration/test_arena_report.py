@@ -246,7 +246,7 @@ def test_a_cell_says_how_many_seeds_it_has(filled, results):
 def test_the_second_measure_of_a_step_is_that_of_other_weights(filled, results):
     run = filled.run("small", filled.variants["luna"], 0)
     made = outcome(0.3)
-    made["log"].append({"step": 6, "diagnostics/layer_0/memory_cosine": 99.0})
+    made.log.append({"step": 6, "diagnostics/layer_0/memory_cosine": 99.0})
     save_outcome(run, made, results)
     assert read_scores(filled, results)["small", "luna"].diagnostic("memory_cosine")[6] == pytest.approx(0.6)
 

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from hf_effattn.files import read_json, write_text
+from hf_effattn.training.results import RunResults, require
 from training_scripts.arena.plan import Run
 from training_scripts.arena.result_lines import FIELDS, Result, Results, decode, encode
 
@@ -98,17 +99,18 @@ def remove_stale(runs: Sequence[Run], folder: Path = RESULTS) -> None:
                     del results[run.key]
 
 
-def save_outcome(run: Run, results: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Keep what tables and plots need of the ``results.json`` of a run."""
-    log = results["log"]
+def save_outcome(run: Run, results: RunResults, folder: Path = RESULTS) -> None:
+    """Keep what tables and plots need of the results of a run."""
+    log, content = results.log, results.to_dict()
+    accuracy, low, high = results.accuracy()
     outcome = {
-        "parameters": results["parameters"],
-        "steps": results["steps"],
-        "best_step": results["best_step"],
-        "validation_accuracy": results["validation_accuracy"],
-        "test_accuracy": results["test"]["test_accuracy"],
-        "test_interval": [results["test"]["test_accuracy_low"], results["test"]["test_accuracy_high"]],
-        "test_loss": results["test"]["test_loss"],
+        "parameters": results.parameters,
+        "steps": results.steps,
+        "best_step": results.best_step,
+        "validation_accuracy": results.validation_accuracy,
+        "test_accuracy": accuracy,
+        "test_interval": [low, high],
+        "test_loss": require(results.test, "test", "test_loss"),
         "curve": [
             {"step": entry["step"], "accuracy": entry["eval_accuracy"], "loss": entry["eval_loss"]}
             for entry in log
@@ -120,10 +122,10 @@ def save_outcome(run: Run, results: dict[str, Any], folder: Path = RESULTS) -> N
             for entry in log
             if any(name.startswith("diagnostics/") for name in entry)
         ],
-        "data": results["data"],
-        "backends": results["backends"],
-        "environment": results["environment"],
-        "code": results.get("code"),
+        "data": content["data"],
+        "backends": results.backends,
+        "environment": content["environment"],
+        "code": results.code,
     }
     _save(run, None, outcome, folder)
 

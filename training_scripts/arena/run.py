@@ -24,8 +24,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hf_effattn.files import read_json
 from hf_effattn.training.checkpoints import is_finished
+from hf_effattn.training.results import RESULTS as RUN_RESULTS
+from hf_effattn.training.results import RunResults
 from training_scripts.arena.plan import PLAN, Plan, Run, read_plan
 from training_scripts.arena.results import RESULTS, load_results, remove_stale, save_error, save_outcome
 
@@ -150,7 +151,7 @@ class Workers:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_finished(folder) and (code := self.call(run, folder)):
             return self.failed(run, folder, code)
-        save_outcome(run, read_json(folder / "results.json"), self.options.results)
+        save_outcome(run, RunResults.load(folder / RUN_RESULTS), self.options.results)
         shutil.rmtree(folder)
         return None
 
