@@ -27,7 +27,7 @@ from .benchmark.ratios import best_peer, find_scenario, ratio_between, times_of
 from .benchmark.settings import Settings
 from .benchmark.targets import OUR_CPU, SOFTMAX
 from .measuring.ratios import Spread, median_seconds
-from .quickstart.tables import quickstart_table
+from .quickstart.tables import LENGTHS_FILE, quickstart_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def quickstart_results(runs: Path) -> dict[str, Any]:
     found = {path.parent.name: RunResults.load(path) for path in sorted(runs.glob(f"*/{RESULTS}"))}
     return {
         "models": {model: keep(results).to_dict() for model, results in found.items()},
-        "lengths": {model: read_json(runs / f"{model}-lengths.json") for model in found},
+        "lengths": {model: read_json(runs / model / LENGTHS_FILE) for model in found},
         "yardstick": read_json(runs / "yardstick.json"),
     }
 

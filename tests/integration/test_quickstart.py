@@ -54,6 +54,8 @@ def test_the_quickstart_leaves_models_a_table_and_a_page(tmp_path, monkeypatch, 
     monkeypatch.setattr(quickstart, "verify", lambda folder, reviews: 0.0)
     quickstart.main(arguments)
     assert "already trained" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"train\.jsonl has other reviews: choose another --output_dir"):
+        quickstart.main([*arguments[:-1], "25"])
 
 
 @pytest.mark.parametrize(("results", "trains"), [(None, True), ("", True), ('{"te', True), ('{"steps": 8}', False)])

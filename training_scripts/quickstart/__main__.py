@@ -27,7 +27,7 @@ from hf_effattn.training.results import RESULTS, RunResults
 
 from .report import write_report
 from .reviews import load_reviews, train_yardstick, write_reviews
-from .tables import HEADERS, LONG, table_rows
+from .tables import HEADERS, LENGTHS_FILE, LONG, table_rows
 
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +58,12 @@ def main(arguments: list[str]) -> None:
     with ThreadPoolExecutor(max_workers=2 if (os.cpu_count() or 1) > 1 else 1) as workers:
         jobs: list[Future[None]] = [workers.submit(train, model, folder, options.recipe) for model in MODELS]
         jobs.append(workers.submit(train_yardstick, reviews, folder / "yardstick.json"))
-        for job in jobs:
-            job.result()
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
     results = {model: RunResults.load(folder / model / RESULTS) for model in MODELS}
     lengths = {model: measure_lengths(model, folder) for model in MODELS}
     rows = table_rows(results, lengths, read_json(folder / "yardstick.json"))
@@ -106,7 +110,8 @@ def one_thread() -> dict[str, str]:
 
 def measure_lengths(model: str, folder: Path) -> list[dict[str, Any]]:
     """Time and memory against length, measured or taken from an earlier start."""
-    path = folder / f"{model}-lengths.json"
+    # It goes with the model when a user deletes the folder to train again.
+    path = folder / model / LENGTHS_FILE
     if not path.is_file():
         command = [sys.executable, "-m", f"{__package__}.lengths", str(folder / model / "model"), *map(str, LENGTHS)]
         done = subprocess.run(command, cwd=ROOT, env=one_thread(), stdout=subprocess.PIPE, text=True, check=True)

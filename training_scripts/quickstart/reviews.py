@@ -29,10 +29,17 @@ def load_reviews(rows: int | None = None) -> DatasetDict:
 
 
 def write_reviews(reviews: DatasetDict, folder: Path) -> None:
-    """Write the splits as JSON lines, as a user's own data would be, and the tokenizer that is learned from them."""
+    """Write the splits as JSON lines, as a user's own data would be, and the tokenizer that is learned from them.
+
+    Raises:
+        ValueError: the folder has other reviews, so what was trained and measured there is not to be mixed with these.
+    """
     for name, split in reviews.items():
         rows = ({"text": row["text"], "label": split.features["label"].int2str(row["label"])} for row in split)
-        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        path, text = folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        if path.is_file() and path.read_text() != text:
+            raise ValueError(f"{path} has other reviews: choose another --output_dir, or delete {folder.parent}")
+        write_text(path, text)
     word_piece_tokenizer(reviews["train"]["text"], VOCAB_SIZE).save_pretrained(folder / "tokenizer")
 
 

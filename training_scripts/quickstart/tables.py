@@ -10,6 +10,8 @@ from hf_effattn.training.results import RunSummary, require
 
 HEADERS = ["model", "test accuracy", "95 % interval", "tokens/s", "4,096 pieces", "peak memory", "parameters"]
 
+#: Name of the file with time and memory against length, in the output folder of a model.
+LENGTHS_FILE = "lengths.json"
 #: The length of the text whose time stands in the table.
 LONG = 4096
 YARDSTICK = "TF-IDF, logistic regression"
