@@ -51,6 +51,8 @@ def word_piece_tokenizer(
     A word piece stands for about four bytes of English, so inputs are a quarter as long as those of `byte_tokenizer`.
     A pair becomes ``[CLS] first [SEP] second``. What a text is written in that the training texts were not becomes
     ``[UNK]``. Case and spaces do not come back from decoding, so take the byte tokenizer for a model that generates.
+    Pieces that are equally frequent are chosen by chance, so the same texts may give another tokenizer the next time:
+    learn it once, and save it.
 
     Args:
         texts: what the pieces are learned from: the training split and nothing else.

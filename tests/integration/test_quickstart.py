@@ -47,6 +47,8 @@ def test_the_quickstart_leaves_models_a_table_and_a_page(tmp_path, monkeypatch, 
     assert [point["length"] for point in kept["lengths"]["convluna"]] == [16, 32]
     assert str(tmp_path) not in json.dumps(kept)
 
+    tokenizer = (tmp_path / "run/data/tokenizer/tokenizer.json").read_text()
+
     def stop(*args, **options):
         raise AssertionError("what is there is not made again")
 
@@ -54,6 +56,8 @@ def test_the_quickstart_leaves_models_a_table_and_a_page(tmp_path, monkeypatch, 
     monkeypatch.setattr(quickstart, "verify", lambda folder, reviews: 0.0)
     quickstart.main(arguments)
     assert "already trained" in capsys.readouterr().out
+    kept_tokenizer = (tmp_path / "run/data/tokenizer/tokenizer.json").read_text()
+    assert kept_tokenizer == tokenizer, "learned anew, it would be another one"
     with pytest.raises(ValueError, match=r"train\.jsonl has other reviews: choose another --output_dir"):
         quickstart.main([*arguments[:-1], "25"])
 

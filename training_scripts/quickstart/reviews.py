@@ -40,7 +40,11 @@ def write_reviews(reviews: DatasetDict, folder: Path) -> None:
         if path.is_file() and path.read_text() != text:
             raise ValueError(f"{path} has other reviews: choose another --output_dir, or delete {folder.parent}")
         write_text(path, text)
-    word_piece_tokenizer(reviews["train"]["text"], VOCAB_SIZE).save_pretrained(folder / "tokenizer")
+    # Learning breaks ties by chance, and a run that goes on needs the tokenizer that it began with.
+    if not (folder / "tokenizer").is_dir():
+        staged = folder / "tokenizer.part"
+        word_piece_tokenizer(reviews["train"]["text"], VOCAB_SIZE).save_pretrained(staged)
+        staged.rename(folder / "tokenizer")
 
 
 def train_yardstick(reviews: DatasetDict, path: Path) -> None:
